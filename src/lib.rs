@@ -1,0 +1,26 @@
+//! clawgate: the OpenClaw pairing agent for Linux edge gateways.
+//!
+//! Way of a reading: [`link`] -> [`session`] -> [`spool`] -> [`relay`] -> broker.
+//! Way of a code: [`control`] -> [`pairing`] -> protocol machine -> [`store`] -> [`token`].
+
+pub mod audit;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod ids;
+pub mod link;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
+pub mod pairing;
+pub mod relay;
+pub mod secret;
+pub mod session;
+pub mod spool;
+pub mod standalone;
+pub mod store;
+pub mod token;
