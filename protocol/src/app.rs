@@ -1,0 +1,1 @@
+//! What a session carries: readings, acknowledgements, gaps, time, commands.

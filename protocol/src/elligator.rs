@@ -1,0 +1,1 @@
+//! Elligator2 over curve25519.

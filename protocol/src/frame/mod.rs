@@ -1,0 +1,3 @@
+//! Frames of a link.
+
+pub mod uart;

@@ -1,0 +1,1 @@
+//! What a side keeps of a pairing.

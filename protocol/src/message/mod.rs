@@ -1,0 +1,3 @@
+//! Messages: one type byte and a CBOR map.
+
+pub mod pairing;

@@ -1,0 +1,1 @@
+//! Noise_KKpsk0_25519_ChaChaPoly_SHA512.

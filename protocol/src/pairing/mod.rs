@@ -1,0 +1,1 @@
+//! Pairing machines of both ends.

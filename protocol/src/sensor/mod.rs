@@ -1,0 +1,1 @@
+//! A whole sensor as one machine.
