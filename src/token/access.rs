@@ -1,0 +1,131 @@
+//! One access token: an RFC 9068 JWT, its claims, and its life counted on a clock that nobody can turn.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::scope::{Action, Topics};
+use crate::clock::Clock;
+use crate::secret::Secret;
+
+/// A longer token is refused unread; one of ours has about 500 bytes.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Why a text was not taken as an access token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// More than 8 KiB.
+    #[error("the token has {0} bytes; at most {MAX_TOKEN_BYTES} are taken")]
+    TooLong(usize),
+    /// Not three base64url parts, or claims that RFC 9068 asks for are missing.
+    #[error("this is no RFC 9068 access token: {0}")]
+    Malformed(#[source] jsonwebtoken::errors::Error),
+    /// `exp` is not after `iat`.
+    #[error("the token's life is empty: iat {iat}, exp {exp}")]
+    EmptyLife {
+        /// Issued at, seconds since 1970.
+        iat: u64,
+        /// Expires at, seconds since 1970.
+        exp: u64,
+    },
+}
+
+/// The claims of an access token (RFC 9068, section 2.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The issuer.
+    pub iss: String,
+    /// Whom it stands for: a device id, or a subscriber's client id.
+    pub sub: String,
+    /// The broker it is for; exactly one.
+    pub aud: String,
+    /// Who asked for it: the gateway, or the subscriber itself.
+    pub client_id: String,
+    /// Issued at, seconds since 1970.
+    pub iat: u64,
+    /// Expires at, seconds since 1970.
+    pub exp: u64,
+    /// Its own id, for the deny list.
+    pub jti: String,
+    /// Scopes, separated by spaces.
+    pub scope: String,
+    /// What the broker enforces.
+    #[serde(default)]
+    pub claw_aif: Topics,
+}
+
+/// A token as it came from its issuer.
+#[derive(Clone)]
+pub struct AccessToken {
+    jwt: Secret<String>,
+    claims: Claims,
+    received: Duration,
+    expires: Duration,
+}
+
+impl AccessToken {
+    /// Reads a token that was just issued. Its life starts now on the boot clock, whatever the wall clock says.
+    ///
+    /// The signature is not checked: that is the broker's part; the issuer's answer is compared with the request.
+    ///
+    /// # Errors
+    /// [`TokenError`] when it is too long, not a JWT with RFC 9068's claims, or dead on arrival.
+    pub fn received(jwt: String, clock: &Clock) -> Result<Self, TokenError> {
+        if jwt.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong(jwt.len()));
+        }
+        let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(&jwt).map_err(TokenError::Malformed)?;
+        let life = claims
+            .exp
+            .checked_sub(claims.iat)
+            .filter(|life| *life > 0)
+            .ok_or(TokenError::EmptyLife { iat: claims.iat, exp: claims.exp })?;
+        let received = clock.boot();
+        let expires = received.saturating_add(Duration::from_secs(life));
+        Ok(Self { jwt: Secret::new(jwt), claims, received, expires })
+    }
+
+    /// The JWT, for the broker and for nobody else.
+    #[must_use]
+    pub fn bearer(&self) -> &str {
+        self.jwt.expose()
+    }
+
+    /// Its claims.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Its own id.
+    #[must_use]
+    pub fn jti(&self) -> &str {
+        &self.claims.jti
+    }
+
+    /// From receipt to expiry.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        self.expires - self.received
+    }
+
+    /// Time left; zero when it is expired.
+    #[must_use]
+    pub fn left(&self, clock: &Clock) -> Duration {
+        self.expires.saturating_sub(clock.boot())
+    }
+
+    /// Whether it permits `action` on `topic`, so that what the broker would refuse is never sent.
+    #[must_use]
+    pub fn allows(&self, topic: &str, action: Action) -> bool {
+        self.claims.claw_aif.allows(topic, action)
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccessToken(sub {:?}, jti {:?})", self.claims.sub, self.claims.jti)
+    }
+}

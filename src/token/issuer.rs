@@ -1,0 +1,149 @@
+//! The seam to whoever issues tokens, and what its failures mean for the device.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::scope::{Scope, Topics};
+use super::{AccessToken, TokenError};
+use crate::ids::DeviceId;
+
+/// What an issuer's call resolves to; boxed, so that the daemon picks the issuer at run time.
+pub type TokenFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, IssuerError>> + Send + 'a>>;
+
+/// Issues and revokes the tokens of devices.
+pub trait Issuer: Send + Sync {
+    /// A new token for the device. The caller asks once at a time for a device.
+    fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken>;
+
+    /// Makes every token of the device worthless that was issued until now; `current` is the one in use.
+    fn revoke<'a>(
+        &'a self,
+        request: &'a TokenRequest,
+        current: Option<&'a AccessToken>,
+        why: &'a str,
+    ) -> TokenFuture<'a, ()>;
+}
+
+/// What is asked for. The topics follow from it: [`TokenRequest::topics`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Tenant of the site.
+    pub tenant: String,
+    /// Id of the gateway.
+    pub gateway: String,
+    /// Whom the token stands for.
+    pub device: DeviceId,
+    /// What the device may do.
+    pub scope: Vec<Scope>,
+    /// How long the token shall live; an issuer may shorten it.
+    pub life: Duration,
+    /// The broker it is for.
+    pub audience: String,
+}
+
+impl TokenRequest {
+    /// The topics that belong to it.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::of_device(&self.tenant, &self.gateway, &self.device, &self.scope)
+    }
+}
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// It heals by itself: ask again, not before the given time where the issuer named one.
+    Retry(Option<Duration>),
+    /// Asking again cannot help: pause this device until an operator acts.
+    Quarantine,
+}
+
+/// Why no token came.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssuerError {
+    /// The endpoint did not answer: network, TLS or time-out.
+    #[error("token endpoint {endpoint} did not answer: {reason}; check the network and issuer.url")]
+    Unreachable {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// The endpoint asked for patience (429) or failed on its side (5xx).
+    #[error("token endpoint {endpoint} answered {status}: {words}; asking again later")]
+    Busy {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+        /// The server's words, escaped and capped.
+        words: String,
+        /// Its Retry-After.
+        retry_after: Option<Duration>,
+    },
+    /// The endpoint refused the request (RFC 6749, section 5.2).
+    #[error("token endpoint {endpoint} answered {status} {code}: {words}; check the gateway's registration there")]
+    Refused {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+        /// OAuth error code, escaped and capped.
+        code: String,
+        /// The server's words, escaped and capped.
+        words: String,
+    },
+    /// The answer was too large, or no token answer.
+    #[error("token endpoint {endpoint} gave no usable answer: {reason}")]
+    Answer {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// What came is no token.
+    #[error("token endpoint {endpoint} sent a bad token: {source}")]
+    Token {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// What is wrong with it.
+        source: TokenError,
+    },
+    /// What came is a token, but not the one that was asked for.
+    #[error("the issuer gave another token than asked for: {claim} is {got:?}, asked was {asked:?}; it is not used")]
+    Mismatch {
+        /// The claim that differs.
+        claim: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// What came, escaped and capped.
+        got: String,
+    },
+    /// This machine's clock and the issuer's differ too much.
+    #[error("the clock here is {seconds} s off from the issuer's: set the time (timedatectl), then it goes on alone")]
+    ClockOff {
+        /// Issuer's time minus ours.
+        seconds: i64,
+    },
+    /// The issuer here could not do its work.
+    #[error("the local issuer failed: {0}")]
+    Local(String),
+}
+
+impl IssuerError {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Busy { retry_after, .. } => Remedy::Retry(*retry_after),
+            Self::Refused { .. } | Self::Mismatch { .. } => Remedy::Quarantine,
+            Self::Unreachable { .. }
+            | Self::Answer { .. }
+            | Self::Token { .. }
+            | Self::ClockOff { .. }
+            | Self::Local(_) => Remedy::Retry(None),
+        }
+    }
+}

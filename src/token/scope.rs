@@ -1,0 +1,250 @@
+//! What a token allows: scopes as the operator grants them, topics as the broker enforces them.
+//!
+//! The topics of a device are derived from its scopes here and nowhere else. They travel in the form of RFC 9431's
+//! AIF (authorization information format for MQTT): pairs of a topic filter and the actions allowed on it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::DeviceId;
+
+/// A right that an operator grants to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Scope {
+    /// `telemetry:write`: publish below the device's own `up/`.
+    TelemetryWrite,
+    /// `command:read`: subscribe below the device's own `down/`.
+    CommandRead,
+}
+
+/// A scope that is not known here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no scope: use telemetry:write or command:read")]
+pub struct UnknownScope(String);
+
+impl Scope {
+    /// The scope as it stands in a token.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TelemetryWrite => "telemetry:write",
+            Self::CommandRead => "command:read",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(text: &str) -> Result<Self, UnknownScope> {
+        match text {
+            "telemetry:write" => Ok(Self::TelemetryWrite),
+            "command:read" => Ok(Self::CommandRead),
+            _ => Err(UnknownScope(text.chars().take(64).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = UnknownScope;
+
+    fn try_from(text: String) -> Result<Self, UnknownScope> {
+        text.parse()
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> Self {
+        scope.as_str().to_owned()
+    }
+}
+
+/// Scopes as the `scope` claim and request parameter carry them: separated by spaces, sorted, each once.
+#[must_use]
+pub fn to_claim(scopes: &[Scope]) -> String {
+    let mut sorted = scopes.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    sorted.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// What may be done on a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Action {
+    /// Publish to it, as a will too.
+    #[serde(rename = "pub")]
+    Publish,
+    /// Subscribe to it.
+    #[serde(rename = "sub")]
+    Subscribe,
+}
+
+/// The `claw_aif` claim: topic filters, each with what is allowed on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Topics(Vec<(String, Vec<Action>)>);
+
+impl Topics {
+    /// Topics that were granted by name, as a subscriber's are by the config.
+    #[must_use]
+    pub fn new(granted: Vec<(String, Vec<Action>)>) -> Self {
+        Self(granted)
+    }
+
+    /// The topics of one device under its scopes.
+    #[must_use]
+    pub fn of_device(tenant: &str, gateway: &str, device: &DeviceId, scopes: &[Scope]) -> Self {
+        let base = device_base(tenant, gateway, device);
+        let mut granted = Vec::new();
+        if scopes.contains(&Scope::TelemetryWrite) {
+            granted.push((format!("{base}/up/#"), vec![Action::Publish]));
+        }
+        if scopes.contains(&Scope::CommandRead) {
+            granted.push((format!("{base}/down/#"), vec![Action::Subscribe]));
+        }
+        Self(granted)
+    }
+
+    /// Whether `topic` may be published to, or `topic` as a filter be subscribed to.
+    ///
+    /// A filter is allowed only where everything it could match is allowed.
+    #[must_use]
+    pub fn allows(&self, topic: &str, action: Action) -> bool {
+        let wanted = match action {
+            Action::Publish if topic.is_empty() || topic.contains(['+', '#']) => return false,
+            Action::Publish => topic,
+            Action::Subscribe => match shared_filter(topic) {
+                Some(filter) => filter,
+                None => return false,
+            },
+        };
+        self.0.iter().any(|(granted, actions)| actions.contains(&action) && covers(granted, wanted))
+    }
+
+    /// The pairs, as they stand in the token.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Action])> {
+        self.0.iter().map(|(filter, actions)| (filter.as_str(), actions.as_slice()))
+    }
+}
+
+/// `claw/v1/{tenant}/{gateway}/{device}`: where everything of a device lives.
+#[must_use]
+pub fn device_base(tenant: &str, gateway: &str, device: &DeviceId) -> String {
+    format!("claw/v1/{tenant}/{gateway}/{device}")
+}
+
+/// The MQTT client id that a device's token belongs to.
+#[must_use]
+pub fn mqtt_client_id(gateway: &str, device: &str) -> String {
+    format!("{gateway}.{device}")
+}
+
+/// The filter of a subscription, without `$share/{name}/`; `None` where that prefix is malformed.
+fn shared_filter(filter: &str) -> Option<&str> {
+    if filter.is_empty() {
+        return None;
+    }
+    let Some(rest) = filter.strip_prefix("$share/") else { return Some(filter) };
+    let (name, filter) = rest.split_once('/')?;
+    (!name.is_empty() && !name.contains(['+', '#']) && !filter.is_empty()).then_some(filter)
+}
+
+/// Whether everything that the filter `wanted` can match is matched by `granted` too.
+fn covers(granted: &str, wanted: &str) -> bool {
+    // A leading `$` is outside of what a wildcard matches (MQTT 5, 4.7.2).
+    if wanted.starts_with('$') && granted.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut wanted = wanted.split('/');
+    for level in granted.split('/') {
+        if level == "#" {
+            return true;
+        }
+        match wanted.next() {
+            Some("#") | None => return false,
+            Some(asked) if level == "+" || level == asked => {}
+            Some(_) => return false,
+        }
+    }
+    wanted.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pump() -> DeviceId {
+        "pump-3".parse().unwrap()
+    }
+
+    #[test]
+    fn a_device_publishes_below_its_own_up_and_nowhere_else() {
+        let topics = Topics::of_device("t", "g", &pump(), &[Scope::TelemetryWrite]);
+        assert!(topics.allows("claw/v1/t/g/pump-3/up/telemetry", Action::Publish));
+        assert!(topics.allows("claw/v1/t/g/pump-3/up/reply/7", Action::Publish));
+        for other in [
+            "claw/v1/t/g/pump-4/up/telemetry",
+            "claw/v1/t/g/pump-33/up/telemetry",
+            "claw/v1/t/g/pump-3/down/cmd/x",
+            "claw/v1/t/h/pump-3/up/telemetry",
+            "claw/v1/t/g/pump-3/upp/telemetry",
+            "claw/v1/t/g/pump-3/up/+",
+            "",
+            "$SYS/x",
+        ] {
+            assert!(!topics.allows(other, Action::Publish), "{other} was allowed");
+        }
+        assert!(!topics.allows("claw/v1/t/g/pump-3/up/telemetry", Action::Subscribe));
+    }
+
+    #[test]
+    fn commands_need_their_own_scope() {
+        let without = Topics::of_device("t", "g", &pump(), &[Scope::TelemetryWrite]);
+        let with = Topics::of_device("t", "g", &pump(), &[Scope::TelemetryWrite, Scope::CommandRead]);
+        assert!(!without.allows("claw/v1/t/g/pump-3/down/#", Action::Subscribe));
+        assert!(with.allows("claw/v1/t/g/pump-3/down/#", Action::Subscribe));
+        assert!(with.allows("claw/v1/t/g/pump-3/down/cmd/+", Action::Subscribe));
+        assert!(!with.allows("claw/v1/t/g/pump-3/down/cmd/x", Action::Publish));
+    }
+
+    #[test]
+    fn a_filter_is_allowed_only_where_all_it_matches_is() {
+        let topics = Topics::new(vec![("claw/v1/t/+/+/up/#".to_owned(), vec![Action::Subscribe])]);
+        for inside in ["claw/v1/t/+/+/up/#", "claw/v1/t/g/+/up/telemetry", "$share/ai/claw/v1/t/g/d/up/+"] {
+            assert!(topics.allows(inside, Action::Subscribe), "{inside} was refused");
+        }
+        for outside in ["#", "claw/#", "claw/v1/+/g/d/up/#", "claw/v1/t/#", "$share/ai/#", "$share/claw/v1", "+/v1", ""]
+        {
+            assert!(!topics.allows(outside, Action::Subscribe), "{outside} was allowed");
+        }
+        let everything = Topics::new(vec![("#".to_owned(), vec![Action::Subscribe])]);
+        assert!(!everything.allows("$SYS/#", Action::Subscribe));
+    }
+
+    #[test]
+    fn topics_travel_as_rfc_9431_pairs() {
+        let topics = Topics::of_device("t", "g", &pump(), &[Scope::TelemetryWrite, Scope::CommandRead]);
+        assert_eq!(
+            serde_json::to_string(&topics).unwrap(),
+            r#"[["claw/v1/t/g/pump-3/up/#",["pub"]],["claw/v1/t/g/pump-3/down/#",["sub"]]]"#
+        );
+    }
+
+    #[test]
+    fn scopes_are_one_sorted_string() {
+        assert_eq!(
+            to_claim(&[Scope::CommandRead, Scope::TelemetryWrite, Scope::CommandRead]),
+            "telemetry:write command:read"
+        );
+        assert!("telemetry:*".parse::<Scope>().is_err());
+    }
+}
