@@ -1,1 +1,362 @@
-//! config.
+//! What the operator decides: `/etc/clawgate/clawgate.toml` and `conf.d/*.toml`, read once and on SIGHUP.
+//!
+//! The structs here are the whole vocabulary: a key that is not a field is refused with its file and line
+//! ([`load`]). This program never writes these files. No secret stands in them, only paths of secrets.
+
+pub mod load;
+mod locate;
+mod values;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use load::{ConfigError, load};
+pub use values::{Name, Principal};
+
+/// Where the configuration stands unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/clawgate/clawgate.toml";
+
+/// The whole configuration of one gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether the broker is somebody's or this process's own.
+    pub mode: Mode,
+    /// Databases, keys and the audit log; made with mode 0700.
+    pub state_dir: PathBuf,
+    /// A file that holds the master key; by default a systemd credential, else `master.key` in the state directory.
+    pub master_key: Option<PathBuf>,
+    /// Who this gateway is.
+    pub gateway: GatewayConfig,
+    /// The socket that the command line talks to.
+    pub control: ControlConfig,
+    /// Serial lines.
+    pub uart: UartConfig,
+    /// Codes and their limits.
+    pub pairing: PairingConfig,
+    /// What waits for the broker.
+    pub spool: SpoolConfig,
+    /// The broker, unless standalone.
+    pub broker: BrokerConfig,
+    /// Where access tokens come from.
+    pub issuer: IssuerConfig,
+    /// The broker and issuer inside this process, when standalone.
+    pub standalone: StandaloneConfig,
+    /// The Prometheus endpoint.
+    pub metrics: MetricsConfig,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// Where readings go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// To the broker of `[broker]`.
+    #[default]
+    Relay,
+    /// To a broker inside this process; no cloud account needed.
+    Standalone,
+}
+
+/// `[gateway]`: names that stand in every topic.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Site id; survives the replacement of the box.
+    pub id: Name,
+    /// Tenant at the broker.
+    pub tenant: Name,
+}
+
+/// `[control]`: the socket and who may do what on it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlConfig {
+    /// Path of the unix socket (mode 0660).
+    pub socket: PathBuf,
+    /// `[control.roles]`; root and the daemon's own user are always admin.
+    pub roles: RolesConfig,
+}
+
+/// `[control.roles]`: who has a role; `uid:1000` or `gid:27`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolesConfig {
+    /// May look.
+    pub viewer: Vec<Principal>,
+    /// May also pair and unpair, and make codes.
+    pub operator: Vec<Principal>,
+    /// May also revoke tokens and export the audit log.
+    pub admin: Vec<Principal>,
+}
+
+/// `[uart]`: the serial lines that may be spoken to. No other port is ever written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UartConfig {
+    /// `[uart.ports.NAME]`, one table a line.
+    pub ports: BTreeMap<Name, PortConfig>,
+}
+
+/// `[uart.ports.NAME]`: one serial line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PortConfig {
+    /// Device node, best by a stable name (`/dev/serial/by-id/...`).
+    pub path: PathBuf,
+    /// Line rate in baud.
+    #[serde(deserialize_with = "values::baud")]
+    pub baud: u32,
+}
+
+/// `[pairing]`: how long a code lives and how often it may be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PairingConfig {
+    /// Life of a code unless its maker says another; 1 s to 1 day.
+    #[serde(deserialize_with = "values::code_life")]
+    pub ttl: Duration,
+    /// Guesses a code survives; 1 to 10.
+    #[serde(deserialize_with = "values::attempts")]
+    pub attempts: u8,
+    /// Lowest suite that is accepted: 1, or 2 to insist on ML-KEM-768.
+    #[serde(deserialize_with = "values::suite")]
+    pub min_suite: u8,
+}
+
+/// `[spool]`: what waits for the broker, in memory and on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// A reading that the broker has not confirmed after this many milliseconds goes to disk; 10 to 60000.
+    #[serde(deserialize_with = "values::commit_ms")]
+    pub commit_ms: u64,
+    /// Readings kept on disk, in bytes; beyond it the largest user's oldest go, counted.
+    #[serde(deserialize_with = "values::spool_bytes")]
+    pub max_bytes: u64,
+}
+
+/// `[broker]`: the MQTT v5 broker.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// `mqtts://host[:port]`, or `mqtt://` for a loopback or lab broker.
+    #[serde(deserialize_with = "values::broker_url")]
+    pub url: Option<BrokerUrl>,
+    /// The only CA (PEM) that the broker's certificate may come from.
+    pub ca: Option<PathBuf>,
+    /// Client certificate chain (PEM), where the broker asks for one.
+    pub client_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub client_key: Option<PathBuf>,
+    /// How a fresh token reaches the live connection.
+    pub reauth: Reauth,
+    /// How a reading is written.
+    pub payload: Payload,
+}
+
+/// A broker's address, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// Host name or address.
+    pub host: String,
+    /// Port; 8883 or 1883 by default.
+    pub port: u16,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+}
+
+/// How a refreshed token reaches the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reauth {
+    /// MQTT v5 AUTH where the broker takes it, else drain and reconnect.
+    #[default]
+    Auto,
+    /// Always drain and reconnect, token as password.
+    Never,
+}
+
+/// The content of a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Payload {
+    /// SenML JSON.
+    #[default]
+    Json,
+    /// SenML CBOR.
+    Cbor,
+}
+
+/// `[issuer]`: where access tokens come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IssuerConfig {
+    /// This process, or an OAuth server.
+    pub kind: IssuerKind,
+    /// Life of a token; 5 s to 1 day.
+    #[serde(deserialize_with = "values::token_life")]
+    pub life: Duration,
+    /// The `aud` of every token.
+    pub audience: String,
+    /// OAuth: the issuer's URL, whose metadata names the endpoints.
+    pub url: Option<String>,
+    /// OAuth: this gateway's client id; its gateway id by default.
+    pub client_id: Option<String>,
+    /// OAuth: the ES256 key (PEM) that signs client assertions.
+    pub client_key: Option<PathBuf>,
+    /// OAuth: the only CA (PEM) that the issuer's certificate may come from.
+    pub ca: Option<PathBuf>,
+}
+
+/// Who makes access tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IssuerKind {
+    /// The issuer inside this process.
+    #[default]
+    Local,
+    /// A standard OAuth server.
+    Oauth,
+}
+
+/// `[standalone]`: the broker and issuer inside this process.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StandaloneConfig {
+    /// Where the broker listens; port 0 takes a free one (see `clawgate status`).
+    pub listen: SocketAddr,
+    /// Where the issuer serves subscribers.
+    pub issuer_listen: SocketAddr,
+    /// `[standalone.subscribers.NAME]`: who may read.
+    pub subscribers: BTreeMap<Name, SubscriberConfig>,
+}
+
+/// `[standalone.subscribers.NAME]`: a reader with a key of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SubscriberConfig {
+    /// Its ES256 public key (PEM file).
+    pub public_key: PathBuf,
+    /// Topic filters that it may subscribe to.
+    pub topics: Vec<String>,
+}
+
+/// `[metrics]`: Prometheus text over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Address and port, or `"off"`.
+    #[serde(deserialize_with = "values::listen_or_off")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`: what is said.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// The least important level that is written.
+    pub level: LogLevel,
+}
+
+/// Levels of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// An operator must act.
+    Error,
+    /// Heals itself.
+    Warn,
+    /// Life-cycle.
+    #[default]
+    Info,
+    /// Per exchange.
+    Debug,
+    /// Per frame.
+    Trace,
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            state_dir: "/var/lib/clawgate".into(),
+            master_key: None,
+            gateway: GatewayConfig::default(),
+            control: ControlConfig::default(),
+            uart: UartConfig::default(),
+            pairing: PairingConfig::default(),
+            spool: SpoolConfig::default(),
+            broker: BrokerConfig::default(),
+            issuer: IssuerConfig::default(),
+            standalone: StandaloneConfig::default(),
+            metrics: MetricsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self { id: Name::fixed("gateway"), tenant: Name::fixed("default") }
+    }
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self { socket: "/run/clawgate/control.sock".into(), roles: RolesConfig::default() }
+    }
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), baud: 115_200 }
+    }
+}
+
+impl Default for PairingConfig {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(60), attempts: 3, min_suite: 1 }
+    }
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self { commit_ms: 1000, max_bytes: 256 << 20 }
+    }
+}
+
+impl Default for IssuerConfig {
+    fn default() -> Self {
+        Self {
+            kind: IssuerKind::default(),
+            life: Duration::from_secs(600),
+            audience: "claw".to_owned(),
+            url: None,
+            client_id: None,
+            client_key: None,
+            ca: None,
+        }
+    }
+}
+
+impl Default for StandaloneConfig {
+    fn default() -> Self {
+        Self { listen: loopback(1883), issuer_listen: loopback(7480), subscribers: BTreeMap::new() }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: Some(loopback(9464)) }
+    }
+}

@@ -1,0 +1,267 @@
+//! Reads the main file and its drop-ins, merges them, and checks what no single value shows.
+//!
+//! Each file is first read alone, so that an error carries its file and line; then the tables are merged in
+//! the order of the file names (tables merge, of anything else the later one wins).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::locate::{key_at, line_of, nearest};
+use super::{BrokerConfig, Config, IssuerConfig, IssuerKind, Mode};
+
+/// Largest configuration file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is absent, not permitted, or too large.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line that is not TOML, a key that does not exist, or a value that is not allowed.
+    #[error("{}:{line}: {}{message}", path.display(), prefix(key))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Dotted key, empty where there is none.
+        key: String,
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+    /// Keys that contradict or miss each other.
+    #[error("{}: {}{message}", path.display(), prefix(key))]
+    Incomplete {
+        /// The main file (a drop-in may have said it).
+        path: PathBuf,
+        /// Dotted key.
+        key: String,
+        /// What is missing and what to write.
+        message: String,
+    },
+}
+
+fn prefix(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
+}
+
+/// Reads `main` and `conf.d/*.toml` beside it.
+///
+/// # Errors
+/// The first refusal found, with its file, line and key.
+pub fn load(main: &Path) -> Result<Config, ConfigError> {
+    let mut merged = read_one(main)?;
+    for drop_in in drop_ins(main)? {
+        merge(&mut merged, read_one(&drop_in)?);
+    }
+    let invalid = |e: &toml::de::Error| ConfigError::Incomplete {
+        path: main.to_owned(),
+        key: String::new(),
+        message: e.message().to_owned(),
+    };
+    let config: Config = toml::Value::Table(merged).try_into().map_err(|e| invalid(&e))?;
+    check(&config).map_err(|(key, message)| ConfigError::Incomplete { path: main.to_owned(), key, message })?;
+    Ok(config)
+}
+
+fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let dir = main.with_file_name("conf.d");
+    let unreadable = |source| ConfigError::Unreadable { path: dir.clone(), source };
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_one(path: &Path) -> Result<toml::Table, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(unreadable(io::Error::other(format!("{size} bytes; at most {MAX_FILE_BYTES} are allowed"))));
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let refuse = |e: &toml::de::Error| invalid(path, &text, e);
+    toml::from_str::<Config>(&text).map_err(|e| refuse(&e))?;
+    toml::from_str(&text).map_err(|e| refuse(&e))
+}
+
+fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let span = error.span().unwrap_or(0..0);
+    ConfigError::Invalid {
+        path: path.to_owned(),
+        line: line_of(text, span.start),
+        key: key_at(text, &span),
+        message: explain(error.message()),
+    }
+}
+
+/// Turns serde's "unknown field" into what is allowed, and adds the key that was probably meant.
+fn explain(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field ") else {
+        return message.trim_end().replace('\n', "; ");
+    };
+    let mut quoted = rest.split('`').skip(1).step_by(2);
+    let Some(written) = quoted.next() else { return message.to_owned() };
+    let allowed: Vec<&str> = quoted.collect();
+    let meant =
+        nearest(written, allowed.iter().copied()).map_or(String::new(), |key| format!(" Did you mean {key:?}?"));
+    format!("there is no key {written:?} here.{meant} Allowed: {}", allowed.join(", "))
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+type Objection = (String, String);
+
+/// What no single value shows: keys that need each other.
+fn check(config: &Config) -> Result<(), Objection> {
+    for (name, port) in &config.uart.ports {
+        if !port.path.is_absolute() {
+            let text = "is missing or relative; write the device node, best /dev/serial/by-id/...";
+            return Err((format!("uart.ports.{name}.path"), text.to_owned()));
+        }
+    }
+    for (name, subscriber) in &config.standalone.subscribers {
+        if subscriber.public_key.as_os_str().is_empty() {
+            let text = "is missing; write the file that holds the subscriber's ES256 public key (PEM)";
+            return Err((format!("standalone.subscribers.{name}.public_key"), text.to_owned()));
+        }
+    }
+    match config.mode {
+        Mode::Standalone if !cfg!(feature = "standalone") => {
+            Err(objection("mode", "this build has no standalone mode; write a [broker] and mode = \"relay\""))
+        }
+        Mode::Standalone if config.broker.url.is_some() => {
+            Err(objection("broker.url", "contradicts mode = \"standalone\"; remove one of them"))
+        }
+        Mode::Standalone => check_issuer(&config.issuer),
+        Mode::Relay => check_broker(&config.broker).and_then(|()| check_issuer(&config.issuer)),
+    }
+}
+
+fn check_broker(broker: &BrokerConfig) -> Result<(), Objection> {
+    let Some(url) = &broker.url else {
+        let text = "is missing; write the broker (url = \"mqtts://host\"), or mode = \"standalone\" to run one inside";
+        return Err(objection("broker.url", text));
+    };
+    if url.tls && broker.ca.is_none() {
+        return Err(objection(
+            "broker.ca",
+            "is missing; mqtts:// needs the CA (PEM) that the broker's certificate comes from",
+        ));
+    }
+    if broker.client_cert.is_some() != broker.client_key.is_some() {
+        return Err(objection("broker.client_cert", "and broker.client_key need each other; write both or none"));
+    }
+    Ok(())
+}
+
+fn check_issuer(issuer: &IssuerConfig) -> Result<(), Objection> {
+    if issuer.kind == IssuerKind::Oauth && (issuer.url.is_none() || issuer.client_key.is_none()) {
+        return Err(objection("issuer.url", "and issuer.client_key are needed with kind = \"oauth\""));
+    }
+    Ok(())
+}
+
+fn objection(key: &str, message: &str) -> Objection {
+    (key.to_owned(), message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(main: &str, drop_in: Option<&str>) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clawgate.toml");
+        fs::write(&path, main).unwrap();
+        if let Some(text) = drop_in {
+            fs::create_dir(dir.path().join("conf.d")).unwrap();
+            fs::write(dir.path().join("conf.d/10-site.toml"), text).unwrap();
+        }
+        load(&path)
+    }
+
+    fn refusal(text: &str) -> String {
+        load_text(text, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn no_broker_is_refused_unless_standalone_is_said() {
+        assert!(refusal("").contains("mode = \"standalone\""));
+        assert_eq!(load_text("mode = \"standalone\"", None).unwrap().mode, Mode::Standalone);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_line_neighbour_and_what_is_allowed() {
+        let text = refusal("mode = \"standalone\"\n[spool]\ncomit_ms = 5\n");
+        assert!(text.contains("clawgate.toml:3: "), "{text}");
+        assert!(text.contains("Did you mean \"commit_ms\"?"), "{text}");
+        assert!(text.contains("Allowed: commit_ms, max_bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_says_the_range_and_its_key() {
+        let text = refusal("mode = \"standalone\"\n[pairing]\nttl = \"2d\"\n");
+        assert!(text.contains(":3: pairing.ttl: "), "{text}");
+        assert!(text.contains("1s to 1d"), "{text}");
+        assert!(refusal("[pairing]\nattempts = 0\n").contains("1 to 10"));
+        assert!(refusal("[gateway]\nid = \"a/b\"\n").contains("gateway.id"));
+        assert!(refusal("mode = \"cloud\"\n").contains("relay"));
+    }
+
+    #[test]
+    fn a_drop_in_merges_tables_and_wins() {
+        let main = "mode = \"standalone\"\n[spool]\ncommit_ms = 20\n[uart.ports.a]\npath = \"/dev/a\"\n";
+        let drop_in = "[spool]\nmax_bytes = \"2MiB\"\n[uart.ports.a]\nbaud = 9600\n[uart.ports.b]\npath = \"/dev/b\"\n";
+        let config = load_text(main, Some(drop_in)).unwrap();
+        assert_eq!((config.spool.commit_ms, config.spool.max_bytes), (20, 2 << 20));
+        let ports: Vec<_> = config.uart.ports.values().map(|p| (p.path.to_str().unwrap(), p.baud)).collect();
+        assert_eq!(ports, [("/dev/a", 9600), ("/dev/b", 115_200)]);
+    }
+
+    #[test]
+    fn an_error_in_a_drop_in_names_the_drop_in() {
+        let text = load_text("mode = \"standalone\"", Some("[log]\nlevel = \"loud\"\n")).unwrap_err().to_string();
+        assert!(text.contains("conf.d/10-site.toml:2: log.level: "), "{text}");
+    }
+
+    #[test]
+    fn tls_without_a_pinned_ca_is_refused() {
+        assert!(refusal("[broker]\nurl = \"mqtts://b\"\n").contains("broker.ca"));
+        let half = "[broker]\nurl = \"mqtts://b\"\nca = \"/ca\"\nclient_cert = \"/c\"\n";
+        assert!(refusal(half).contains("client_key"));
+    }
+
+    #[test]
+    fn broken_toml_is_named_with_its_line() {
+        let text = refusal("mode = \"standalone\"\n[spool\n");
+        assert!(text.contains("clawgate.toml:2: "), "{text}");
+    }
+}
