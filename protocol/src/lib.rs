@@ -30,6 +30,7 @@ pub mod discovery;
 pub mod elligator;
 pub mod fragment;
 pub mod frame;
+pub mod id;
 pub mod kdf;
 pub mod keys;
 pub mod message;
