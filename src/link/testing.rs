@@ -1,0 +1,27 @@
+//! Parts of tests: a pseudo terminal whose master end plays the wire.
+
+use std::path::{Path, PathBuf};
+
+use tokio_serial::{SerialPort as _, SerialStream};
+
+/// A pseudo terminal. Dropping it is pulling the plug.
+pub(crate) struct Pty {
+    /// The sensor's end.
+    pub(crate) wire: SerialStream,
+    slave: PathBuf,
+    // Keeps the line up while the gateway does not have it open.
+    _keep: SerialStream,
+}
+
+impl Pty {
+    pub(crate) fn new() -> Self {
+        let (wire, keep) = SerialStream::pair().unwrap();
+        let slave = PathBuf::from(keep.name().unwrap());
+        Self { wire, slave, _keep: keep }
+    }
+
+    /// The path of the gateway's end.
+    pub(crate) fn slave(&self) -> &Path {
+        &self.slave
+    }
+}

@@ -1,0 +1,10 @@
+//! Serial ports: which are ours, opening one with a reason when it cannot be had, hot-plug.
+
+mod hotplug;
+mod open;
+mod options;
+
+pub(crate) use hotplug::Hotplug;
+pub(crate) use open::open;
+pub(crate) use options::Port;
+pub use options::{PortOptions, UartOptions};

@@ -1,0 +1,186 @@
+//! Opens one serial port for us alone, or says why not: absent, busy and held by whom, not permitted and
+//! which group is missing, no serial port at all.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags};
+use tokio_serial::SerialStream;
+
+use super::options::Port;
+use crate::link::state::PortCondition;
+
+/// The device numbers of Unix98 pseudo terminals (slaves), `Documentation/admin-guide/devices.txt`.
+const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
+
+/// Opens and locks the port; raw, 8N1, no flow control.
+///
+/// # Errors
+/// The condition that stands in the way.
+pub(crate) fn open(port: &Port) -> Result<SerialStream, PortCondition> {
+    let look = first_look(&port.path)?;
+    let rdev = look.metadata().map_err(failed)?.rdev();
+    // Let go before the real open takes the same lock; `look` stays open so that DTR does not drop in
+    // between, which would reset many boards.
+    rustix::fs::flock(&look, FlockOperation::Unlock).map_err(|e| failed(e.into()))?;
+    let path = port.path.to_string_lossy();
+    let mut stream = SerialStream::open(&tokio_serial::new(path, port.baud)).map_err(|error| match error.kind() {
+        // tokio-serial's word for both locks being taken: somebody came between.
+        tokio_serial::ErrorKind::NoDevice => held(rdev),
+        tokio_serial::ErrorKind::Io(kind) => condition(&io::Error::from(kind), &port.path),
+        _ => PortCondition::Failed { reason: error.to_string() },
+    })?;
+    if PTY_MAJORS.contains(&rustix::fs::major(rdev)) {
+        // TIOCEXCL on a pseudo terminal outlives us when the other end keeps the slave open, and would then
+        // lock out our own next start. The file lock remains, which is what keeps a second daemon away.
+        stream.set_exclusive(false).map_err(|error| PortCondition::Failed { reason: error.to_string() })?;
+    }
+    Ok(stream)
+}
+
+/// Opens the node for a moment with nothing changed on it: errors here carry the true reason.
+fn first_look(path: &Path) -> Result<File, PortCondition> {
+    let metadata = path.metadata().map_err(|error| condition(&error, path))?;
+    if !metadata.file_type().is_char_device() {
+        return Err(PortCondition::NotATty);
+    }
+    let flags = OFlags::NOCTTY | OFlags::NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+        .open(path)
+        .map_err(|error| condition(&error, path))?;
+    if !rustix::termios::isatty(&file) {
+        return Err(PortCondition::NotATty);
+    }
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(held(metadata.rdev())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn failed(error: io::Error) -> PortCondition {
+    PortCondition::Failed { reason: error.to_string() }
+}
+
+fn condition(error: &io::Error, path: &Path) -> PortCondition {
+    match error.kind() {
+        io::ErrorKind::NotFound => PortCondition::Absent,
+        io::ErrorKind::ResourceBusy => path.metadata().map_or(PortCondition::Absent, |node| held(node.rdev())),
+        io::ErrorKind::PermissionDenied => not_permitted(path),
+        // The node of a device that is going: ENXIO, ENODEV.
+        _ if matches!(error.raw_os_error(), Some(6 | 19)) => PortCondition::Absent,
+        _ => PortCondition::Failed { reason: error.to_string() },
+    }
+}
+
+/// Who holds the device with this number, as far as `/proc` lets us see.
+fn held(rdev: u64) -> PortCondition {
+    let own = std::process::id();
+    let pid = processes().filter(|&pid| pid != own).find(|&pid| holds(pid, rdev));
+    let process = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    PortCondition::Busy { pid, process: process.map(|name| name.trim_end().escape_debug().to_string()) }
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = Path::new("/proc").read_dir().into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn holds(pid: u32, rdev: u64) -> bool {
+    let open_files = PathBuf::from(format!("/proc/{pid}/fd")).read_dir();
+    // A stat through the link sees the device itself, whatever name it was opened by.
+    open_files.into_iter().flatten().flatten().any(|fd| fd.path().metadata().is_ok_and(|node| node.rdev() == rdev))
+}
+
+fn not_permitted(path: &Path) -> PortCondition {
+    const GROUP_READ_WRITE: u32 = 0o060;
+    match path.metadata() {
+        Ok(node) if node.mode() & GROUP_READ_WRITE == GROUP_READ_WRITE => {
+            PortCondition::NoPermission { group: group_name(node.gid()) }
+        }
+        Ok(node) => PortCondition::Failed {
+            reason: format!(
+                "only its owner may open it (mode {:04o}); install clawgate's udev rule, or: chmod g+rw",
+                node.mode() & 0o7777
+            ),
+        },
+        Err(_) => PortCondition::Failed { reason: "its folder may not be entered".to_owned() },
+    }
+}
+
+fn group_name(gid: u32) -> String {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let name = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == gid.to_string()).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| gid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::testing::Pty;
+
+    fn port(path: &Path) -> Port {
+        Port { name: "line".to_owned(), path: path.to_owned(), baud: 115_200 }
+    }
+
+    #[tokio::test]
+    async fn a_pseudo_terminal_is_a_port() {
+        let pty = Pty::new();
+        assert!(open(&port(pty.slave())).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_not_opened_twice_and_is_free_again_afterwards() {
+        let pty = Pty::new();
+        let first = open(&port(pty.slave())).unwrap();
+        assert!(matches!(open(&port(pty.slave())), Err(PortCondition::Busy { .. })));
+        drop(first);
+        assert!(open(&port(pty.slave())).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_holder_of_a_busy_port_is_named() {
+        let pty = Pty::new();
+        let mut holder = std::process::Command::new("flock")
+            .args(["--exclusive", pty.slave().to_str().unwrap(), "cat"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let told = loop {
+            match open(&port(pty.slave())) {
+                Err(busy @ PortCondition::Busy { pid: Some(_), .. }) => break busy.to_string(),
+                _ => assert!(std::time::Instant::now() < deadline, "the lock was never seen"),
+            }
+            tokio::task::yield_now().await;
+        };
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(told.contains("holds it; stop that process"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_port_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(open(&port(&file)).err(), Some(PortCondition::NotATty));
+        assert_eq!(open(&port(Path::new("/dev/null"))).err(), Some(PortCondition::NotATty));
+        assert_eq!(open(&port(&folder.path().join("nothing"))).err(), Some(PortCondition::Absent));
+    }
+
+    #[test]
+    fn a_group_is_named_or_at_least_numbered() {
+        assert_eq!(group_name(0), "root");
+        assert_eq!(group_name(4_000_000), "4000000");
+    }
+}
