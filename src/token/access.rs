@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::MAX_TOKEN_BYTES;
 use super::scope::{Action, Topics};
 use crate::clock::Clock;
 use crate::secret::Secret;
-
-/// A longer token is refused unread; one of ours has about 500 bytes.
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Why a text was not taken as an access token.
 #[derive(Debug, thiserror::Error)]

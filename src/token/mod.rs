@@ -6,8 +6,14 @@
 mod access;
 mod handle;
 mod issuer;
+pub mod key;
+pub mod local;
 pub mod scope;
+pub mod verify;
 
 pub use access::{AccessToken, Claims, TokenError};
 pub use handle::{TokenFeed, TokenHandle, TokenState, TokenWish};
 pub use issuer::{Issuer, IssuerError, Remedy, TokenFuture, TokenRequest};
+
+/// A longer token is refused unread; one of ours has about 500 bytes.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;

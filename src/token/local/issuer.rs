@@ -1,0 +1,240 @@
+//! Mints and revokes the tokens of a site with a key of its own.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+
+use super::{DenyList, IssuerTime};
+use crate::clock::Clock;
+use crate::token::key::{Jwks, KeyError, SigningKey};
+use crate::token::scope::{self, Topics};
+use crate::token::verify::Verifier;
+use crate::token::{AccessToken, Claims, Issuer, IssuerError, TokenFuture, TokenRequest};
+
+/// A token never lives longer, whatever is asked: it bounds the deny list and what a stolen token is worth.
+const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// The issuer of standalone mode and of `clawgate issuer serve`. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LocalIssuer {
+    name: String,
+    key: SigningKey,
+    deny: DenyList,
+    time: IssuerTime,
+    clock: Clock,
+}
+
+/// What a token shall say.
+#[derive(Debug, Clone)]
+pub struct Mint {
+    /// Whom it stands for.
+    pub sub: String,
+    /// Who asked for it.
+    pub client_id: String,
+    /// The broker it is for.
+    pub audience: String,
+    /// Scopes as the claim carries them.
+    pub scope: String,
+    /// What the broker enforces.
+    pub topics: Topics,
+    /// How long it lives; capped at a day.
+    pub life: Duration,
+}
+
+impl LocalIssuer {
+    /// An issuer that calls itself `name` (the `iss` claim).
+    #[must_use]
+    pub fn new(name: &str, key: SigningKey, deny: DenyList, clock: Clock) -> Self {
+        let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
+        Self { name: name.to_owned(), key, deny, time, clock }
+    }
+
+    /// A signed token.
+    ///
+    /// # Errors
+    /// [`KeyError`] when there is no randomness or the signature fails.
+    pub fn mint(&self, wanted: Mint) -> Result<String, KeyError> {
+        let mut id = [0_u8; 16];
+        getrandom::fill(&mut id).map_err(KeyError::Random)?;
+        // Seconds are coarse: a token made in the second of a revocation must be told from the revoked ones.
+        let after_cut = self.deny.cut_of(&wanted.client_id, &wanted.sub).map_or(0, |cut| cut.saturating_add(1));
+        let iat = self.time.now().max(after_cut);
+        let claims = Claims {
+            iss: self.name.clone(),
+            sub: wanted.sub,
+            aud: wanted.audience,
+            client_id: wanted.client_id,
+            iat,
+            exp: iat.saturating_add(wanted.life.min(MAX_LIFE).as_secs().max(1)),
+            jti: BASE64URL.encode(id),
+            scope: wanted.scope,
+            claw_aif: wanted.topics,
+        };
+        self.key.sign("at+jwt", &claims)
+    }
+
+    /// Denies everything that `client` was given for `subject` until now, durably.
+    ///
+    /// # Errors
+    /// [`super::DenyError`] when it could not be kept.
+    pub fn deny_subject(&self, client: &str, subject: &str) -> Result<(), super::DenyError> {
+        let now = self.time.now();
+        self.deny.deny_subject(client, subject, now, now.saturating_add(MAX_LIFE.as_secs()).saturating_add(1))
+    }
+
+    /// Who it says it is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The public keys that its tokens are checked with.
+    #[must_use]
+    pub fn jwks(&self) -> Jwks {
+        Jwks { keys: vec![self.key.public().clone()] }
+    }
+
+    /// What was revoked.
+    #[must_use]
+    pub fn deny_list(&self) -> &DenyList {
+        &self.deny
+    }
+
+    /// The issuer's time, seconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.time.now()
+    }
+
+    /// A verifier of its tokens for one audience.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPublicKey`] when its own key is unusable.
+    pub fn verifier(&self, audience: &str) -> Result<Verifier, KeyError> {
+        Verifier::new(&self.jwks(), &self.name, audience, self.deny.clone(), self.time.clone())
+    }
+}
+
+impl Issuer for LocalIssuer {
+    fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
+        Box::pin(async move {
+            let jwt = self
+                .mint(Mint {
+                    sub: request.device.to_string(),
+                    client_id: request.gateway.clone(),
+                    audience: request.audience.clone(),
+                    scope: scope::to_claim(&request.scope),
+                    topics: request.topics(),
+                    life: request.life,
+                })
+                .map_err(|error| IssuerError::Local(error.to_string()))?;
+            AccessToken::received(jwt, &self.clock).map_err(|error| IssuerError::Local(error.to_string()))
+        })
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        request: &'a TokenRequest,
+        _current: Option<&'a AccessToken>,
+        _why: &'a str,
+    ) -> TokenFuture<'a, ()> {
+        Box::pin(async move {
+            let (issuer, client, subject) = (self.clone(), request.gateway.clone(), request.device.to_string());
+            // The list is fsynced: off the async threads.
+            tokio::task::spawn_blocking(move || issuer.deny_subject(&client, &subject))
+                .await
+                .map_err(|error| IssuerError::Local(error.to_string()))?
+                .map_err(|error| IssuerError::Local(error.to_string()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::scope::{Action, Scope};
+    use crate::token::verify::Refusal;
+
+    fn request() -> TokenRequest {
+        TokenRequest {
+            tenant: "t".to_owned(),
+            gateway: "g".to_owned(),
+            device: "pump-3".parse().unwrap(),
+            scope: vec![Scope::TelemetryWrite],
+            life: Duration::from_secs(60),
+            audience: "broker".to_owned(),
+        }
+    }
+
+    fn issuer(clock: &Clock) -> LocalIssuer {
+        LocalIssuer::new("urn:test", SigningKey::generate().unwrap(), DenyList::in_memory(), clock.clone())
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_until_its_last_second_and_not_in_the_next() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let issuer = issuer(&clock);
+        let token = issuer.issue(&request()).await.unwrap();
+        let verifier = issuer.verifier("broker").unwrap();
+        assert!(token.allows("claw/v1/t/g/pump-3/up/telemetry", Action::Publish));
+        clock.advance(Duration::from_secs(59));
+        assert_eq!(verifier.verify(token.bearer().as_bytes()).unwrap(), *token.claims());
+        clock.advance(Duration::from_secs(1));
+        assert!(matches!(verifier.verify(token.bearer().as_bytes()), Err(Refusal::Expired(0))));
+        assert_eq!(token.left(&clock), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_token_for_another_broker_issuer_or_type_is_refused() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let ours = issuer(&clock);
+        let token = ours.issue(&request()).await.unwrap();
+        let elsewhere = ours.verifier("other-broker").unwrap();
+        assert!(matches!(elsewhere.verify(token.bearer().as_bytes()), Err(Refusal::Invalid(_))));
+        let other_key = issuer(&clock).verifier("broker").unwrap();
+        assert!(matches!(other_key.verify(token.bearer().as_bytes()), Err(Refusal::Invalid(_))));
+        let plain_jwt = ours.key.sign("JWT", token.claims()).unwrap();
+        assert!(matches!(ours.verifier("broker").unwrap().verify(plain_jwt.as_bytes()), Err(Refusal::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn every_flipped_byte_makes_a_token_invalid() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let issuer = issuer(&clock);
+        let token = issuer.issue(&request()).await.unwrap();
+        let verifier = issuer.verifier("broker").unwrap();
+        let good = token.bearer().as_bytes();
+        // The last character of a base64url part may carry unused bits; every other one counts.
+        for at in (0..good.len() - 1).step_by(7) {
+            let mut bad = good.to_vec();
+            bad[at] = if bad[at] == b'A' { b'B' } else { b'A' };
+            assert!(verifier.verify(&bad).is_err(), "byte {at}");
+            assert!(verifier.verify(&good[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[tokio::test]
+    async fn revoking_one_device_denies_its_tokens_and_no_others() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let issuer = issuer(&clock);
+        let verifier = issuer.verifier("broker").unwrap();
+        let (older, newer) = (issuer.issue(&request()).await.unwrap(), issuer.issue(&request()).await.unwrap());
+        let other = TokenRequest { device: "pump-4".parse().unwrap(), ..request() };
+        let others = issuer.issue(&other).await.unwrap();
+        issuer.revoke(&request(), Some(&newer), "test").await.unwrap();
+        for revoked in [&older, &newer] {
+            assert!(matches!(verifier.verify(revoked.bearer().as_bytes()), Err(Refusal::Revoked)));
+        }
+        verifier.verify(others.bearer().as_bytes()).unwrap();
+        let paired_again = issuer.issue(&request()).await.unwrap();
+        verifier.verify(paired_again.bearer().as_bytes()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_life_is_capped_at_a_day() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let asked = TokenRequest { life: Duration::from_secs(1 << 40), ..request() };
+        assert_eq!(issuer(&clock).issue(&asked).await.unwrap().life(), MAX_LIFE);
+    }
+}

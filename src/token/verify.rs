@@ -1,0 +1,112 @@
+//! Checks a token the way a broker must: signature, type, issuer, audience, times, deny list.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+
+use super::key::{Jwks, KeyError};
+use super::local::{DenyList, IssuerTime};
+use super::{Claims, MAX_TOKEN_BYTES};
+
+/// Why a token was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Longer than any token of ours.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not a JWT of type `at+jwt` signed with ES256 by a known key for this issuer and audience.
+    #[error("the token is not valid here: {0}")]
+    Invalid(String),
+    /// Its time is over.
+    #[error("the token expired {0} s ago")]
+    Expired(u64),
+    /// It stands on the deny list.
+    #[error("the token was revoked")]
+    Revoked,
+}
+
+/// Verifies access tokens of one issuer for one audience. Cheap to clone.
+#[derive(Clone)]
+pub struct Verifier(Arc<Inner>);
+
+struct Inner {
+    keys: HashMap<String, DecodingKey>,
+    validation: Validation,
+    deny: DenyList,
+    time: IssuerTime,
+}
+
+impl Verifier {
+    /// A verifier for tokens that `issuer` made for `audience`.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPublicKey`] when one of the keys is none.
+    pub fn new(keys: &Jwks, issuer: &str, audience: &str, deny: DenyList, time: IssuerTime) -> Result<Self, KeyError> {
+        let keys = keys
+            .keys
+            .iter()
+            .map(|jwk| Ok((jwk.kid.clone(), jwk.decoding()?)))
+            .collect::<Result<HashMap<_, _>, KeyError>>()?;
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_issuer(&[issuer]);
+        validation.set_audience(&[audience]);
+        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+        // The expiry is checked below, against the issuer's own time and without leeway.
+        validation.validate_exp = false;
+        Ok(Self(Arc::new(Inner { keys, validation, deny, time })))
+    }
+
+    /// The claims of a token that is good now.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why it is not.
+    pub fn verify(&self, token: &[u8]) -> Result<Claims, Refusal> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Refusal::TooLong);
+        }
+        let invalid = |what: &str| Refusal::Invalid(what.to_owned());
+        let token = str::from_utf8(token).map_err(|_| invalid("not a JWT"))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| invalid("not a JWT"))?;
+        if !header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case("at+jwt")) {
+            return Err(invalid("its type is not at+jwt"));
+        }
+        let key = header.kid.and_then(|kid| self.0.keys.get(&kid)).ok_or_else(|| invalid("unknown key id"))?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.0.validation)
+            .map_err(|error| invalid(&error.to_string()))?
+            .claims;
+        self.still_good(&claims)?;
+        Ok(claims)
+    }
+
+    /// Whether claims that were verified once still hold: not expired, not revoked.
+    ///
+    /// # Errors
+    /// [`Refusal::Expired`] or [`Refusal::Revoked`].
+    pub fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
+        let now = self.0.time.now();
+        if claims.exp <= now {
+            return Err(Refusal::Expired(now - claims.exp));
+        }
+        if self.0.deny.denies(claims) { Err(Refusal::Revoked) } else { Ok(()) }
+    }
+
+    /// The time that lives are measured against, seconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.0.time.now()
+    }
+
+    /// Wakes whenever something was revoked.
+    #[must_use]
+    pub fn revocations(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.deny.changes()
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Verifier({} keys)", self.0.keys.len())
+    }
+}
