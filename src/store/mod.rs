@@ -1,1 +1,198 @@
-//! store.
+//! What survives a restart, in `state.db`: the gateway's identity, the devices and their keys, codes,
+//! clock anchors, named secrets. Sealed where it is secret; refused, never emptied, where it is damaged.
+//!
+//! Calls are synchronous and reach the disk before they return: from async code call them in
+//! `spawn_blocking`.
+
+mod anchors;
+pub(crate) mod codes;
+mod devices;
+mod dir;
+mod error;
+mod master_key;
+mod schema;
+mod seal;
+mod secrets;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use anchors::Anchor;
+pub use devices::{Device, DeviceInfo, KeySlot, NewPairing, PendingSlot, Seen};
+pub use error::StoreError;
+
+use crate::clock::Clock;
+use dir::StateDir;
+use error::failed;
+use seal::{Place, Sealer};
+
+/// The database, in the state directory.
+const STATE_FILE: &str = "state.db";
+/// Sealed at the first start; opens only under the same master key.
+const KEY_CHECK: &str = "clawgate master key";
+const KEY_CHECK_PLACE: Place<'static> = Place { table: "meta", row: "key-check", name: "value" };
+
+/// Where the state is and where its master key comes from.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    /// The state directory; made with mode 0700 where it is missing.
+    pub dir: PathBuf,
+    /// The file of the master key, where the configuration names one.
+    pub master_key: Option<PathBuf>,
+    /// systemd's `$CREDENTIALS_DIRECTORY`; its `clawgate-master-key` is the key.
+    pub credentials_dir: Option<PathBuf>,
+}
+
+/// The open state; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    db: Mutex<Connection>,
+    sealer: Sealer,
+    clock: Clock,
+    dir: StateDir,
+}
+
+impl Store {
+    /// Takes the state directory for this process and opens the database; makes both at a first start.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process holds the directory; `Key*` when the master key is lost,
+    /// wrong or exposed; [`StoreError::Newer`] and [`StoreError::Damaged`] for a database that this program
+    /// must not touch; `File` and `Database` when the disk refuses.
+    pub fn open(options: &StoreOptions, clock: Clock) -> Result<Self, StoreError> {
+        let dir = StateDir::hold(&options.dir)?;
+        let key = master_key::load(dir.path(), options.master_key.as_deref(), options.credentials_dir.as_deref())?;
+        let sealer = Sealer::new(key.bytes);
+        let file = dir.path().join(STATE_FILE);
+        if !file.exists() {
+            create(dir.path(), &file, &sealer)?;
+        }
+        dir::restrict(&file, 0o600)?;
+        let mut db = connect(&file)?;
+        schema::adopt(&mut db, &file)?;
+        let check: Vec<u8> = db
+            .query_row("SELECT value FROM meta WHERE name = ?1", [KEY_CHECK_PLACE.row], |row| row.get(0))
+            .map_err(|error| StoreError::damaged(&file, format!("the key check is gone: {error}")))?;
+        if sealer.open(KEY_CHECK_PLACE, &check).is_err() {
+            return Err(StoreError::KeyWrong { key: key.origin, state: file });
+        }
+        Ok(Self(Arc::new(Inner { db: Mutex::new(db), sealer, clock, dir })))
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.0.dir.path()
+    }
+
+    /// The latest wall time this gateway is known to have lived; a clock before it is wrong.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn wall_floor(&self) -> Result<Duration, StoreError> {
+        let ms = self.meta("wall-floor")?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes);
+        Ok(Duration::from_millis(ms))
+    }
+
+    /// Moves the floor up; it never moves down.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn raise_wall_floor(&self, to: Duration) -> Result<(), StoreError> {
+        if to <= self.wall_floor()? {
+            return Ok(());
+        }
+        self.put_meta("wall-floor", &u64::try_from(to.as_millis()).unwrap_or(u64::MAX).to_be_bytes())
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        use rusqlite::OptionalExtension;
+        self.db()
+            .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
+            .optional()
+            .map_err(failed("read a setting"))
+    }
+
+    fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.db()
+            .execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", (name, value))
+            .map(drop)
+            .map_err(failed("write a setting"))
+    }
+
+    /// The connection. A panic while it was held rolled its transaction back, so it is sound to go on.
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        self.0.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wall time in milliseconds, as the tables keep it.
+    fn now_ms(&self) -> i64 {
+        ms(self.0.clock.wall())
+    }
+}
+
+/// Milliseconds as SQLite keeps them.
+fn ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Builds the first database aside and renames it, so that an empty or half-made `state.db` can only be damage.
+fn create(dir: &Path, file: &Path, sealer: &Sealer) -> Result<(), StoreError> {
+    let journal = dir.join("state.db-wal");
+    if journal.exists() {
+        return Err(StoreError::damaged(file, format!("it is missing, but its journal {} is there", journal.display())));
+    }
+    let aside = dir.join("state.db.new");
+    for stale in [aside.clone(), dir.join("state.db.new-wal"), dir.join("state.db.new-shm")] {
+        match fs::remove_file(&stale) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::file(&stale, "remove a half-made database", source));
+            }
+            _ => {}
+        }
+    }
+    let new = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&aside)
+        .map_err(|source| StoreError::file(&aside, "make the state database", source))?;
+    let mut db = connect(&aside)?;
+    schema::create(&mut db)?;
+    let check = sealer.seal(KEY_CHECK_PLACE, KEY_CHECK.as_bytes())?;
+    db.execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", (KEY_CHECK_PLACE.row, check))
+        .map_err(failed("write the key check"))?;
+    db.close().map_err(|(_, source)| failed("close the new database")(source))?;
+    new.sync_all()
+        .and_then(|()| fs::rename(&aside, file))
+        .map_err(|source| StoreError::file(file, "make the state database", source))?;
+    dir::sync_dir(dir)
+}
+
+/// Opens an existing file; SQLite gives its journals the same mode.
+fn connect(file: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(file, flags).map_err(failed("open the file"))?;
+    // The first statement that reads: a file that is no database, or a torn one, shows here.
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;",
+    )
+    .map_err(|error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            StoreError::damaged(file, error.to_string())
+        }
+        _ => failed("open the file")(error),
+    })?;
+    Ok(db)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Codes at rest.

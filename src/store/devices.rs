@@ -1,0 +1,387 @@
+//! The registry of devices and their key slots.
+//!
+//! A device has a current key and at most one pending key. A pending key replaces only a pending key; it
+//! becomes current when the sensor has proven that it holds it, and only then is the old one dropped.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::{Deserialize, Serialize};
+
+use super::error::failed;
+use super::{Place, Store, StoreError};
+use crate::ids::{DeviceId, PairingId};
+use crate::secret::Secret;
+
+/// What is known of a device beyond its keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// What the sensor calls itself; came from the air, escape it before showing.
+    pub sensor_name: String,
+    /// Firmware version, as the sensor states it.
+    pub firmware: String,
+    /// What it measures, as the sensor states it.
+    pub capabilities: Vec<String>,
+    /// The link it was paired over, as people read it.
+    pub link: String,
+    /// What its token may do, as `resource:action`.
+    pub scopes: Vec<String>,
+    /// Which token life and audience the configuration gives it.
+    pub token_profile: String,
+}
+
+/// One device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its name here and in the cloud.
+    pub id: DeviceId,
+    /// The sensor's own id.
+    pub hardware_id: String,
+    /// Of the current pairing; of the pending one while there is no other.
+    pub info: DeviceInfo,
+    /// Wall time of the first pairing, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// Wall time at which the current key was proven.
+    pub confirmed_ms: Option<i64>,
+    /// Where and when it was last heard.
+    pub seen: Option<Seen>,
+    /// The key in use.
+    pub current: Option<KeySlot>,
+    /// The key that the sensor has yet to prove.
+    pub pending: Option<PendingSlot>,
+}
+
+/// Where and when a device was last heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The link, as people read it.
+    pub link: String,
+    /// Wall time in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// The key of a pairing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySlot {
+    /// The pairing.
+    pub pairing: PairingId,
+    /// The pairing record of the protocol crate, in its own form.
+    pub record: Secret<Vec<u8>>,
+}
+
+/// A key that is not proven yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingSlot {
+    /// The key.
+    pub key: KeySlot,
+    /// The code it was agreed with, to be marked used when the key is proven; none for a code on a label.
+    pub code: Option<String>,
+    /// Wall time in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
+/// A pairing whose key both sides computed, before either can be sure of the other.
+#[derive(Debug, Clone)]
+pub struct NewPairing {
+    /// The name the device gets.
+    pub device: DeviceId,
+    /// The sensor's own id.
+    pub hardware_id: String,
+    /// Takes the place of what is known when the key is proven.
+    pub info: DeviceInfo,
+    /// The key.
+    pub key: KeySlot,
+    /// The code it was agreed with.
+    pub code: Option<String>,
+}
+
+const COLUMNS: &str = "id, hardware_id, info, created_ms, confirmed_ms, current_pairing, current_sealed, pending_pairing, \
+                       pending_sealed, pending_code, pending_ms, seen_ms, seen_link";
+
+fn place<'a>(id: &'a DeviceId, slot: &'a str) -> Place<'a> {
+    Place { table: "devices", row: id.as_str(), name: slot }
+}
+
+/// A row before its keys are opened.
+struct Raw {
+    id: String,
+    hardware_id: String,
+    info: String,
+    created_ms: i64,
+    confirmed_ms: Option<i64>,
+    current: Option<([u8; 8], Vec<u8>)>,
+    pending: Option<([u8; 8], Vec<u8>)>,
+    pending_code: Option<String>,
+    pending_ms: Option<i64>,
+    seen: Option<Seen>,
+}
+
+impl Raw {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let slot = |pairing: &str, sealed: &str| -> rusqlite::Result<Option<([u8; 8], Vec<u8>)>> {
+            Ok(row.get::<_, Option<[u8; 8]>>(pairing)?.zip(row.get::<_, Option<Vec<u8>>>(sealed)?))
+        };
+        let seen = row.get::<_, Option<i64>>("seen_ms")?.zip(row.get::<_, Option<String>>("seen_link")?);
+        Ok(Self {
+            id: row.get("id")?,
+            hardware_id: row.get("hardware_id")?,
+            info: row.get("info")?,
+            created_ms: row.get("created_ms")?,
+            confirmed_ms: row.get("confirmed_ms")?,
+            current: slot("current_pairing", "current_sealed")?,
+            pending: slot("pending_pairing", "pending_sealed")?,
+            pending_code: row.get("pending_code")?,
+            pending_ms: row.get("pending_ms")?,
+            seen: seen.map(|(at_ms, link)| Seen { link, at_ms }),
+        })
+    }
+}
+
+impl Store {
+    /// All devices, by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsealable`] when a key was altered, [`StoreError::Database`].
+    pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
+        let error = failed("read the devices");
+        let raws: Vec<Raw> = {
+            let db = self.db();
+            let mut query = db.prepare_cached(&format!("SELECT {COLUMNS} FROM devices ORDER BY id")).map_err(&error)?;
+            let rows = query.query_map([], Raw::read).map_err(&error)?;
+            rows.collect::<Result<_, _>>().map_err(error)?
+        };
+        raws.into_iter().map(|raw| self.open_device(raw)).collect()
+    }
+
+    /// The device of that name.
+    ///
+    /// # Errors
+    /// As [`Self::devices`].
+    pub fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
+        self.find("id = ?1", id.as_str())
+    }
+
+    /// The device that a pairing belongs to, current or pending.
+    ///
+    /// # Errors
+    /// As [`Self::devices`].
+    pub fn device_by_pairing(&self, pairing: PairingId) -> Result<Option<Device>, StoreError> {
+        self.find("current_pairing = ?1 OR pending_pairing = ?1", pairing.0)
+    }
+
+    /// The device that a sensor is paired as.
+    ///
+    /// # Errors
+    /// As [`Self::devices`].
+    pub fn device_by_hardware(&self, hardware_id: &str) -> Result<Option<Device>, StoreError> {
+        self.find("hardware_id = ?1", hardware_id)
+    }
+
+    /// Keeps the key of a pairing as pending, in place of an earlier pending one; the current key stays.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`] and [`StoreError::SensorTaken`] when name and sensor do not belong together,
+    /// [`StoreError::Database`], [`StoreError::Random`].
+    pub fn put_pending(&self, new: &NewPairing) -> Result<(), StoreError> {
+        let error = failed("keep a pending key");
+        let sealed = self.0.sealer.seal(place(&new.device, "pending"), new.key.record.expose())?;
+        let info = to_json(&new.info);
+        let now = self.now_ms();
+        let mut db = self.db();
+        let transaction = db.transaction().map_err(&error)?;
+        check_names(&transaction, &new.device, &new.hardware_id)?;
+        transaction
+            .execute(
+                "INSERT INTO devices (id, hardware_id, info, created_ms) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (id) DO UPDATE SET info = excluded.info WHERE current_pairing IS NULL",
+                (new.device.as_str(), &new.hardware_id, &info, now),
+            )
+            .map_err(&error)?;
+        transaction
+            .execute(
+                "UPDATE devices SET pending_pairing = ?2, pending_sealed = ?3, pending_info = ?4, pending_code = ?5,
+                 pending_ms = ?6 WHERE id = ?1",
+                (new.device.as_str(), new.key.pairing.0, sealed, &info, &new.code, now),
+            )
+            .map_err(&error)?;
+        transaction.commit().map_err(error)
+    }
+
+    /// The sensor has proven the pending key: it becomes current and the old one is dropped. A key that is
+    /// current already stays so, and nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotPending`], [`StoreError::Unsealable`], [`StoreError::Database`].
+    pub fn confirm_pending(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
+        let error = failed("confirm a key");
+        let not_pending = || StoreError::NotPending { device: device.clone(), pairing };
+        let mut db = self.db();
+        let transaction = db.transaction().map_err(&error)?;
+        let slots: Option<(Option<[u8; 8]>, Option<[u8; 8]>, Option<Vec<u8>>)> = transaction
+            .query_row(
+                "SELECT current_pairing, pending_pairing, pending_sealed FROM devices WHERE id = ?1",
+                [device.as_str()],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )
+            .optional()
+            .map_err(&error)?;
+        let sealed = match slots {
+            Some((_, Some(pending), Some(sealed))) if pending == pairing.0 => sealed,
+            Some((Some(current), ..)) if current == pairing.0 => return Ok(()),
+            _ => return Err(not_pending()),
+        };
+        // Sealed again, because a slot is part of what a sealed key is bound to.
+        let record = self.0.sealer.open(place(device, "pending"), &sealed)?;
+        let sealed = self.0.sealer.seal(place(device, "current"), record.expose())?;
+        transaction
+            .execute(
+                "UPDATE devices SET current_pairing = pending_pairing, current_sealed = ?2, confirmed_ms = ?3,
+                 info = COALESCE(pending_info, info), pending_pairing = NULL, pending_sealed = NULL,
+                 pending_info = NULL, pending_code = NULL, pending_ms = NULL WHERE id = ?1",
+                (device.as_str(), sealed, self.now_ms()),
+            )
+            .map_err(&error)?;
+        transaction.commit().map_err(error)
+    }
+
+    /// Gives a pending key up; a device that has no other key goes with it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotPending`], [`StoreError::Database`].
+    pub fn drop_pending(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
+        let error = failed("drop a pending key");
+        let mut db = self.db();
+        let transaction = db.transaction().map_err(&error)?;
+        let changed = transaction
+            .execute(
+                "UPDATE devices SET pending_pairing = NULL, pending_sealed = NULL, pending_info = NULL,
+                 pending_code = NULL, pending_ms = NULL WHERE id = ?1 AND pending_pairing = ?2",
+                (device.as_str(), pairing.0),
+            )
+            .map_err(&error)?;
+        if changed == 0 {
+            return Err(StoreError::NotPending { device: device.clone(), pairing });
+        }
+        transaction
+            .execute("DELETE FROM devices WHERE id = ?1 AND current_pairing IS NULL", [device.as_str()])
+            .map_err(&error)?;
+        transaction.commit().map_err(error)
+    }
+
+    /// Gives a device another name; its keys go along.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDevice`], [`StoreError::NameTaken`], [`StoreError::Database`].
+    pub fn rename_device(&self, from: &DeviceId, to: &DeviceId) -> Result<(), StoreError> {
+        let device = self.device(from)?.ok_or_else(|| StoreError::UnknownDevice(from.to_string()))?;
+        if let Some(other) = self.device(to)? {
+            return Err(StoreError::NameTaken { device: to.clone(), hardware_id: other.hardware_id });
+        }
+        let seal = |slot: Option<&KeySlot>, name: &str| {
+            slot.map(|slot| self.0.sealer.seal(place(to, name), slot.record.expose())).transpose()
+        };
+        let current = seal(device.current.as_ref(), "current")?;
+        let pending = seal(device.pending.as_ref().map(|pending| &pending.key), "pending")?;
+        self.db()
+            .execute(
+                "UPDATE devices SET id = ?2, current_sealed = ?3, pending_sealed = ?4 WHERE id = ?1",
+                (from.as_str(), to.as_str(), current, pending),
+            )
+            .map(drop)
+            .map_err(failed("rename a device"))
+    }
+
+    /// Forgets a device with its keys and clock anchors.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDevice`], [`StoreError::Database`].
+    pub fn remove_device(&self, id: &DeviceId) -> Result<(), StoreError> {
+        let error = failed("remove a device");
+        let mut db = self.db();
+        let transaction = db.transaction().map_err(&error)?;
+        transaction
+            .execute(
+                "DELETE FROM anchors WHERE pairing IN (SELECT current_pairing FROM devices WHERE id = ?1
+                 UNION SELECT pending_pairing FROM devices WHERE id = ?1)",
+                [id.as_str()],
+            )
+            .map_err(&error)?;
+        if transaction.execute("DELETE FROM devices WHERE id = ?1", [id.as_str()]).map_err(&error)? == 0 {
+            return Err(StoreError::UnknownDevice(id.to_string()));
+        }
+        transaction.commit().map_err(error)
+    }
+
+    /// Notes where a device was heard just now. For the start of a session, not for each reading.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn device_seen(&self, id: &DeviceId, link: &str) -> Result<(), StoreError> {
+        self.db()
+            .execute(
+                "UPDATE devices SET seen_ms = ?2, seen_link = ?3 WHERE id = ?1",
+                (id.as_str(), self.now_ms(), link),
+            )
+            .map(drop)
+            .map_err(failed("note where a device was heard"))
+    }
+
+    fn find(&self, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<Device>, StoreError> {
+        let raw = self
+            .db()
+            .query_row(&format!("SELECT {COLUMNS} FROM devices WHERE {condition}"), [value], Raw::read)
+            .optional()
+            .map_err(failed("read a device"))?;
+        raw.map(|raw| self.open_device(raw)).transpose()
+    }
+
+    fn open_device(&self, raw: Raw) -> Result<Device, StoreError> {
+        let altered = |what: &str| StoreError::Unsealable(format!("{what} of device {:?}", raw.id));
+        let id: DeviceId = raw.id.parse().map_err(|_| altered("name"))?;
+        let open = |slot: Option<([u8; 8], Vec<u8>)>, name: &str| {
+            slot.map(|(pairing, sealed)| {
+                let record = self.0.sealer.open(place(&id, name), &sealed)?;
+                Ok(KeySlot { pairing: PairingId(pairing), record })
+            })
+            .transpose()
+        };
+        let current = open(raw.current, "current")?;
+        let pending = open(raw.pending, "pending")?.map(|key| PendingSlot {
+            key,
+            code: raw.pending_code,
+            since_ms: raw.pending_ms.unwrap_or_default(),
+        });
+        let info = serde_json::from_str(&raw.info).map_err(|_| altered("description"))?;
+        Ok(Device {
+            id,
+            hardware_id: raw.hardware_id,
+            info,
+            created_ms: raw.created_ms,
+            confirmed_ms: raw.confirmed_ms,
+            seen: raw.seen,
+            current,
+            pending,
+        })
+    }
+}
+
+/// A name stands for one sensor, and a sensor has one name.
+fn check_names(db: &Connection, device: &DeviceId, hardware_id: &str) -> Result<(), StoreError> {
+    let text = |sql: &str, value: &str| {
+        db.query_row(sql, [value], |row| row.get::<_, String>(0)).optional().map_err(failed("read a device"))
+    };
+    if let Some(other) = text("SELECT hardware_id FROM devices WHERE id = ?1", device.as_str())?
+        && other != hardware_id
+    {
+        return Err(StoreError::NameTaken { device: device.clone(), hardware_id: other });
+    }
+    if let Some(other) = text("SELECT id FROM devices WHERE hardware_id = ?1", hardware_id)?
+        && other != device.as_str()
+        && let Ok(device) = other.parse()
+    {
+        return Err(StoreError::SensorTaken { device, hardware_id: hardware_id.to_owned() });
+    }
+    Ok(())
+}
+
+fn to_json(info: &DeviceInfo) -> String {
+    serde_json::json!(info).to_string()
+}

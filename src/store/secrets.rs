@@ -1,0 +1,70 @@
+//! Named secrets: the gateway's own static key and the keys of its parts.
+
+use rusqlite::OptionalExtension;
+use zeroize::Zeroizing;
+
+use super::error::failed;
+use super::{Place, Store, StoreError};
+use crate::secret::Secret;
+
+fn place(name: &str) -> Place<'_> {
+    Place { table: "secrets", row: name, name: "secret" }
+}
+
+impl Store {
+    /// The gateway's X25519 static secret; made at the first call and kept for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsealable`] when it was altered, [`StoreError::Database`] and [`StoreError::Random`].
+    pub fn gateway_identity(&self) -> Result<Secret<[u8; 32]>, StoreError> {
+        self.seed("gateway-static")
+    }
+
+    /// 32 secret random bytes under `name`, made at the first call: the seed of a key.
+    ///
+    /// # Errors
+    /// As [`Self::gateway_identity`].
+    pub fn seed(&self, name: &str) -> Result<Secret<[u8; 32]>, StoreError> {
+        if self.secret(name)?.is_none() {
+            let mut fresh = Zeroizing::new([0u8; 32]);
+            getrandom::fill(fresh.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
+            self.write_secret("INSERT OR IGNORE", name, fresh.as_ref())?;
+        }
+        // Read back also what was just made: of two callers at once both get the one that was kept.
+        let kept = self.secret(name)?.ok_or_else(|| StoreError::Unsealable(name.to_owned()))?;
+        let bytes = <[u8; 32]>::try_from(kept.expose().as_slice()).map_err(|_| StoreError::Unsealable(name.to_owned()))?;
+        Ok(Secret::new(bytes))
+    }
+
+    /// The secret under `name`, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsealable`] when it was altered, [`StoreError::Database`].
+    pub fn secret(&self, name: &str) -> Result<Option<Secret<Vec<u8>>>, StoreError> {
+        let sealed: Option<Vec<u8>> = self
+            .db()
+            .query_row("SELECT sealed FROM secrets WHERE name = ?1", [name], |row| row.get(0))
+            .optional()
+            .map_err(failed("read a secret"))?;
+        sealed.map(|sealed| self.0.sealer.open(place(name), &sealed)).transpose()
+    }
+
+    /// Seals `secret` under `name`, in place of an earlier one.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Random`].
+    pub fn put_secret(&self, name: &str, secret: &[u8]) -> Result<(), StoreError> {
+        self.write_secret("INSERT OR REPLACE", name, secret)
+    }
+
+    fn write_secret(&self, how: &str, name: &str, secret: &[u8]) -> Result<(), StoreError> {
+        let sealed = self.0.sealer.seal(place(name), secret)?;
+        self.db()
+            .execute(
+                &format!("{how} INTO secrets (name, sealed, made_ms) VALUES (?1, ?2, ?3)"),
+                (name, sealed, self.now_ms()),
+            )
+            .map(drop)
+            .map_err(failed("write a secret"))
+    }
+}

@@ -1,0 +1,1 @@
+//! The state as a whole: first start, refusals, rules of the key slots.
