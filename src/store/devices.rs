@@ -10,6 +10,7 @@ use super::error::failed;
 use super::{Place, Store, StoreError};
 use crate::ids::{DeviceId, PairingId};
 use crate::secret::Secret;
+use crate::token::scope::Scope;
 
 /// What is known of a device beyond its keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +23,8 @@ pub struct DeviceInfo {
     pub capabilities: Vec<String>,
     /// The link it was paired over, as people read it.
     pub link: String,
-    /// What its token may do, as `resource:action`.
-    pub scopes: Vec<String>,
-    /// Which token life and audience the configuration gives it.
-    pub token_profile: String,
+    /// What its token may do.
+    pub scopes: Vec<Scope>,
 }
 
 /// One device.

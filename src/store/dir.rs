@@ -59,7 +59,8 @@ impl StateDir {
 
 /// Takes permissions away from others; keeps what is already narrow enough.
 pub(super) fn restrict(path: &Path, mode: u32) -> Result<(), StoreError> {
-    let now = fs::metadata(path).map_err(|source| StoreError::file(path, "read the mode", source))?.permissions().mode();
+    let now =
+        fs::metadata(path).map_err(|source| StoreError::file(path, "read the mode", source))?.permissions().mode();
     if now & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(mode))
             .map_err(|source| StoreError::file(path, "take the permissions of others away (chmod)", source))?;
@@ -69,7 +70,9 @@ pub(super) fn restrict(path: &Path, mode: u32) -> Result<(), StoreError> {
 
 /// Makes names in a directory survive a power cut.
 pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(|source| StoreError::file(path, "sync the directory", source))
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|source| StoreError::file(path, "sync the directory", source))
 }
 
 #[cfg(test)]

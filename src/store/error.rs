@@ -113,7 +113,9 @@ pub enum StoreError {
         hardware_id: String,
     },
     /// The sensor is known under another name.
-    #[error("the sensor {hardware_id} is paired as {device}: pair it under that name, rename it, or first: clawgate unpair {device}")]
+    #[error(
+        "the sensor {hardware_id} is paired as {device}: pair it under that name, rename it, or first: clawgate unpair {device}"
+    )]
     SensorTaken {
         /// The name it has.
         device: DeviceId,

@@ -5,7 +5,6 @@
 //! `spawn_blocking`.
 
 mod anchors;
-pub(crate) mod codes;
 mod devices;
 mod dir;
 mod error;
@@ -77,7 +76,9 @@ impl Store {
         }
         dir::restrict(&file, 0o600)?;
         let mut db = connect(&file)?;
-        schema::adopt(&mut db, &file)?;
+        let found = schema::examine(&db, &file)?;
+        configure(&db)?;
+        schema::migrate(&mut db, found)?;
         let check: Vec<u8> = db
             .query_row("SELECT value FROM meta WHERE name = ?1", [KEY_CHECK_PLACE.row], |row| row.get(0))
             .map_err(|error| StoreError::damaged(&file, format!("the key check is gone: {error}")))?;
@@ -148,7 +149,10 @@ fn ms(time: Duration) -> i64 {
 fn create(dir: &Path, file: &Path, sealer: &Sealer) -> Result<(), StoreError> {
     let journal = dir.join("state.db-wal");
     if journal.exists() {
-        return Err(StoreError::damaged(file, format!("it is missing, but its journal {} is there", journal.display())));
+        return Err(StoreError::damaged(
+            file,
+            format!("it is missing, but its journal {} is there", journal.display()),
+        ));
     }
     let aside = dir.join("state.db.new");
     for stale in [aside.clone(), dir.join("state.db.new-wal"), dir.join("state.db.new-shm")] {
@@ -166,6 +170,7 @@ fn create(dir: &Path, file: &Path, sealer: &Sealer) -> Result<(), StoreError> {
         .open(&aside)
         .map_err(|source| StoreError::file(&aside, "make the state database", source))?;
     let mut db = connect(&aside)?;
+    configure(&db)?;
     schema::create(&mut db)?;
     let check = sealer.seal(KEY_CHECK_PLACE, KEY_CHECK.as_bytes())?;
     db.execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", (KEY_CHECK_PLACE.row, check))
@@ -177,21 +182,19 @@ fn create(dir: &Path, file: &Path, sealer: &Sealer) -> Result<(), StoreError> {
     dir::sync_dir(dir)
 }
 
-/// Opens an existing file; SQLite gives its journals the same mode.
+/// Opens an existing file, unread and unchanged as yet.
 fn connect(file: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(file, flags).map_err(failed("open the file"))?;
-    // The first statement that reads: a file that is no database, or a torn one, shows here.
+    Connection::open_with_flags(file, flags).map_err(failed("open the file"))
+}
+
+/// Every commit reaches the disk before it is reported; freed pages are wiped. SQLite gives its journals the
+/// mode of the file.
+fn configure(db: &Connection) -> Result<(), StoreError> {
     db.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;",
     )
-    .map_err(|error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            StoreError::damaged(file, error.to_string())
-        }
-        _ => failed("open the file")(error),
-    })?;
-    Ok(db)
+    .map_err(failed("set up the journal"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::StoreError;
 use super::error::failed;
@@ -57,9 +57,12 @@ pub(super) fn create(db: &mut Connection) -> Result<(), StoreError> {
     migrate(db, 0)
 }
 
-/// Checks that the database is ours, whole, and not of a later schema; then brings it up to date.
-pub(super) fn adopt(db: &mut Connection, file: &Path) -> Result<(), StoreError> {
-    let unreadable = |error: rusqlite::Error| StoreError::damaged(file, error.to_string());
+/// Checks, without a write, that the database is ours, whole, and not of a later schema; gives its schema.
+pub(super) fn examine(db: &Connection, file: &Path) -> Result<i64, StoreError> {
+    let unreadable = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::damaged(file, error.to_string()),
+        _ => failed("read the file")(error),
+    };
     let integer = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(unreadable);
     if integer("application_id")? != APPLICATION_ID {
         return Err(StoreError::damaged(file, "it is not a state database of clawgate"));
@@ -75,10 +78,11 @@ pub(super) fn adopt(db: &mut Connection, file: &Path) -> Result<(), StoreError> 
     if verdict != "ok" {
         return Err(StoreError::damaged(file, verdict));
     }
-    migrate(db, found)
+    Ok(found)
 }
 
-fn migrate(db: &mut Connection, from: i64) -> Result<(), StoreError> {
+/// Takes the steps from schema `from` to this program's, all or none.
+pub(super) fn migrate(db: &mut Connection, from: i64) -> Result<(), StoreError> {
     let steps = STEPS.get(usize::try_from(from).unwrap_or(0)..).unwrap_or_default();
     if steps.is_empty() {
         return Ok(());
@@ -114,7 +118,8 @@ mod tests {
                 [],
             )
             .unwrap();
-            adopt(&mut db, Path::new("state.db")).unwrap();
+            let found = examine(&db, Path::new("state.db")).unwrap();
+            migrate(&mut db, found).unwrap();
             let row: (i64, Option<String>) =
                 db.query_row("SELECT created_ms, seen_link FROM devices", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
             assert_eq!(row, (5, None));
@@ -124,17 +129,17 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_refused_and_left_alone() {
-        let mut db = of_version(STEPS.len());
+        let db = of_version(STEPS.len());
         db.pragma_update(None, "user_version", KNOWN + 1).unwrap();
-        let error = adopt(&mut db, Path::new("state.db")).unwrap_err();
+        let error = examine(&db, Path::new("state.db")).unwrap_err();
         assert!(matches!(error, StoreError::Newer { .. }), "{error}");
         assert_eq!(db.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0)).unwrap(), KNOWN + 1);
     }
 
     #[test]
     fn a_database_of_another_program_is_refused() {
-        let mut db = of_version(1);
+        let db = of_version(1);
         db.pragma_update(None, "application_id", 7).unwrap();
-        assert!(matches!(adopt(&mut db, Path::new("x")), Err(StoreError::Damaged { .. })));
+        assert!(matches!(examine(&db, Path::new("x")), Err(StoreError::Damaged { .. })));
     }
 }

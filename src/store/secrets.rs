@@ -32,7 +32,8 @@ impl Store {
         }
         // Read back also what was just made: of two callers at once both get the one that was kept.
         let kept = self.secret(name)?.ok_or_else(|| StoreError::Unsealable(name.to_owned()))?;
-        let bytes = <[u8; 32]>::try_from(kept.expose().as_slice()).map_err(|_| StoreError::Unsealable(name.to_owned()))?;
+        let bytes =
+            <[u8; 32]>::try_from(kept.expose().as_slice()).map_err(|_| StoreError::Unsealable(name.to_owned()))?;
         Ok(Secret::new(bytes))
     }
 

@@ -1,1 +1,269 @@
 //! The state as a whole: first start, refusals, rules of the key slots.
+
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::ids::{DeviceId, PairingId};
+use crate::secret::Secret;
+
+const CANARY: &[u8; 32] = b"canary-canary-canary-canary-0123";
+
+struct Fixture {
+    temp: TempDir,
+    clock: Clock,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { temp: tempfile::tempdir().unwrap(), clock: Clock::manual(Duration::from_secs(1_700_000_000)) }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.temp.path().join("state")
+    }
+
+    fn open(&self) -> Result<Store, StoreError> {
+        Store::open(&StoreOptions { dir: self.dir(), ..StoreOptions::default() }, self.clock.clone())
+    }
+}
+
+fn id(name: &str) -> DeviceId {
+    name.parse().unwrap()
+}
+
+fn pairing(device: &str, hardware: &str, number: u8) -> NewPairing {
+    NewPairing {
+        device: id(device),
+        hardware_id: hardware.to_owned(),
+        info: DeviceInfo { firmware: format!("1.{number}"), ..DeviceInfo::default() },
+        key: KeySlot { pairing: PairingId([number; 8]), record: Secret::new(vec![number; 254]) },
+        code: Some(format!("ocpc_{number}")),
+    }
+}
+
+/// Name and slots of every device: what must never be half changed.
+fn slots(store: &Store) -> Vec<(String, Option<u8>, Option<u8>)> {
+    let number = |slot: &KeySlot| {
+        assert_eq!(slot.record.expose(), &vec![slot.pairing.0[0]; 254]);
+        slot.pairing.0[0]
+    };
+    store
+        .devices()
+        .unwrap()
+        .iter()
+        .map(|d| (d.id.to_string(), d.current.as_ref().map(number), d.pending.as_ref().map(|p| number(&p.key))))
+        .collect()
+}
+
+#[test]
+fn a_pending_key_leaves_the_current_one_until_it_is_proven() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), None, Some(1))]);
+    store.confirm_pending(&id("pump-3"), PairingId([1; 8])).unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 2)).unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 3)).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), Some(1), Some(3))]);
+    assert_eq!(store.device(&id("pump-3")).unwrap().unwrap().info.firmware, "1.1");
+
+    let stale = store.confirm_pending(&id("pump-3"), PairingId([2; 8])).unwrap_err();
+    assert!(matches!(stale, StoreError::NotPending { .. }), "{stale}");
+    store.confirm_pending(&id("pump-3"), PairingId([3; 8])).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([3; 8])).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), Some(3), None)]);
+    assert_eq!(store.device(&id("pump-3")).unwrap().unwrap().info.firmware, "1.3");
+    assert!(store.device_by_pairing(PairingId([1; 8])).unwrap().is_none());
+}
+
+#[test]
+fn a_dropped_pending_key_takes_only_a_device_without_another_key_along() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([1; 8])).unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 2)).unwrap();
+    store.put_pending(&pairing("pump-4", "th-2", 4)).unwrap();
+    store.drop_pending(&id("pump-3"), PairingId([2; 8])).unwrap();
+    store.drop_pending(&id("pump-4"), PairingId([4; 8])).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), Some(1), None)]);
+}
+
+#[test]
+fn a_name_stands_for_one_sensor_and_a_sensor_for_one_name() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    let taken = store.put_pending(&pairing("pump-3", "th-2", 2)).unwrap_err();
+    assert!(matches!(taken, StoreError::NameTaken { .. }), "{taken}");
+    let known = store.put_pending(&pairing("pump-4", "th-1", 2)).unwrap_err();
+    assert!(matches!(known, StoreError::SensorTaken { .. }), "{known}");
+    assert_eq!(slots(&store), [("pump-3".to_owned(), None, Some(1))]);
+}
+
+#[test]
+fn a_renamed_device_keeps_its_keys_and_a_removed_one_is_gone() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([1; 8])).unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 2)).unwrap();
+    store.set_anchor(PairingId([1; 8]), 9, Duration::from_secs(1)).unwrap();
+    store.rename_device(&id("pump-3"), &id("well")).unwrap();
+    assert_eq!(slots(&store), [("well".to_owned(), Some(1), Some(2))]);
+    store.remove_device(&id("well")).unwrap();
+    assert_eq!(slots(&store), []);
+    assert_eq!(store.anchor(PairingId([1; 8]), 9).unwrap(), None);
+    assert!(matches!(store.remove_device(&id("well")), Err(StoreError::UnknownDevice(_))));
+}
+
+#[test]
+fn everything_is_there_again_after_a_restart() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    store.device_seen(&id("pump-3"), "uart usb1").unwrap();
+    store.put_secret("local-issuer", b"key").unwrap();
+    store.raise_wall_floor(Duration::from_secs(20)).unwrap();
+    store.raise_wall_floor(Duration::from_secs(10)).unwrap();
+    let identity = store.gateway_identity().unwrap();
+    let anchor = store.set_anchor(PairingId([1; 8]), u64::MAX, Duration::from_secs(5)).unwrap();
+    drop(store);
+
+    fixture.clock.advance(Duration::from_secs(100));
+    let store = fixture.open().unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), None, Some(1))]);
+    assert_eq!(store.device(&id("pump-3")).unwrap().unwrap().seen.unwrap().link, "uart usb1");
+    assert_eq!(store.secret("local-issuer").unwrap().unwrap().expose(), b"key");
+    assert_eq!(store.wall_floor().unwrap(), Duration::from_secs(20));
+    assert!(store.gateway_identity().unwrap() == identity);
+    assert_eq!(store.set_anchor(PairingId([1; 8]), u64::MAX, Duration::from_secs(9)).unwrap(), anchor);
+    assert_eq!(anchor.zero_unix_ms, 1_699_999_995_000);
+}
+
+#[test]
+fn anchors_of_long_gone_epochs_do_not_pile_up() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    for epoch in 0..40 {
+        fixture.clock.advance(Duration::from_secs(1));
+        store.set_anchor(PairingId([1; 8]), epoch, Duration::ZERO).unwrap();
+    }
+    let kept = (0..40).filter(|epoch| store.anchor(PairingId([1; 8]), *epoch).unwrap().is_some()).count();
+    assert_eq!(kept, 16);
+    assert!(store.anchor(PairingId([1; 8]), 39).unwrap().is_some());
+}
+
+#[test]
+fn a_second_daemon_is_refused_while_the_first_lives() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    assert!(matches!(fixture.open(), Err(StoreError::Locked { pid: Some(pid), .. }) if pid == std::process::id()));
+    drop(store);
+    fixture.open().unwrap();
+}
+
+#[test]
+fn a_wrong_or_lost_master_key_is_said_and_changes_nothing() {
+    let fixture = Fixture::new();
+    drop(fixture.open().unwrap());
+    let state = fs::read(fixture.dir().join(STATE_FILE)).unwrap();
+    let key_file = fixture.dir().join("master.key");
+    let right = fs::read(&key_file).unwrap();
+
+    fs::write(&key_file, "00".repeat(32)).unwrap();
+    assert!(matches!(fixture.open(), Err(StoreError::KeyWrong { .. })));
+    fs::remove_file(&key_file).unwrap();
+    assert!(matches!(fixture.open(), Err(StoreError::KeyMissing { .. })));
+    assert!(!key_file.exists());
+    fs::write(&key_file, right).unwrap();
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(fs::read(fixture.dir().join(STATE_FILE)).unwrap() == state, "the state was changed");
+    fixture.open().unwrap();
+}
+
+#[test]
+fn a_database_that_is_empty_torn_or_noise_is_refused_and_kept() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    for number in 1..40 {
+        store.put_pending(&pairing(&format!("d{number}"), &format!("h{number}"), number)).unwrap();
+    }
+    drop(store);
+    let file = fixture.dir().join(STATE_FILE);
+    let whole = fs::read(&file).unwrap();
+    let mut flipped = whole.clone();
+    // A page in the middle, as a bad sector would leave it.
+    flipped[8192..12288].fill(0xa5);
+    for (what, content) in
+        [("empty", vec![]), ("torn", whole[..5000].to_vec()), ("noise", vec![0x5a; 8192]), ("page", flipped)]
+    {
+        fs::write(&file, &content).unwrap();
+        let error = fixture.open().unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{what}: {error}");
+        assert!(error.to_string().contains("state.db"), "{error}");
+        assert!(fs::read(&file).unwrap() == content, "{what}: was changed");
+    }
+    fs::write(&file, whole).unwrap();
+    assert_eq!(slots(&fixture.open().unwrap()).len(), 39);
+}
+
+#[test]
+fn a_lost_database_is_not_replaced_while_its_journal_is_there() {
+    let fixture = Fixture::new();
+    drop(fixture.open().unwrap());
+    fs::rename(fixture.dir().join(STATE_FILE), fixture.dir().join("state.db-wal")).unwrap();
+    assert!(matches!(fixture.open(), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn every_file_is_private() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_secret("x", b"y").unwrap();
+    for entry in fs::read_dir(fixture.dir()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+    }
+}
+
+#[test]
+fn a_secret_stands_in_no_file_in_clear() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_secret("canary", CANARY).unwrap();
+    let mut new = pairing("pump-3", "th-1", 1);
+    new.key.record = Secret::new(CANARY.to_vec());
+    store.put_pending(&new).unwrap();
+    store.confirm_pending(&new.device, new.key.pairing).unwrap();
+    let identity = store.gateway_identity().unwrap();
+    let mut seen = 0;
+    for entry in fs::read_dir(fixture.dir()).unwrap() {
+        let content = fs::read(entry.unwrap().path()).unwrap();
+        seen += content.len();
+        for secret in [&CANARY[..], identity.expose()] {
+            assert!(!content.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+    assert!(seen > 4096, "the files were looked at");
+    assert_eq!(store.device(&new.device).unwrap().unwrap().current.unwrap().record.expose(), CANARY);
+}
+
+#[test]
+fn a_sealed_key_moved_to_another_device_opens_nothing() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("a", "h1", 1)).unwrap();
+    store.put_pending(&pairing("b", "h2", 2)).unwrap();
+    store
+        .db()
+        .execute(
+            "UPDATE devices SET pending_sealed = (SELECT pending_sealed FROM devices WHERE id = 'a') WHERE id = 'b'",
+            [],
+        )
+        .unwrap();
+    assert!(matches!(store.device(&id("b")), Err(StoreError::Unsealable(_))));
+    assert!(store.device(&id("a")).is_ok());
+}

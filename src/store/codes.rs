@@ -1,1 +1,0 @@
-//! Codes at rest.
