@@ -1,1 +1,535 @@
-//! Strict deterministic CBOR.
+//! Strict deterministic CBOR over `minicbor`: the one form of a message, or a refusal.
+//!
+//! Refused: indefinite lengths, keys that are unsorted or stand twice, integers and lengths that are not in
+//! their shortest form, tags, `null` and other simple values, bytes after the end. A float may have any
+//! width. Keys sort by their encoded bytes (RFC 8949, section 4.2.1): 0, 1, 2, ... then -1, -2, ...
+//! Nothing is allocated, and a length is compared with what is there before anything else.
+
+use core::fmt;
+
+use minicbor::data::Type;
+use minicbor::decode::Decoder;
+use minicbor::encode::Encoder;
+use minicbor::encode::write::Cursor;
+
+/// How deep a value that the reader does not know may be nested.
+const MAX_DEPTH: u8 = 8;
+
+/// Why bytes were refused, or why nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CborError {
+    /// The peer: the bytes end inside an item, or an item is of another type than the protocol says.
+    Malformed,
+    /// The peer: an indefinite length, a longer form than needed, or unsorted or doubled keys.
+    NotDeterministic,
+    /// The peer: a number outside the range of its field.
+    OutOfRange,
+    /// The peer: bytes after the end of the item.
+    Trailing,
+    /// The peer: the map has no such key.
+    Missing(i64),
+    /// Us: the buffer is too small for what is to be written.
+    NoRoom,
+}
+
+impl fmt::Display for CborError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("truncated, or not the type that the protocol says"),
+            Self::NotDeterministic => f.write_str("not in deterministic form"),
+            Self::OutOfRange => f.write_str("a number is out of its range"),
+            Self::Trailing => f.write_str("bytes after the end"),
+            Self::Missing(key) => write!(f, "key {key} is missing"),
+            Self::NoRoom => f.write_str("the buffer is too small"),
+        }
+    }
+}
+
+impl core::error::Error for CborError {}
+
+/// Reads items one after the other.
+#[derive(Debug, Clone)]
+pub struct Reader<'b> {
+    decoder: Decoder<'b>,
+}
+
+impl<'b> Reader<'b> {
+    /// A reader at the start of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'b [u8]) -> Self {
+        Self { decoder: Decoder::new(bytes) }
+    }
+
+    /// How many bytes were read so far.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.decoder.position()
+    }
+
+    /// What was read since `position`.
+    pub(crate) fn since(&self, position: usize) -> &'b [u8] {
+        self.decoder.input().get(position..self.decoder.position()).unwrap_or_default()
+    }
+
+    /// An unsigned integer that fits `T`.
+    ///
+    /// # Errors
+    /// `Malformed`, `NotDeterministic`, or `OutOfRange` for `T`.
+    pub fn uint<T: TryFrom<u64>>(&mut self) -> Result<T, CborError> {
+        let value = self.strict(Decoder::u64, |value| (*value, 0))?;
+        T::try_from(value).map_err(|_| CborError::OutOfRange)
+    }
+
+    /// A signed integer.
+    ///
+    /// # Errors
+    /// `Malformed`, `NotDeterministic`, or `OutOfRange` outside of `i64`.
+    pub fn int(&mut self) -> Result<i64, CborError> {
+        match self.kind()? {
+            Type::Int => return Err(CborError::OutOfRange),
+            Type::U64 => return self.uint(),
+            _ => (),
+        }
+        self.strict(Decoder::i64, |value| (if *value < 0 { !*value } else { *value }.unsigned_abs(), 0))
+    }
+
+    /// A byte string.
+    ///
+    /// # Errors
+    /// `Malformed` or `NotDeterministic`.
+    pub fn bytes(&mut self) -> Result<&'b [u8], CborError> {
+        self.strict(Decoder::bytes, |bytes| (len64(bytes.len()), bytes.len()))
+    }
+
+    /// A byte string of exactly `N` bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::bytes`]; `OutOfRange` at another length.
+    pub fn array_of<const N: usize>(&mut self) -> Result<[u8; N], CborError> {
+        self.bytes()?.try_into().map_err(|_| CborError::OutOfRange)
+    }
+
+    /// A text string in UTF-8.
+    ///
+    /// # Errors
+    /// `Malformed` or `NotDeterministic`.
+    pub fn text(&mut self) -> Result<&'b str, CborError> {
+        self.strict(Decoder::str, |text| (len64(text.len()), text.len()))
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    pub fn bool(&mut self) -> Result<bool, CborError> {
+        self.decoder.bool().map_err(|_| CborError::Malformed)
+    }
+
+    /// A float of any width.
+    ///
+    /// # Errors
+    /// `Malformed`; `OutOfRange` if it is not finite.
+    pub fn float(&mut self) -> Result<f64, CborError> {
+        let value = match self.kind()? {
+            Type::F64 => self.decoder.f64().map_err(|_| CborError::Malformed)?,
+            Type::F32 => f64::from(self.decoder.f32().map_err(|_| CborError::Malformed)?),
+            Type::F16 => self.half()?,
+            _ => return Err(CborError::Malformed),
+        };
+        if value.is_finite() { Ok(value) } else { Err(CborError::OutOfRange) }
+    }
+
+    /// The head of an array: how many items follow. Never more than bytes are left.
+    ///
+    /// # Errors
+    /// `Malformed` or `NotDeterministic`.
+    pub fn array(&mut self) -> Result<usize, CborError> {
+        self.items(Decoder::array, 1)
+    }
+
+    /// A map, to be read in the order of its keys.
+    ///
+    /// # Errors
+    /// `Malformed` or `NotDeterministic`.
+    pub fn map(&mut self) -> Result<Map<'_, 'b>, CborError> {
+        let left = self.items(Decoder::map, 2)?;
+        Ok(Map { reader: self, left, last: &[], peeked: None })
+    }
+
+    /// What the next item is.
+    ///
+    /// # Errors
+    /// `Malformed` at the end of the bytes.
+    pub fn kind(&self) -> Result<Type, CborError> {
+        self.decoder.datatype().map_err(|_| CborError::Malformed)
+    }
+
+    /// Reads over one item of any kind; it must be strict too.
+    ///
+    /// # Errors
+    /// As the methods for its kind; `Malformed` for tags, simple values and deep nesting.
+    pub fn skip(&mut self) -> Result<(), CborError> {
+        self.skip_within(MAX_DEPTH)
+    }
+
+    /// Nothing may follow.
+    ///
+    /// # Errors
+    /// `Trailing`.
+    pub fn end(&self) -> Result<(), CborError> {
+        if self.left() == 0 { Ok(()) } else { Err(CborError::Trailing) }
+    }
+
+    fn left(&self) -> usize {
+        self.decoder.input().len().saturating_sub(self.decoder.position())
+    }
+
+    /// Reads with `read`; `form` tells the head's argument and how many bytes follow the head.
+    fn strict<T>(
+        &mut self,
+        read: impl FnOnce(&mut Decoder<'b>) -> Result<T, minicbor::decode::Error>,
+        form: impl FnOnce(&T) -> (u64, usize),
+    ) -> Result<T, CborError> {
+        let start = self.decoder.position();
+        if is_indefinite(self.decoder.input().get(start).copied()) {
+            return Err(CborError::NotDeterministic);
+        }
+        let value = read(&mut self.decoder).map_err(|_| CborError::Malformed)?;
+        let (argument, content) = form(&value);
+        let head = self.decoder.position().saturating_sub(start).saturating_sub(content);
+        if head == head_len(argument) { Ok(value) } else { Err(CborError::NotDeterministic) }
+    }
+
+    fn items(
+        &mut self,
+        read: impl FnOnce(&mut Decoder<'b>) -> Result<Option<u64>, minicbor::decode::Error>,
+        bytes_each: usize,
+    ) -> Result<usize, CborError> {
+        let count = self.strict(read, |count| (count.unwrap_or(0), 0))?;
+        let count = usize::try_from(count.ok_or(CborError::NotDeterministic)?).map_err(|_| CborError::Malformed)?;
+        // An item takes at least a byte: a count that lies is refused here.
+        if count.saturating_mul(bytes_each) > self.left() {
+            return Err(CborError::Malformed);
+        }
+        Ok(count)
+    }
+
+    fn skip_within(&mut self, depth: u8) -> Result<(), CborError> {
+        let Some(depth) = depth.checked_sub(1) else { return Err(CborError::Malformed) };
+        match self.kind()? {
+            Type::U8 | Type::U16 | Type::U32 | Type::U64 => self.uint::<u64>().map(|_| ()),
+            Type::I8 | Type::I16 | Type::I32 | Type::I64 => self.int().map(|_| ()),
+            Type::Bytes => self.bytes().map(|_| ()),
+            Type::String => self.text().map(|_| ()),
+            Type::Bool => self.bool().map(|_| ()),
+            Type::F16 | Type::F32 | Type::F64 => self.float().map(|_| ()),
+            Type::Array => (0..self.array()?).try_for_each(|_| self.skip_within(depth)),
+            Type::Map => {
+                let mut map = self.map()?;
+                while map.key(depth)?.is_some() {
+                    map.reader.skip_within(depth)?;
+                }
+                Ok(())
+            }
+            Type::BytesIndef | Type::StringIndef | Type::ArrayIndef | Type::MapIndef => {
+                Err(CborError::NotDeterministic)
+            }
+            _ => Err(CborError::Malformed),
+        }
+    }
+
+    /// IEEE 754 binary16, which `minicbor` reads only with a further crate.
+    fn half(&mut self) -> Result<f64, CborError> {
+        let at = self.decoder.position();
+        let bytes = at.checked_add(1).zip(at.checked_add(3)).and_then(|(from, to)| self.decoder.input().get(from..to));
+        let bits = match bytes {
+            Some([high, low]) => u16::from_be_bytes([*high, *low]),
+            _ => return Err(CborError::Malformed),
+        };
+        self.decoder.set_position(at.saturating_add(3));
+        let (sign, exponent, fraction) = (u64::from(bits >> 15), u64::from(bits >> 10 & 31), u64::from(bits & 0x3ff));
+        let magnitude = match exponent {
+            0 => f64::from(bits & 0x3ff) / 16_777_216.0, // subnormal: fraction * 2^-24
+            31 => return Err(CborError::OutOfRange),
+            // Exponents are re-based from 15 to 1023; the fraction widens from 10 to 52 bits.
+            _ => f64::from_bits(exponent.saturating_add(1008) << 52 | fraction << 42),
+        };
+        Ok(if sign == 1 { -magnitude } else { magnitude })
+    }
+}
+
+/// The entries of a map whose keys are integers, in order. Keys that nobody asks for are read over, so that
+/// a later version can add some; text keys are read over too.
+#[derive(Debug)]
+pub struct Map<'r, 'b> {
+    reader: &'r mut Reader<'b>,
+    left: usize,
+    last: &'b [u8],
+    /// A key that was read and whose value was not.
+    peeked: Option<i64>,
+}
+
+impl<'b> Map<'_, 'b> {
+    /// The next integer key; the reader then stands at its value, which must be read with
+    /// [`Map::value`] before the next call.
+    ///
+    /// # Errors
+    /// As the reader's.
+    pub fn next_key(&mut self) -> Result<Option<i64>, CborError> {
+        if let Some(key) = self.peeked.take() {
+            return Ok(Some(key));
+        }
+        while let Some(key) = self.key(MAX_DEPTH)? {
+            match key {
+                Key::Integer(key) => return Ok(Some(key)),
+                Key::Other => self.reader.skip()?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The reader at the value of the key that was just found.
+    pub fn value(&mut self) -> &mut Reader<'b> {
+        self.reader
+    }
+
+    /// The value of `key`, if the map has it. Ask in the order of the keys.
+    ///
+    /// # Errors
+    /// As the reader's.
+    pub fn find(&mut self, key: i64) -> Result<Option<&mut Reader<'b>>, CborError> {
+        while let Some(found) = self.next_key()? {
+            if found == key {
+                return Ok(Some(self.reader));
+            }
+            if sort_key(found) > sort_key(key) {
+                self.peeked = Some(found);
+                break;
+            }
+            self.reader.skip()?;
+        }
+        Ok(None)
+    }
+
+    /// The value of `key`, which must be there. Ask in the order of the keys.
+    ///
+    /// # Errors
+    /// As the reader's; `Missing`.
+    pub fn need(&mut self, key: i64) -> Result<&mut Reader<'b>, CborError> {
+        self.find(key)?.ok_or(CborError::Missing(key))
+    }
+
+    /// Reads over what is left, strictly.
+    ///
+    /// # Errors
+    /// As the reader's.
+    pub fn end(mut self) -> Result<(), CborError> {
+        while self.next_key()?.is_some() {
+            self.reader.skip()?;
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, depth: u8) -> Result<Option<Key>, CborError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let start = self.reader.position();
+        let key = match self.reader.kind()? {
+            Type::U8 | Type::U16 | Type::U32 | Type::I8 | Type::I16 | Type::I32 => Key::Integer(self.reader.int()?),
+            _ => {
+                self.reader.skip_within(depth)?;
+                Key::Other
+            }
+        };
+        let input = self.reader.decoder.input();
+        let encoded = input.get(start..self.reader.position()).ok_or(CborError::Malformed)?;
+        if encoded <= self.last {
+            return Err(CborError::NotDeterministic);
+        }
+        self.last = encoded;
+        Ok(Some(key))
+    }
+}
+
+enum Key {
+    Integer(i64),
+    Other,
+}
+
+/// Writes items one after the other, in the one form that [`Reader`] takes. The caller keeps keys sorted.
+#[derive(Debug)]
+pub struct Writer<'b> {
+    encoder: Encoder<Cursor<&'b mut [u8]>>,
+}
+
+impl<'b> Writer<'b> {
+    /// A writer at the start of `buffer`.
+    #[must_use]
+    pub fn new(buffer: &'b mut [u8]) -> Self {
+        Self { encoder: Encoder::new(Cursor::new(buffer)) }
+    }
+
+    /// How many bytes were written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.encoder.writer().position()
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The head of a map of `entries` keys and values.
+    ///
+    /// # Errors
+    /// `NoRoom`, as for every method here.
+    pub fn map(&mut self, entries: usize) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.map(len64(entries)).map(|_| ()))
+    }
+
+    /// The head of an array of `items`.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn array(&mut self, items: usize) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.array(len64(items)).map(|_| ()))
+    }
+
+    /// An unsigned integer.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn uint(&mut self, value: impl Into<u64>) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.u64(value.into()).map(|_| ()))
+    }
+
+    /// A signed integer.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn int(&mut self, value: i64) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.i64(value).map(|_| ()))
+    }
+
+    /// A byte string.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.bytes(bytes).map(|_| ()))
+    }
+
+    /// A text string.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn text(&mut self, text: &str) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.str(text).map(|_| ()))
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn bool(&mut self, value: bool) -> Result<&mut Self, CborError> {
+        self.write(|encoder| encoder.bool(value).map(|_| ()))
+    }
+
+    /// A float: 32 bits where that is exact, else 64.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn float(&mut self, value: f64) -> Result<&mut Self, CborError> {
+        #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "only taken where it is exact")]
+        let narrow = value as f32;
+        if f64::from(narrow).to_bits() == value.to_bits() {
+            self.write(|encoder| encoder.f32(narrow).map(|_| ()))
+        } else {
+            self.write(|encoder| encoder.f64(value).map(|_| ()))
+        }
+    }
+
+    /// Bytes that are CBOR already.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub fn raw(&mut self, item: &[u8]) -> Result<&mut Self, CborError> {
+        use minicbor::encode::Write as _;
+        self.encoder.writer_mut().write_all(item).map_err(|_| CborError::NoRoom)?;
+        Ok(self)
+    }
+
+    fn write<E>(
+        &mut self,
+        write: impl FnOnce(&mut Encoder<Cursor<&'b mut [u8]>>) -> Result<(), E>,
+    ) -> Result<&mut Self, CborError> {
+        write(&mut self.encoder).map_err(|_| CborError::NoRoom)?;
+        Ok(self)
+    }
+}
+
+/// Copies the map `map` without the keys in `without` (the protocol's "encoded again without that key").
+/// Returns how many bytes were written.
+///
+/// # Errors
+/// As the reader's for `map`; `NoRoom`.
+pub fn copy_without(map: &[u8], without: &[i64], out: &mut [u8]) -> Result<usize, CborError> {
+    let kept = |key: i64| !without.contains(&key);
+    let mut entries: usize = 0;
+    for_each_entry(map, |key, _| {
+        entries = entries.saturating_add(usize::from(key.is_none_or(kept)));
+        Ok(())
+    })?;
+    let mut writer = Writer::new(out);
+    writer.map(entries)?;
+    for_each_entry(map, |key, entry| if key.is_none_or(kept) { writer.raw(entry).map(|_| ()) } else { Ok(()) })?;
+    Ok(writer.len())
+}
+
+/// Calls `each` with the integer key, if it is one, and the encoded key and value of every entry.
+fn for_each_entry(
+    map: &[u8],
+    mut each: impl FnMut(Option<i64>, &[u8]) -> Result<(), CborError>,
+) -> Result<(), CborError> {
+    let mut reader = Reader::new(map);
+    let mut entries = reader.map()?;
+    loop {
+        let start = entries.reader.position();
+        let key = match entries.key(MAX_DEPTH)? {
+            Some(Key::Integer(key)) => Some(key),
+            Some(Key::Other) => None,
+            None => break,
+        };
+        entries.reader.skip()?;
+        each(key, map.get(start..entries.reader.position()).ok_or(CborError::Malformed)?)?;
+    }
+    reader.end()
+}
+
+/// How many bytes the head of an item with this argument takes.
+const fn head_len(argument: u64) -> usize {
+    match argument {
+        0..=23 => 1,
+        24..=0xff => 2,
+        0x100..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
+}
+
+/// Whether `initial` begins a string, an array or a map of indefinite length.
+fn is_indefinite(initial: Option<u8>) -> bool {
+    initial.is_some_and(|byte| byte & 0x1f == 0x1f && (2..=5).contains(&(byte >> 5)))
+}
+
+/// Orders integer keys as their encoded bytes do.
+const fn sort_key(key: i64) -> (bool, u64) {
+    (key < 0, key.unsigned_abs())
+}
+
+fn len64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}

@@ -1,1 +1,173 @@
-//! The pairing code.
+//! The pairing code: 7 random Crockford symbols (35 bits) and a check symbol, shown as `K7QF-3M9X`.
+//!
+//! The check symbol is the sum of a^i * s_i for i = 1..7 in GF(32) with x^5 + x^2 + 1 and a = 2. It finds
+//! every single wrong symbol and every swap of two neighbours, before an attempt is burned.
+
+use core::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::Random;
+
+/// Crockford's symbols: no I, L, O, U.
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// How many symbols are random.
+const SECRET_LEN: usize = 7;
+
+/// The password of the PAKE: the 7 random symbols in upper case.
+pub type Prs = [u8; SECRET_LEN];
+
+/// Why a text is not a pairing code. All of these are found without burning an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CodeError {
+    /// No code uses this symbol.
+    UnknownSymbol {
+        /// Which symbol it is, from 1, spaces and hyphens not counted.
+        position: usize,
+    },
+    /// A code has 8 symbols.
+    WrongLength {
+        /// How many there are.
+        symbols: usize,
+    },
+    /// The symbols do not fit together: at least one was mistyped.
+    CheckSymbol,
+    /// Not `CLAWGATE:1:<device>:<code>`.
+    NotOurQr,
+}
+
+impl fmt::Display for CodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownSymbol { position } => {
+                write!(
+                    f,
+                    "symbol {position} is not used in pairing codes; they have digits and letters without I, L, O, U"
+                )
+            }
+            Self::WrongLength { symbols } => write!(f, "a pairing code has 8 symbols, this has {symbols}"),
+            Self::CheckSymbol => f.write_str("mistyped: the check symbol does not fit; look at the code again"),
+            Self::NotOurQr => f.write_str("not a clawgate QR text (CLAWGATE:1:<device>:<code>)"),
+        }
+    }
+}
+
+impl core::error::Error for CodeError {}
+
+/// A pairing code. Debug does not show it; Display does, for the one moment it is shown to a person.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Code {
+    /// Values 0 to 31.
+    symbols: [u8; SECRET_LEN],
+}
+
+impl Code {
+    /// A new code from the random source.
+    pub fn random(random: &mut dyn Random) -> Self {
+        let mut symbols = [0; SECRET_LEN];
+        random.fill(&mut symbols);
+        symbols.iter_mut().for_each(|symbol| *symbol &= 31);
+        Self { symbols }
+    }
+
+    /// Reads what a person typed: any case; spaces and hyphens are ignored; O is 0, I and L are 1.
+    ///
+    /// # Errors
+    /// `UnknownSymbol`, `WrongLength`, `CheckSymbol`.
+    pub fn parse(text: &str) -> Result<Self, CodeError> {
+        let mut symbols = [0; SECRET_LEN];
+        let mut check = 0;
+        let mut count: usize = 0;
+        for letter in text.chars().filter(|letter| !letter.is_whitespace() && *letter != '-') {
+            count = count.saturating_add(1);
+            let value = value_of(letter).ok_or(CodeError::UnknownSymbol { position: count })?;
+            match symbols.get_mut(count.saturating_sub(1)) {
+                Some(symbol) => *symbol = value,
+                None => check = value,
+            }
+        }
+        if count != SECRET_LEN.saturating_add(1) {
+            return Err(CodeError::WrongLength { symbols: count });
+        }
+        if check != check_symbol(&symbols) {
+            return Err(CodeError::CheckSymbol);
+        }
+        Ok(Self { symbols })
+    }
+
+    /// Reads the text of a QR code: the device it names, if any, and the code.
+    ///
+    /// # Errors
+    /// `NotOurQr`, and as [`Code::parse`].
+    pub fn parse_qr(text: &str) -> Result<(Option<&str>, Self), CodeError> {
+        let rest = text.strip_prefix("CLAWGATE:1:").ok_or(CodeError::NotOurQr)?;
+        let (device, code) = rest.rsplit_once(':').ok_or(CodeError::NotOurQr)?;
+        Ok((Some(device).filter(|device| !device.is_empty()), Self::parse(code)?))
+    }
+
+    /// The text of its QR code.
+    #[must_use]
+    pub fn qr<'a>(&'a self, device: Option<&'a str>) -> impl fmt::Display + use<'a> {
+        Qr { code: self, device }
+    }
+
+    /// The password for the PAKE.
+    #[must_use]
+    pub fn prs(&self) -> Prs {
+        self.symbols.map(letter_of)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let check = check_symbol(&self.symbols);
+        for (at, symbol) in self.symbols.iter().chain([&check]).enumerate() {
+            let hyphen = if at == 4 { "-" } else { "" };
+            write!(f, "{hyphen}{}", char::from(letter_of(*symbol)))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Code(..)")
+    }
+}
+
+struct Qr<'a> {
+    code: &'a Code,
+    device: Option<&'a str>,
+}
+
+impl fmt::Display for Qr<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CLAWGATE:1:{}:{}", self.device.unwrap_or_default(), self.code)
+    }
+}
+
+fn letter_of(value: u8) -> u8 {
+    ALPHABET.get(usize::from(value)).copied().unwrap_or(b'0')
+}
+
+fn value_of(letter: char) -> Option<u8> {
+    let upper = match letter.to_ascii_uppercase() {
+        'O' => b'0',
+        'I' | 'L' => b'1',
+        other => u8::try_from(other).ok()?,
+    };
+    ALPHABET.iter().position(|symbol| *symbol == upper).and_then(|at| u8::try_from(at).ok())
+}
+
+/// Horner from the last symbol: ((s_7 * a + s_6) * a + ...) * a.
+fn check_symbol(symbols: &[u8; SECRET_LEN]) -> u8 {
+    symbols.iter().rev().fold(0, |sum, symbol| times_a(sum ^ symbol))
+}
+
+/// Multiplies by a = 2 in GF(32), x^5 = x^2 + 1.
+const fn times_a(value: u8) -> u8 {
+    let doubled = value << 1;
+    if doubled & 0x20 == 0 { doubled } else { (doubled ^ 0x25) & 0x1f }
+}

@@ -1,1 +1,213 @@
-//! Finding a sensor.
+//! Finding a sensor: `Probe`, `Ident`, `Identify`, and the rotating id of a paired sensor.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha512;
+use subtle::ConstantTimeEq;
+
+use crate::Random;
+use crate::cbor::{CborError, Writer};
+use crate::message::{Kind, MessageError, begin, body};
+
+/// The longest hardware id in bytes.
+pub const MAX_DEVICE_ID: usize = 32;
+/// The longest name in bytes.
+pub const MAX_NAME: usize = 32;
+
+/// What a sensor answers to a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ident<'b> {
+    /// The highest protocol version it speaks.
+    pub version: u8,
+    /// Whether it has a pairing. (It may have a window all the same: to be paired anew.)
+    pub paired: bool,
+    /// Its hardware id, 1 to 32 bytes: only while it is unpaired or has a window open.
+    pub id: Option<&'b [u8]>,
+    /// Its rotating id, if it is paired: whoever holds the pairing knows it again, nobody else does.
+    pub rotating: Option<[u8; 8]>,
+    /// Its name for people, at most 32 bytes: only where `id` is there too. From the air: escape it.
+    pub name: Option<&'b str>,
+    /// The suites it can do, one byte each, ascending.
+    pub suites: &'b [u8],
+    /// The longest message it can take, at least [`crate::MIN_MESSAGE`].
+    pub max_message: u16,
+    /// The pairing window, while one is open.
+    pub window: Option<Window>,
+}
+
+/// An open pairing window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// The ceremonies it takes.
+    pub kind: WindowKind,
+    /// Seconds until it closes by itself, at most 300.
+    pub seconds_left: u16,
+    /// Random for each opening and each code entry: the gateway knows a new one from an old one.
+    pub id: u32,
+}
+
+/// Which ceremonies a pairing window takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WindowKind {
+    /// A code of the gateway was entered at the sensor.
+    Issued,
+    /// The code stands on the sensor.
+    Label,
+    /// Either.
+    Both,
+}
+
+impl Ident<'_> {
+    /// Writes the message into `out`; returns its length.
+    ///
+    /// # Errors
+    /// `Cbor(NoRoom)`; 160 bytes are always enough.
+    pub fn encode(&self, out: &mut [u8]) -> Result<usize, MessageError> {
+        let mut writer = Writer::new(begin(out, Kind::Ident.byte())?);
+        let optional = [self.id.is_some(), self.rotating.is_some(), self.name.is_some(), self.window.is_some()];
+        writer.map(optional.iter().filter(|present| **present).count().saturating_add(4))?;
+        writer.uint(1_u8)?.uint(self.version)?.uint(2_u8)?.bool(self.paired)?;
+        if let Some(id) = self.id {
+            writer.uint(3_u8)?.bytes(id)?;
+        }
+        if let Some(rotating) = &self.rotating {
+            writer.uint(4_u8)?.bytes(rotating)?;
+        }
+        if let Some(name) = self.name {
+            writer.uint(5_u8)?.text(name)?;
+        }
+        writer.uint(6_u8)?.bytes(self.suites)?.uint(7_u8)?.uint(self.max_message)?;
+        if let Some(window) = self.window {
+            let kind: u8 = match window.kind {
+                WindowKind::Issued => 1,
+                WindowKind::Label => 2,
+                WindowKind::Both => 3,
+            };
+            writer.uint(8_u8)?.map(3)?;
+            writer.uint(1_u8)?.uint(kind)?.uint(2_u8)?.uint(window.seconds_left)?.uint(3_u8)?.uint(window.id)?;
+        }
+        Ok(writer.len().saturating_add(1))
+    }
+}
+
+impl<'b> Ident<'b> {
+    /// Reads an `Ident` message.
+    ///
+    /// # Errors
+    /// Every [`MessageError`]: the peer is at fault.
+    pub fn decode(message: &'b [u8]) -> Result<Self, MessageError> {
+        let mut reader = body(message, Kind::Ident.byte())?;
+        let mut map = reader.map()?;
+        let ident = Self {
+            version: map.need(1)?.uint()?,
+            paired: map.need(2)?.bool()?,
+            id: bounded(
+                map.find(3)?.map(|value| value.bytes()).transpose()?,
+                |id| (1..=MAX_DEVICE_ID).contains(&id.len()),
+                3,
+            )?,
+            rotating: map.find(4)?.map(|value| value.array_of()).transpose()?,
+            name: bounded(map.find(5)?.map(|value| value.text()).transpose()?, |name| name.len() <= MAX_NAME, 5)?,
+            suites: map.need(6)?.bytes()?,
+            max_message: map.need(7)?.uint()?,
+            window: match map.find(8)? {
+                None => None,
+                Some(value) => {
+                    let mut window = value.map()?;
+                    let kind = match window.need(1)?.uint::<u8>()? {
+                        1 => WindowKind::Issued,
+                        2 => WindowKind::Label,
+                        3 => WindowKind::Both,
+                        _ => return Err(MessageError::BadField(8)),
+                    };
+                    let open = Window { kind, seconds_left: window.need(2)?.uint()?, id: window.need(3)?.uint()? };
+                    window.end()?;
+                    Some(open)
+                }
+            },
+        };
+        map.end()?;
+        reader.end()?;
+        Ok(ident)
+    }
+}
+
+fn bounded<T: Copy>(value: Option<T>, allowed: impl Fn(T) -> bool, key: i64) -> Result<Option<T>, MessageError> {
+    if value.is_none_or(allowed) { Ok(value) } else { Err(MessageError::BadField(key)) }
+}
+
+/// Writes a `Probe` for `version` into `out`; returns its length.
+///
+/// # Errors
+/// `Cbor(NoRoom)`.
+pub fn encode_probe(version: u8, out: &mut [u8]) -> Result<usize, MessageError> {
+    encode_number(Kind::Probe, version.into(), out)
+}
+
+/// Reads a `Probe`: the highest version of the gateway.
+///
+/// # Errors
+/// Every [`MessageError`]: the peer is at fault.
+pub fn decode_probe(message: &[u8]) -> Result<u8, MessageError> {
+    decode_number(Kind::Probe, message)?.try_into().map_err(|_| CborError::OutOfRange.into())
+}
+
+/// Writes an `Identify` into `out`: blink for `seconds` (a sensor bounds it to 60). Returns its length.
+///
+/// # Errors
+/// `Cbor(NoRoom)`.
+pub fn encode_identify(seconds: u16, out: &mut [u8]) -> Result<usize, MessageError> {
+    encode_number(Kind::Identify, seconds, out)
+}
+
+/// Reads an `Identify`: for how many seconds to blink.
+///
+/// # Errors
+/// Every [`MessageError`]: the peer is at fault.
+pub fn decode_identify(message: &[u8]) -> Result<u16, MessageError> {
+    decode_number(Kind::Identify, message)
+}
+
+fn encode_number(kind: Kind, number: u16, out: &mut [u8]) -> Result<usize, MessageError> {
+    let mut writer = Writer::new(begin(out, kind.byte())?);
+    writer.map(1)?.uint(1_u8)?.uint(number)?;
+    Ok(writer.len().saturating_add(1))
+}
+
+fn decode_number(kind: Kind, message: &[u8]) -> Result<u16, MessageError> {
+    let mut reader = body(message, kind.byte())?;
+    let mut map = reader.map()?;
+    let number = map.need(1)?.uint()?;
+    map.end()?;
+    reader.end()?;
+    Ok(number)
+}
+
+/// The id under which a paired sensor shows itself: `random` and the first 5 bytes of
+/// HMAC-SHA512(advertising key, `random`).
+#[must_use]
+pub fn rotating_id(key: &[u8; 32], random: [u8; 3]) -> [u8; 8] {
+    // `new_from_slice` takes a key of any length.
+    let tag = Hmac::<Sha512>::new_from_slice(key).map(|mac| mac.chain_update(random).finalize().into_bytes());
+    let mut id = [0; 8];
+    let (head, tail) = id.split_at_mut(3);
+    head.copy_from_slice(&random);
+    if let Ok(tag) = tag {
+        tail.iter_mut().zip(tag).for_each(|(to, from)| *to = from);
+    }
+    id
+}
+
+/// A fresh rotating id.
+pub fn new_rotating_id(key: &[u8; 32], random: &mut dyn Random) -> [u8; 8] {
+    let mut bytes = [0; 3];
+    random.fill(&mut bytes);
+    rotating_id(key, bytes)
+}
+
+/// Whether the holder of `key` shows `id`.
+#[must_use]
+pub fn matches(key: &[u8; 32], id: &[u8; 8]) -> bool {
+    let [a, b, c, ..] = *id;
+    rotating_id(key, [a, b, c]).ct_eq(id).into()
+}
