@@ -8,15 +8,13 @@ use core::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::Random;
+use crate::pairing::Prs;
 
 /// Crockford's symbols: no I, L, O, U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// How many symbols are random.
 const SECRET_LEN: usize = 7;
-
-/// The password of the PAKE: the 7 random symbols in upper case.
-pub type Prs = [u8; SECRET_LEN];
 
 /// Why a text is not a pairing code. All of these are found without burning an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +66,7 @@ impl Code {
     pub fn random(random: &mut dyn Random) -> Self {
         let mut symbols = [0; SECRET_LEN];
         random.fill(&mut symbols);
-        symbols.iter_mut().for_each(|symbol| *symbol &= 31);
+        symbols = symbols.map(|symbol| symbol & 31);
         Self { symbols }
     }
 
@@ -162,7 +160,7 @@ fn value_of(letter: char) -> Option<u8> {
 }
 
 /// Horner from the last symbol: ((s_7 * a + s_6) * a + ...) * a.
-fn check_symbol(symbols: &[u8; SECRET_LEN]) -> u8 {
+fn check_symbol(symbols: &[u8]) -> u8 {
     symbols.iter().rev().fold(0, |sum, symbol| times_a(sum ^ symbol))
 }
 

@@ -5,11 +5,11 @@ use sha2::Sha512;
 use subtle::ConstantTimeEq;
 
 use crate::Random;
-use crate::cbor::{CborError, Writer};
+use crate::cbor::{CborError, Reader, Writer};
+use crate::id::Id;
 use crate::message::{Kind, MessageError, begin, body};
+use crate::pairing::Ceremony;
 
-/// The longest hardware id in bytes.
-pub const MAX_DEVICE_ID: usize = 32;
 /// The longest name in bytes.
 pub const MAX_NAME: usize = 32;
 
@@ -20,11 +20,11 @@ pub struct Ident<'b> {
     pub version: u8,
     /// Whether it has a pairing. (It may have a window all the same: to be paired anew.)
     pub paired: bool,
-    /// Its hardware id, 1 to 32 bytes: only while it is unpaired or has a window open.
-    pub id: Option<&'b [u8]>,
+    /// Its hardware id: only while it is unpaired or has a window open.
+    pub id: Option<Id>,
     /// Its rotating id, if it is paired: whoever holds the pairing knows it again, nobody else does.
     pub rotating: Option<[u8; 8]>,
-    /// Its name for people, at most 32 bytes: only where `id` is there too. From the air: escape it.
+    /// Its name for people, at most 32 bytes (a longer one is left out): only where `id` is there too. From the air: escape it.
     pub name: Option<&'b str>,
     /// The suites it can do, one byte each, ascending.
     pub suites: &'b [u8],
@@ -37,24 +37,12 @@ pub struct Ident<'b> {
 /// An open pairing window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// The ceremonies it takes.
-    pub kind: WindowKind,
+    /// The one ceremony it takes.
+    pub ceremony: Ceremony,
     /// Seconds until it closes by itself, at most 300.
     pub seconds_left: u16,
     /// Random for each opening and each code entry: the gateway knows a new one from an old one.
     pub id: u32,
-}
-
-/// Which ceremonies a pairing window takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WindowKind {
-    /// A code of the gateway was entered at the sensor.
-    Issued,
-    /// The code stands on the sensor.
-    Label,
-    /// Either.
-    Both,
 }
 
 impl Ident<'_> {
@@ -67,8 +55,8 @@ impl Ident<'_> {
         let optional = [self.id.is_some(), self.rotating.is_some(), self.name.is_some(), self.window.is_some()];
         writer.map(optional.iter().filter(|present| **present).count().saturating_add(4))?;
         writer.uint(1_u8)?.uint(self.version)?.uint(2_u8)?.bool(self.paired)?;
-        if let Some(id) = self.id {
-            writer.uint(3_u8)?.bytes(id)?;
+        if let Some(id) = &self.id {
+            writer.uint(3_u8)?.text(id.as_str())?;
         }
         if let Some(rotating) = &self.rotating {
             writer.uint(4_u8)?.bytes(rotating)?;
@@ -78,13 +66,14 @@ impl Ident<'_> {
         }
         writer.uint(6_u8)?.bytes(self.suites)?.uint(7_u8)?.uint(self.max_message)?;
         if let Some(window) = self.window {
-            let kind: u8 = match window.kind {
-                WindowKind::Issued => 1,
-                WindowKind::Label => 2,
-                WindowKind::Both => 3,
-            };
             writer.uint(8_u8)?.map(3)?;
-            writer.uint(1_u8)?.uint(kind)?.uint(2_u8)?.uint(window.seconds_left)?.uint(3_u8)?.uint(window.id)?;
+            writer
+                .uint(1_u8)?
+                .uint(window.ceremony.number())?
+                .uint(2_u8)?
+                .uint(window.seconds_left)?
+                .uint(3_u8)?
+                .uint(window.id)?;
         }
         Ok(writer.len().saturating_add(1))
     }
@@ -101,26 +90,23 @@ impl<'b> Ident<'b> {
         let ident = Self {
             version: map.need(1)?.uint()?,
             paired: map.need(2)?.bool()?,
-            id: bounded(
-                map.find(3)?.map(|value| value.bytes()).transpose()?,
-                |id| (1..=MAX_DEVICE_ID).contains(&id.len()),
-                3,
-            )?,
-            rotating: map.find(4)?.map(|value| value.array_of()).transpose()?,
-            name: bounded(map.find(5)?.map(|value| value.text()).transpose()?, |name| name.len() <= MAX_NAME, 5)?,
+            id: match map.find(3)? {
+                None => None,
+                Some(value) => Some(value.text()?.parse().map_err(|_| MessageError::BadField(3))?),
+            },
+            rotating: map.find(4)?.map(Reader::array_of).transpose()?,
+            name: match map.find(5)? {
+                None => None,
+                Some(value) => Some(value.text()?).filter(|name| name.len() <= MAX_NAME),
+            },
             suites: map.need(6)?.bytes()?,
             max_message: map.need(7)?.uint()?,
             window: match map.find(8)? {
                 None => None,
                 Some(value) => {
                     let mut window = value.map()?;
-                    let kind = match window.need(1)?.uint::<u8>()? {
-                        1 => WindowKind::Issued,
-                        2 => WindowKind::Label,
-                        3 => WindowKind::Both,
-                        _ => return Err(MessageError::BadField(8)),
-                    };
-                    let open = Window { kind, seconds_left: window.need(2)?.uint()?, id: window.need(3)?.uint()? };
+                    let ceremony = Ceremony::from_number(window.need(1)?.uint()?).ok_or(MessageError::BadField(8))?;
+                    let open = Window { ceremony, seconds_left: window.need(2)?.uint()?, id: window.need(3)?.uint()? };
                     window.end()?;
                     Some(open)
                 }
@@ -130,10 +116,6 @@ impl<'b> Ident<'b> {
         reader.end()?;
         Ok(ident)
     }
-}
-
-fn bounded<T: Copy>(value: Option<T>, allowed: impl Fn(T) -> bool, key: i64) -> Result<Option<T>, MessageError> {
-    if value.is_none_or(allowed) { Ok(value) } else { Err(MessageError::BadField(key)) }
 }
 
 /// Writes a `Probe` for `version` into `out`; returns its length.

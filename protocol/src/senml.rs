@@ -270,11 +270,11 @@ pub fn encode(records: &[Record<'_>], out: &mut [u8]) -> Result<usize, SenmlErro
 /// # Errors
 /// Every [`SenmlError`]; 9 bytes more than `pack` are always room enough.
 pub fn with_base_time(pack: &[u8], unix_ms: u64, out: &mut [u8]) -> Result<usize, SenmlError> {
-    let mut records = Records::new(pack)?;
+    let records = Records::new(pack)?;
     let mut writer = Writer::new(out);
     writer.array(records.left)?;
     let mut base_time = Some(seconds(unix_ms));
-    while let Some(record) = records.next() {
+    for record in records {
         let record = record?;
         Record { base_time: base_time.take(), ..record }.write(&mut writer)?;
     }

@@ -22,7 +22,6 @@ pub const MAX_ENCODED: usize = max_encoded_len(MAX_MESSAGE).saturating_sub(2);
 
 /// How long the frame of a payload can get, both delimiters included.
 #[must_use]
-#[expect(clippy::arithmetic_side_effects, reason = "const; the divisor is not 0, the sums saturate")]
 pub const fn max_encoded_len(payload: usize) -> usize {
     let body = payload.saturating_add(OVERHEAD);
     body.saturating_add(body / 254).saturating_add(3)
