@@ -1,10 +1,13 @@
-//! Serial ports: which are ours, opening one with a reason when it cannot be had, hot-plug.
+//! Serial ports: which are ours, opening one with a reason when it cannot be had, hot-plug, frames on the line.
 
 mod hotplug;
+mod line;
+mod meter;
 mod open;
 mod options;
 
 pub(crate) use hotplug::Hotplug;
+pub(crate) use meter::Meter;
 pub(crate) use open::open;
 pub(crate) use options::Port;
 pub use options::{PortOptions, UartOptions};

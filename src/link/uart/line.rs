@@ -1,0 +1,176 @@
+//! Frames on a serial line: the two tasks behind a [`Link`] over a port.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use clawgate_protocol::fragment::{Header, Joiner};
+use clawgate_protocol::frame::uart::{self, Decoder};
+use clawgate_protocol::message::Kind;
+use clawgate_protocol::{MAX_MESSAGE, Transport};
+
+use super::meter::Meter;
+use crate::link::duplex::{Ends, Link, LinkEnd};
+
+/// Read and written at once; four times the longest frame.
+const CHUNK: usize = 16 * 1024;
+
+/// A write that makes no progress for this long, beyond what the line's rate explains, means a peer that does
+/// not read.
+const STALL: Duration = Duration::from_secs(3);
+
+/// Starts a link over an open port.
+pub(crate) fn start<S>(stream: S, baud: u32, meter: &Arc<Meter>) -> Link
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    meter.opened();
+    let (mut link, Ends { incoming, outgoing, end }) = Link::new(Transport::Uart);
+    let (from, to) = tokio::io::split(stream);
+    let ours = Arc::new(Mutex::new(Vec::new()));
+    let reader = Reader { from, incoming, meter: Arc::clone(meter), ours: Arc::clone(&ours) };
+    link.drive(end.clone().guard(reader.run()));
+    let stall = STALL + Duration::from_secs((CHUNK as u64 * 10).div_ceil(u64::from(baud.max(1))));
+    let writer = Writer { to, outgoing, meter: Arc::clone(meter), ours, stall };
+    link.drive(end.guard(writer.run()));
+    link
+}
+
+/// The last message sent that only a gateway sends: coming back, it shows a bridged line.
+type Ours = Arc<Mutex<Vec<u8>>>;
+
+fn is_gateways_own(message: &[u8]) -> bool {
+    matches!(Kind::of(message), Ok(Kind::Probe | Kind::Identify | Kind::M1 | Kind::M3 | Kind::M5 | Kind::Handshake1))
+}
+
+struct Reader<R> {
+    from: R,
+    incoming: mpsc::Sender<Vec<u8>>,
+    meter: Arc<Meter>,
+    ours: Ours,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    async fn run(mut self) -> LinkEnd {
+        let mut chunk = vec![0; CHUNK];
+        let mut decoder = Box::new(Decoder::<{ uart::MAX_ENCODED }>::new());
+        let mut joiner = Box::new(Joiner::<MAX_MESSAGE>::new());
+        loop {
+            let count = match self.from.read(&mut chunk).await {
+                // A terminal that was hung up reads as ended.
+                Ok(0) => return LinkEnd::Gone,
+                Ok(count) => count,
+                Err(error) => return why(&error),
+            };
+            self.meter.received(count);
+            let mut rest = &chunk[..count];
+            while let Some(message) = next_message(&mut rest, &mut decoder, &mut joiner, &self.meter) {
+                if self.is_echo(&message) {
+                    self.meter.echo();
+                } else if self.incoming.send(message).await.is_err() {
+                    return LinkEnd::Closed;
+                }
+            }
+        }
+    }
+
+    fn is_echo(&self, message: &[u8]) -> bool {
+        is_gateways_own(message) && *lock(&self.ours) == message
+    }
+}
+
+/// The next whole message of the bytes, or nothing when they are used up.
+fn next_message(
+    rest: &mut &[u8],
+    decoder: &mut Decoder<{ uart::MAX_ENCODED }>,
+    joiner: &mut Joiner<MAX_MESSAGE>,
+    meter: &Meter,
+) -> Option<Vec<u8>> {
+    loop {
+        match decoder.decode(rest)? {
+            Ok(frame) if frame.address == uart::ADDRESS => {
+                meter.good_frame();
+                match joiner.join(frame.header, frame.payload) {
+                    Ok(Some(message)) => return Some(message.to_vec()),
+                    Ok(None) => {}
+                    // The frames were sound, so the line is; who misses the message sends it again.
+                    Err(error) => tracing::debug!(error = %error, "a fragment was dropped"),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => meter.bad_frame(error),
+        }
+    }
+}
+
+struct Writer<W> {
+    to: W,
+    outgoing: mpsc::Receiver<Vec<u8>>,
+    meter: Arc<Meter>,
+    ours: Ours,
+    stall: Duration,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    async fn run(mut self) -> LinkEnd {
+        let mut line = Vec::with_capacity(CHUNK);
+        while let Some(message) = self.outgoing.recv().await {
+            self.append(&message, &mut line);
+            // What else waits goes out in the same write.
+            while line.len() < CHUNK / 2
+                && let Ok(message) = self.outgoing.try_recv()
+            {
+                self.append(&message, &mut line);
+            }
+            if let Err(end) = self.write(&line).await {
+                return end;
+            }
+            line.clear();
+        }
+        LinkEnd::Closed
+    }
+
+    fn append(&self, message: &[u8], line: &mut Vec<u8>) {
+        if is_gateways_own(message) {
+            message.clone_into(&mut lock(&self.ours));
+        }
+        let start = line.len();
+        line.resize(start + uart::max_encoded_len(message.len()), 0);
+        match uart::encode(uart::ADDRESS, Header::WHOLE, message, &mut line[start..]) {
+            Ok(length) => line.truncate(start + length),
+            // Cannot be: there is room for the longest encoding.
+            Err(_) => line.truncate(start),
+        }
+    }
+
+    /// Writes without `flush`: on a terminal that is `tcdrain`, which blocks the whole thread.
+    async fn write(&mut self, mut bytes: &[u8]) -> Result<(), LinkEnd> {
+        while !bytes.is_empty() {
+            match tokio::time::timeout(self.stall, self.to.write(bytes)).await {
+                Ok(Ok(0)) => return Err(LinkEnd::Gone),
+                Ok(Ok(count)) => {
+                    self.meter.sent(count);
+                    bytes = &bytes[count..];
+                }
+                Ok(Err(error)) => return Err(why(&error)),
+                Err(_) => return Err(LinkEnd::PeerStalled),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn why(error: &io::Error) -> LinkEnd {
+    // EIO, ENXIO and ENODEV are what a terminal answers whose device was pulled.
+    match error.raw_os_error() {
+        Some(5 | 6 | 19) => LinkEnd::Gone,
+        _ => LinkEnd::Failed(error.to_string()),
+    }
+}
+
+fn lock(ours: &Ours) -> std::sync::MutexGuard<'_, Vec<u8>> {
+    ours.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
