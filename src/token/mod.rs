@@ -6,6 +6,7 @@
 mod access;
 mod handle;
 mod issuer;
+pub mod keeper;
 pub mod key;
 pub mod local;
 pub mod scope;
@@ -14,6 +15,7 @@ pub mod verify;
 pub use access::{AccessToken, Claims, TokenError};
 pub use handle::{TokenFeed, TokenHandle, TokenState, TokenWish};
 pub use issuer::{Issuer, IssuerError, Remedy, TokenFuture, TokenRequest};
+pub use keeper::TokenKeeper;
 
 /// A longer token is refused unread; one of ours has about 500 bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;

@@ -1,0 +1,301 @@
+//! The token of one device: its life from the first request to its revocation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+
+use super::KeeperError;
+use super::schedule::{back_off, random, refresh_after, sleep_until};
+use super::status::SharedStatus;
+use crate::clock::Clock;
+use crate::token::handle::{TokenFeed, TokenState, TokenWish};
+use crate::token::{AccessToken, Issuer, IssuerError, Remedy, TokenRequest};
+
+/// A request that takes longer has failed.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+type Answer = oneshot::Sender<Result<(), KeeperError>>;
+
+/// What an operator or the registry asks of a device's token.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Other rights; lifts a revocation.
+    Grant(Box<TokenRequest>),
+    /// A new token now.
+    Rotate(Answer),
+    /// Cut off.
+    Revoke {
+        /// For the operator.
+        why: String,
+        /// When it is done.
+        answer: Answer,
+    },
+}
+
+/// A revocation that the issuer could not be told yet.
+struct Untold {
+    request: TokenRequest,
+    token: Option<Arc<AccessToken>>,
+    why: String,
+    /// After this the last token is expired, and there is nothing left to tell.
+    until: Duration,
+}
+
+pub(super) struct DeviceTask {
+    issuer: Arc<dyn Issuer>,
+    request: TokenRequest,
+    feed: TokenFeed,
+    commands: mpsc::Receiver<Command>,
+    status: SharedStatus,
+    clock: Clock,
+    requests: Arc<Semaphore>,
+    /// When to ask for a token, or tell a revocation; none while an operator must act first.
+    due: Option<Duration>,
+    /// Failures in a row.
+    failures: u32,
+    /// The broker refused the token before this one, and this one was made in answer to that.
+    refused_before: bool,
+    untold: Option<Untold>,
+}
+
+impl DeviceTask {
+    pub(super) fn new(
+        issuer: Arc<dyn Issuer>,
+        request: TokenRequest,
+        feed: TokenFeed,
+        commands: mpsc::Receiver<Command>,
+        status: SharedStatus,
+        clock: Clock,
+        requests: Arc<Semaphore>,
+    ) -> Self {
+        let due = Some(clock.boot());
+        Self {
+            issuer,
+            request,
+            feed,
+            commands,
+            status,
+            clock,
+            requests,
+            due,
+            failures: 0,
+            refused_before: false,
+            untold: None,
+        }
+    }
+
+    /// Until the keeper forgets the device and the issuer knows of its revocation.
+    pub(super) async fn run(mut self) {
+        let mut forgotten = false;
+        while !forgotten || self.untold.is_some() {
+            let expiry = self.current().map(|token| self.clock.boot() + token.left(&self.clock));
+            self.status.next_request(self.due.filter(|_| self.untold.is_none()));
+            tokio::select! {
+                command = self.commands.recv(), if !forgotten => match command {
+                    Some(command) => self.obey(command).await,
+                    None => forgotten = true,
+                },
+                Some(wish) = self.feed.wishes.recv() => self.refused(wish).await,
+                () = sleep_until(&self.clock, self.due) => self.act().await,
+                () = sleep_until(&self.clock, expiry) => self.expired(),
+            }
+        }
+    }
+
+    async fn act(&mut self) {
+        if self.untold.is_some() {
+            let _ = self.tell_revocation().await;
+        } else {
+            // A token that reaches its refresh was taken by the broker for most of its life.
+            self.refused_before &= self.current().is_none();
+            self.ask(Vec::new()).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Grant(request) => {
+                let same = *request == self.request && self.current().is_some();
+                self.request = *request;
+                self.untold = None;
+                if !same {
+                    self.refused_before = false;
+                    self.failures = 0;
+                    if self.current().is_none() {
+                        self.wait(None);
+                    }
+                    self.ask(Vec::new()).await;
+                }
+            }
+            Command::Rotate(answer) if matches!(*self.feed.state.borrow(), TokenState::Revoked { .. }) => {
+                let _ = answer.send(Err(KeeperError::Revoked(self.request.device.clone())));
+            }
+            Command::Rotate(answer) => {
+                self.refused_before = false;
+                self.ask(vec![answer]).await;
+            }
+            Command::Revoke { why, answer } => self.revoke(why, answer).await,
+        }
+    }
+
+    /// The broker refused a token: the first time get another, the second time wait for an operator.
+    async fn refused(&mut self, TokenWish::Refused { jti }: TokenWish) {
+        if self.current().is_none_or(|token| token.jti() != jti) {
+            return;
+        }
+        if self.refused_before {
+            let reason = "the broker refused two tokens in a row (0x87): check the broker's access rules and that it \
+                          knows this issuer's key, then: clawgate token rotate";
+            self.quarantine(reason.to_owned());
+        } else {
+            info!(device = %self.request.device, jti, "the broker refused the token; asking for another");
+            self.refused_before = true;
+            self.wait(Some("the broker refused the last token (0x87)".to_owned()));
+            self.ask(Vec::new()).await;
+        }
+    }
+
+    /// One request at the issuer. Who asks meanwhile gets its result; a revocation ends it.
+    async fn ask(&mut self, mut waiting: Vec<Answer>) {
+        let (issuer, request, requests) = (Arc::clone(&self.issuer), self.request.clone(), Arc::clone(&self.requests));
+        let mut asking = Box::pin(async move {
+            // The semaphore is never closed.
+            let _slot = requests.acquire_owned().await;
+            tokio::time::timeout(REQUEST_LIMIT, issuer.issue(&request)).await
+        });
+        let result = loop {
+            tokio::select! {
+                result = &mut asking => break result,
+                command = self.commands.recv() => match command {
+                    Some(Command::Rotate(answer)) => waiting.push(answer),
+                    Some(Command::Revoke { why, answer }) => {
+                        drop(asking);
+                        self.revoke(why, answer).await;
+                        for answer in waiting {
+                            let _ = answer.send(Err(KeeperError::Revoked(self.request.device.clone())));
+                        }
+                        return;
+                    }
+                    Some(Command::Grant(request)) => {
+                        self.request = *request;
+                        // Asked anew with the new rights as soon as this request is answered.
+                        self.due = Some(self.clock.boot());
+                        drop(asking);
+                        answer_all(waiting, Err("the device's rights changed meanwhile; ask again"));
+                        return;
+                    }
+                    // The keeper forgot the device.
+                    None => return,
+                },
+            }
+        };
+        let result = result.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", REQUEST_LIMIT.as_secs());
+            Err(IssuerError::Unreachable { endpoint: "of the issuer".to_owned(), reason })
+        });
+        match result {
+            Ok(token) => {
+                self.received(token);
+                answer_all(waiting, Ok(()));
+            }
+            Err(problem) => {
+                let words = problem.to_string();
+                self.failed(&problem, &words);
+                answer_all(waiting, Err(&words));
+            }
+        }
+    }
+
+    fn received(&mut self, token: AccessToken) {
+        self.failures = 0;
+        self.due = Some(self.clock.boot() + refresh_after(token.life(), random()));
+        self.status.received(self.clock.wall());
+        debug!(device = %self.request.device, jti = token.jti(), life_s = token.life().as_secs(), "token received");
+        self.show(TokenState::Valid(Arc::new(token)));
+    }
+
+    fn failed(&mut self, problem: &IssuerError, words: &str) {
+        self.failures = self.failures.saturating_add(1);
+        self.status.failed(words);
+        match problem.remedy() {
+            Remedy::Quarantine => self.quarantine(words.to_owned()),
+            Remedy::Retry(retry_after) => {
+                // First and then by powers of two: an outage of a day must not fill the log.
+                if self.failures.is_power_of_two() {
+                    warn!(device = %self.request.device, attempt = self.failures, error = words, "no new token");
+                }
+                self.due = Some(self.clock.boot() + back_off(self.failures, retry_after, random()));
+                if self.current().is_none() {
+                    self.wait(Some(words.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// The token's life is over and no other came.
+    fn expired(&mut self) {
+        let last_error = self.status.report(&self.clock).reason;
+        warn!(device = %self.request.device, "token expired before another came; the queue is kept");
+        self.wait(last_error);
+    }
+
+    fn quarantine(&mut self, reason: String) {
+        self.due = None;
+        error!(device = %self.request.device, error = reason, "device paused: its token needs an operator");
+        self.show(TokenState::Quarantined { reason });
+    }
+
+    async fn revoke(&mut self, why: String, answer: Answer) {
+        let token = self.current();
+        info!(device = %self.request.device, why, "token revoked");
+        self.show(TokenState::Revoked { reason: why.clone() });
+        let until = self.clock.boot() + token.as_ref().map_or(self.request.life, |token| token.left(&self.clock));
+        self.failures = 0;
+        self.untold = Some(Untold { request: self.request.clone(), token, why, until });
+        let _ = answer.send(self.tell_revocation().await);
+    }
+
+    /// Tells the issuer of a revocation; again later when it cannot be told now.
+    async fn tell_revocation(&mut self) -> Result<(), KeeperError> {
+        let Some(untold) = self.untold.take() else { return Ok(()) };
+        let telling = self.issuer.revoke(&untold.request, untold.token.as_deref(), &untold.why);
+        let told = match tokio::time::timeout(REQUEST_LIMIT, telling).await {
+            Ok(told) => told.map_err(|problem| problem.to_string()),
+            Err(_) => Err(format!("no answer within {} s", REQUEST_LIMIT.as_secs())),
+        };
+        self.due = None;
+        let Err(words) = told else { return Ok(()) };
+        self.failures = self.failures.saturating_add(1);
+        self.status.failed(&words);
+        warn!(device = %self.request.device, attempt = self.failures, error = words, "issuer not told of a revocation");
+        if self.clock.boot() < untold.until {
+            self.due = Some(self.clock.boot() + back_off(self.failures, None, random()));
+            self.untold = Some(untold);
+        }
+        Err(KeeperError::NotYetAtIssuer(words))
+    }
+
+    fn wait(&mut self, last_error: Option<String>) {
+        self.show(TokenState::Waiting { since: self.clock.boot(), last_error });
+    }
+
+    fn show(&mut self, state: TokenState) {
+        self.status.state(&state);
+        self.feed.state.send_replace(state);
+    }
+
+    fn current(&self) -> Option<Arc<AccessToken>> {
+        match &*self.feed.state.borrow() {
+            TokenState::Valid(token) => Some(Arc::clone(token)),
+            _ => None,
+        }
+    }
+}
+
+fn answer_all(waiting: Vec<Answer>, result: Result<(), &str>) {
+    for answer in waiting {
+        let _ = answer.send(result.map_err(|words| KeeperError::Issuer(words.to_owned())));
+    }
+}

@@ -1,0 +1,246 @@
+//! Keeps the token of each device fresh: one task a device, so that one device's trouble is nobody else's.
+
+mod device;
+mod schedule;
+mod status;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use status::{TokenStatus, TokenTally};
+
+use super::handle::{TokenFeed, TokenHandle, TokenState};
+use super::scope::Scope;
+use super::{Issuer, TokenRequest};
+use crate::clock::Clock;
+use crate::ids::DeviceId;
+use device::{Command, DeviceTask};
+use status::SharedStatus;
+
+/// More devices than one gateway can serve.
+const MAX_DEVICES: usize = 10_000;
+/// Requests at the issuer at one time, all devices together: a restart must not be a storm.
+const MAX_REQUESTS: usize = 8;
+/// Commands waiting for one device.
+const MAX_COMMANDS: usize = 64;
+
+/// Why the keeper did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeeperError {
+    /// No such device has a token here.
+    #[error("{0} has no token here: see clawgate devices ls")]
+    Unknown(DeviceId),
+    /// The device table is full.
+    #[error("{MAX_DEVICES} devices have tokens already; remove one first")]
+    TooMany,
+    /// Too much is asked of one device at a time, or the keeper is stopping.
+    #[error("the token of {0} is busy: ask again in a moment")]
+    Busy(DeviceId),
+    /// No new token came.
+    #[error("{0}")]
+    Issuer(String),
+    /// The device is revoked: a new token would undo that.
+    #[error("the token of {0} was revoked: pair the device again to let it back in")]
+    Revoked(DeviceId),
+    /// It is revoked here, and the issuer could not be told yet.
+    #[error("revoked here and cut off; the issuer could not be told yet and is asked again: {0}")]
+    NotYetAtIssuer(String),
+}
+
+/// Whose tokens are kept.
+#[derive(Debug, Clone)]
+pub struct KeeperOptions {
+    /// Tenant of the site.
+    pub tenant: String,
+    /// Id of the gateway.
+    pub gateway: String,
+}
+
+/// What a device is granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// What it may do.
+    pub scope: Vec<Scope>,
+    /// How long one token lives.
+    pub life: Duration,
+    /// The broker its tokens are for.
+    pub audience: String,
+}
+
+/// The tokens of all devices. Cheap to clone; the tasks end with [`TokenKeeper::shutdown`].
+#[derive(Clone)]
+pub struct TokenKeeper(Arc<Inner>);
+
+struct Inner {
+    issuer: Arc<dyn Issuer>,
+    options: KeeperOptions,
+    clock: Clock,
+    devices: Mutex<HashMap<DeviceId, Entry>>,
+    requests: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Entry {
+    commands: mpsc::Sender<Command>,
+    handle: TokenHandle,
+    status: SharedStatus,
+}
+
+impl TokenKeeper {
+    /// A keeper that asks `issuer`.
+    #[must_use]
+    pub fn new(issuer: Arc<dyn Issuer>, options: KeeperOptions, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            issuer,
+            options,
+            clock,
+            devices: Mutex::default(),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// Keeps a token for the device from now on. Called again, the device has the new grant under the same handle;
+    /// a revocation is lifted, for that is what pairing again means.
+    ///
+    /// # Errors
+    /// [`KeeperError::TooMany`] or [`KeeperError::Busy`].
+    pub fn add(&self, device: &DeviceId, grant: Grant) -> Result<TokenHandle, KeeperError> {
+        let request = self.request(device, grant);
+        let mut devices = self.devices();
+        if let Some(entry) = devices.get(device) {
+            let told = entry.commands.try_send(Command::Grant(Box::new(request)));
+            return told.map(|()| entry.handle.clone()).map_err(|_| KeeperError::Busy(device.clone()));
+        }
+        if devices.len() >= MAX_DEVICES {
+            return Err(KeeperError::TooMany);
+        }
+        let waiting = TokenState::Waiting { since: self.0.clock.boot(), last_error: None };
+        let (feed, handle) = TokenFeed::new(device.clone(), waiting);
+        let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
+        let status = SharedStatus::new(device.clone());
+        let task = DeviceTask::new(
+            Arc::clone(&self.0.issuer),
+            request,
+            feed,
+            receiver,
+            status.clone(),
+            self.0.clock.clone(),
+            Arc::clone(&self.0.requests),
+        );
+        let stop = self.0.stop.clone();
+        self.0.tasks.spawn(async move {
+            // Dropping the task drops a request in flight with it.
+            let _ = stop.run_until_cancelled(task.run()).await;
+        });
+        devices.insert(device.clone(), Entry { commands, handle: handle.clone(), status });
+        Ok(handle)
+    }
+
+    fn request(&self, device: &DeviceId, grant: Grant) -> TokenRequest {
+        TokenRequest {
+            tenant: self.0.options.tenant.clone(),
+            gateway: self.0.options.gateway.clone(),
+            device: device.clone(),
+            scope: grant.scope,
+            life: grant.life,
+            audience: grant.audience,
+        }
+    }
+
+    /// Revokes the device's tokens and forgets the device.
+    ///
+    /// # Errors
+    /// As [`TokenKeeper::revoke`]; the device is forgotten in any case.
+    pub async fn remove(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
+        let revoked = self.revoke(device, why).await;
+        self.devices().remove(device);
+        revoked
+    }
+
+    /// Gets a new token now, also for a quarantined device. Whoever asks while a request is in flight gets its result.
+    ///
+    /// # Errors
+    /// [`KeeperError`] when no token came.
+    pub async fn rotate(&self, device: &DeviceId) -> Result<TokenStatus, KeeperError> {
+        self.ask(device, Command::Rotate).await?;
+        self.status(device).ok_or_else(|| KeeperError::Unknown(device.clone()))
+    }
+
+    /// Makes the device's tokens worthless, here at once and at the issuer before this returns.
+    ///
+    /// # Errors
+    /// [`KeeperError::NotYetAtIssuer`] when only the first was possible; the issuer is asked again until the last token
+    /// is expired anyway.
+    pub async fn revoke(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
+        let why = why.to_owned();
+        self.ask(device, |answer| Command::Revoke { why, answer }).await
+    }
+
+    async fn ask(
+        &self,
+        device: &DeviceId,
+        command: impl FnOnce(oneshot::Sender<Result<(), KeeperError>>) -> Command,
+    ) -> Result<(), KeeperError> {
+        let (answer, answered) = oneshot::channel();
+        let commands = self.devices().get(device).map(|entry| entry.commands.clone());
+        let commands = commands.ok_or_else(|| KeeperError::Unknown(device.clone()))?;
+        let busy = || KeeperError::Busy(device.clone());
+        commands.try_send(command(answer)).map_err(|_| busy())?;
+        answered.await.map_err(|_| busy())?
+    }
+
+    /// The token of one device.
+    #[must_use]
+    pub fn status(&self, device: &DeviceId) -> Option<TokenStatus> {
+        self.devices().get(device).map(|entry| entry.status.report(&self.0.clock))
+    }
+
+    /// The relay's end for a device that was added before.
+    #[must_use]
+    pub fn handle(&self, device: &DeviceId) -> Option<TokenHandle> {
+        self.devices().get(device).map(|entry| entry.handle.clone())
+    }
+
+    /// The tokens of all devices, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<TokenStatus> {
+        let mut all: Vec<_> = self.devices().values().map(|entry| entry.status.report(&self.0.clock)).collect();
+        all.sort_by(|a, b| a.device.cmp(&b.device));
+        all
+    }
+
+    /// Sums over all devices, for metrics.
+    #[must_use]
+    pub fn tally(&self) -> TokenTally {
+        self.devices().values().map(|entry| entry.status.report(&self.0.clock)).collect()
+    }
+
+    /// Ends the tasks. Tokens stay as they are: a restart is no revocation.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn devices(&self) -> MutexGuard<'_, HashMap<DeviceId, Entry>> {
+        self.0.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for TokenKeeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenKeeper({} devices)", self.devices().len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

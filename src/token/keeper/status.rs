@@ -1,0 +1,155 @@
+//! What can be told about a device's token without showing it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::ids::DeviceId;
+use crate::token::{AccessToken, TokenState};
+
+/// One line of `clawgate token ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// Whose token.
+    pub device: DeviceId,
+    /// `waiting`, `valid`, `quarantined` or `revoked`.
+    pub state: String,
+    /// Why it is not valid, or why the last refresh failed.
+    pub reason: Option<String>,
+    /// The token's own id.
+    pub jti: Option<String>,
+    /// Its scopes.
+    pub scope: Option<String>,
+    /// Seconds until it expires.
+    pub expires_in_s: Option<u64>,
+    /// When it was received, seconds since 1970.
+    pub refreshed_at: Option<u64>,
+    /// Seconds until the next request for one.
+    pub next_request_in_s: Option<u64>,
+    /// Tokens received since the start.
+    pub refreshes: u64,
+    /// Requests that failed since the start.
+    pub failures: u64,
+}
+
+/// Sums over all devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenTally {
+    /// Devices with a good token.
+    pub valid: u64,
+    /// Devices without one that will get one.
+    pub waiting: u64,
+    /// Devices that wait for an operator.
+    pub quarantined: u64,
+    /// Devices that were cut off.
+    pub revoked: u64,
+    /// Tokens received since the start.
+    pub refreshes: u64,
+    /// Requests that failed since the start.
+    pub failures: u64,
+}
+
+impl FromIterator<TokenStatus> for TokenTally {
+    fn from_iter<T: IntoIterator<Item = TokenStatus>>(all: T) -> Self {
+        let mut tally = Self::default();
+        for one in all {
+            match one.state.as_str() {
+                "valid" => tally.valid += 1,
+                "quarantined" => tally.quarantined += 1,
+                "revoked" => tally.revoked += 1,
+                _ => tally.waiting += 1,
+            }
+            tally.refreshes += one.refreshes;
+            tally.failures += one.failures;
+        }
+        tally
+    }
+}
+
+/// The facts a device's task leaves for whoever asks.
+#[derive(Debug, Clone)]
+pub(super) struct SharedStatus(Arc<Mutex<Facts>>);
+
+#[derive(Debug)]
+struct Facts {
+    device: DeviceId,
+    state: &'static str,
+    reason: Option<String>,
+    token: Option<Arc<AccessToken>>,
+    refreshed_at: Option<Duration>,
+    next_request: Option<Duration>,
+    refreshes: u64,
+    failures: u64,
+}
+
+impl SharedStatus {
+    pub(super) fn new(device: DeviceId) -> Self {
+        Self(Arc::new(Mutex::new(Facts {
+            device,
+            state: "waiting",
+            reason: None,
+            token: None,
+            refreshed_at: None,
+            next_request: None,
+            refreshes: 0,
+            failures: 0,
+        })))
+    }
+
+    /// The state changed.
+    pub(super) fn state(&self, state: &TokenState) {
+        self.with(|facts| {
+            (facts.state, facts.token, facts.reason) = match state {
+                TokenState::Waiting { last_error, .. } => ("waiting", None, last_error.clone()),
+                TokenState::Valid(token) => ("valid", Some(Arc::clone(token)), None),
+                TokenState::Quarantined { reason } => ("quarantined", None, Some(reason.clone())),
+                TokenState::Revoked { reason } => ("revoked", None, Some(reason.clone())),
+            };
+        });
+    }
+
+    /// A token came at this wall time.
+    pub(super) fn received(&self, wall: Duration) {
+        self.with(|facts| {
+            facts.refreshed_at = Some(wall);
+            facts.refreshes += 1;
+        });
+    }
+
+    /// A request failed.
+    pub(super) fn failed(&self, reason: &str) {
+        self.with(|facts| {
+            facts.reason = Some(reason.to_owned());
+            facts.failures += 1;
+        });
+    }
+
+    /// The next request is due at this boot time.
+    pub(super) fn next_request(&self, at: Option<Duration>) {
+        self.with(|facts| facts.next_request = at);
+    }
+
+    pub(super) fn report(&self, clock: &Clock) -> TokenStatus {
+        self.with(|facts| {
+            let token = facts.token.as_ref();
+            TokenStatus {
+                device: facts.device.clone(),
+                state: facts.state.to_owned(),
+                reason: facts.reason.clone(),
+                jti: token.map(|token| token.jti().to_owned()),
+                scope: token.map(|token| token.claims().scope.clone()),
+                expires_in_s: token.map(|token| token.left(clock).as_secs()),
+                refreshed_at: facts.refreshed_at.map(|at| at.as_secs()),
+                next_request_in_s: facts.next_request.map(|at| at.saturating_sub(clock.boot()).as_secs()),
+                refreshes: facts.refreshes,
+                failures: facts.failures,
+            }
+        })
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Facts) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
