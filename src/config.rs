@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use load::{ConfigError, load};
+pub(crate) use values::parse_duration;
 pub use values::{Name, Principal};
 
 /// Where the configuration stands unless the command line says otherwise.

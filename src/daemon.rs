@@ -1,1 +1,176 @@
-//! daemon.
+//! The daemon: opens every part, wires them, and ends them in order. The only place that knows all of them.
+//!
+//! Start: configuration, state, spool, issuer and tokens, broker (standalone), relay, links, control socket.
+//! Stop is the other way round, so that nothing is asked of a part that has ended: [`stop`].
+
+mod act;
+mod commission;
+mod harden;
+mod metrics_http;
+mod reload;
+mod start;
+mod stop;
+mod tasks;
+pub(crate) mod view;
+mod watchdog;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) use metrics_http::text as metrics_text;
+pub use start::StartError;
+
+use crate::cli::exit::Exit;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::link::Links;
+use crate::logging::{self, Log};
+use crate::metrics::Metrics;
+use crate::notify;
+use crate::pairing::Pairing;
+use crate::store::Store;
+use crate::token::keeper::TokenKeeper;
+use tasks::Tasks;
+
+/// The running gateway as its control API sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Parts>);
+
+/// Everything that runs.
+struct Parts {
+    config: ArcSwap<Config>,
+    config_path: PathBuf,
+    /// Why the last reload was refused.
+    config_refused: Mutex<Option<String>>,
+    log: Log,
+    clock: Clock,
+    /// On the boot clock.
+    started: Duration,
+    metrics: Metrics,
+    metrics_address: Mutex<Result<Option<std::net::SocketAddr>, String>>,
+    store: Store,
+    keeper: TokenKeeper,
+    links: Links,
+    pairing: Pairing,
+}
+
+impl Gateway {
+    /// The configuration now.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.0.config.load_full()
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Devices, keys and codes.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Access tokens.
+    #[must_use]
+    pub fn keeper(&self) -> &TokenKeeper {
+        &self.0.keeper
+    }
+
+    /// Serial lines and the sensors behind them.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        &self.0.links
+    }
+
+    /// Pairs sensors.
+    #[must_use]
+    pub fn pairing(&self) -> &Pairing {
+        &self.0.pairing
+    }
+
+    fn config_refused(&self) -> Option<String> {
+        self.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// `clawgate run`: the daemon in the foreground, until it is told to stop.
+#[must_use]
+pub fn run(config_path: &Path) -> Exit {
+    let started = Clock::system().boot();
+    let config = match config::load(config_path) {
+        Ok(config) => config,
+        Err(error) => {
+            let _log = logging::start(config::LogLevel::Info);
+            tracing::error!(%error, "the configuration is refused; check it with: clawgate config check");
+            return Exit::Config;
+        }
+    };
+    let log = logging::start(config.log.level);
+    harden::apply();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(serve(config, config_path, log, started))),
+        Err(error) => {
+            tracing::error!(%error, "the runtime cannot start");
+            Exit::Failed
+        }
+    }
+}
+
+/// Runs from the first part's start to the last one's end.
+async fn serve(config: Config, config_path: &Path, log: Log, started: Duration) -> Exit {
+    let mut tasks = Tasks::default();
+    let gateway = match start::start(config, config_path, log, started, &mut tasks).await {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            tracing::error!(%error, "clawgate does not start");
+            tasks.abandon().await;
+            return Exit::Failed;
+        }
+    };
+    let startup_ms = gateway.clock().boot().saturating_sub(started).as_millis();
+    tracing::info!(gateway = %gateway.config().gateway.id, startup_ms, "clawgate is ready");
+    notify::ready(&view::one_line(&gateway));
+    let exit = until_told(&gateway, &mut tasks).await;
+    notify::stopping();
+    stop::stop(&gateway, tasks).await;
+    tracing::info!("clawgate has stopped");
+    exit
+}
+
+/// Waits for a signal, reloading on SIGHUP; or for an essential task that ends by itself.
+async fn until_told(gateway: &Gateway, tasks: &mut Tasks) -> Exit {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+        tracing::error!("signals cannot be received");
+        return Exit::Failed;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Exit::Ok,
+            _ = interrupt.recv() => return Exit::Ok,
+            Some(()) = hangup.recv() => {
+                notify::reloading();
+                reload::reload(gateway).await;
+                notify::ready(&view::one_line(gateway));
+            }
+            ended = tasks.ended() => {
+                tracing::error!(task = ended.name, how = %ended.how, "an essential task ended; clawgate stops in order");
+                return Exit::Failed;
+            }
+        }
+    }
+}

@@ -1,1 +1,101 @@
-//! cli.
+//! The command line: a client of the control socket, and the start of the daemon.
+//!
+//! Results go to standard output, progress to standard error, and every end has an exit code ([`exit`]).
+
+mod args;
+
+pub mod client;
+mod code;
+mod config;
+mod devices;
+pub mod exit;
+mod manual;
+mod pair;
+mod scan;
+mod status;
+pub mod terminal;
+mod token;
+mod watch;
+
+use clap::Parser as _;
+
+use crate::control::failure::Failure;
+use crate::daemon;
+use args::{Cli, Command};
+use client::Client;
+use exit::Exit;
+use terminal::{Terminal, clean};
+
+/// Runs one command; the whole of `main`.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            let _ = error.print();
+            return if wrong { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let terminal = Terminal::new(cli.common.json);
+    match cli.command {
+        Command::Run(file) => daemon::run(&file.config),
+
+        Command::Config(args::Config::Check(file)) => config::check(&terminal, &file.config),
+        Command::Completions { shell } => manual::completions(&terminal, shell),
+        Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
+        command => {
+            let client = Client::new(&cli.common.socket);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let result = match runtime {
+                Ok(runtime) => runtime.block_on(ask(&terminal, &client, command)),
+                Err(error) => Err(Failure::internal(&error)),
+            };
+            ended(&terminal, result)
+        }
+    }
+}
+
+/// The verbs that the daemon answers.
+async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Scan { time } => scan::scan(terminal, client, time).await,
+        Command::Identify { target } => scan::identify(terminal, client, target).await,
+        Command::Pair(pair) => pair::pair(terminal, client, pair).await,
+        Command::Unpair { device } => devices::unpair(terminal, client, &device).await,
+        Command::Devices(verb) => devices::devices(terminal, client, verb).await,
+        Command::Code(verb) => code::code(terminal, client, verb).await,
+        Command::Token(verb) => token::token(terminal, client, verb).await,
+        Command::Status => status::status(terminal, client).await,
+        Command::Watch => watch::watch(terminal, client).await,
+
+        // The others need no daemon and were done before.
+        Command::Run(_) | Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => Ok(Exit::Ok),
+    }
+}
+
+/// Says a refusal: words on standard error, or the failure as JSON on standard output.
+fn ended(terminal: &Terminal, result: Result<Exit, Failure>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if terminal.is_json() {
+                terminal.result(&failure, |_| String::new());
+            }
+            terminal.progress(&terminal.bad(&clean(&failure.message)));
+            if !failure.next_step.is_empty() {
+                terminal.progress(&format!("  {}", clean(&failure.next_step)));
+            }
+            Exit::of(failure.exit_code)
+        }
+    }
+}
+
+/// A path of the control API with one part that a person typed.
+fn path(before: &str, part: &str, after: &str) -> Result<String, Failure> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if part.is_empty() || part.len() > 64 || !part.chars().all(plain) {
+        return Err(Failure::usage(format!("{part:?} is not a name: it has letters, digits, '_' and '-'."), ""));
+    }
+    Ok(format!("{before}/{part}{after}"))
+}

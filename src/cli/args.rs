@@ -1,0 +1,202 @@
+//! The command line as a person types it. What is not here does not exist; what is here was seen working.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DEFAULT_PATH, parse_duration};
+
+/// Where the daemon's socket is, unless said otherwise.
+const DEFAULT_SOCKET: &str = "/run/clawgate/control.sock";
+
+/// The OpenClaw pairing agent: pairs sensors by a short code and relays their readings, each under its own token.
+#[derive(Debug, Parser)]
+#[command(name = "clawgate", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 wrong code, 5 time-out, \
+                        6 radio or port, 7 cloud or token, 8 degraded, 78 config.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "CLAWGATE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Results as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground (systemd does)
+    Run(ConfigFile),
+    /// List the sensors in reach
+    Scan {
+        /// Look for so long, and list each sensor as it comes
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration, default_value = "2s")]
+        time: Duration,
+    },
+    /// Make a sensor blink, to see which one it is
+    Identify {
+        /// The sensor, as `scan` names it
+        target: String,
+    },
+    /// Pair a sensor by the code on its label, or by one made here and entered there
+    Pair(Pair),
+    /// Forget a device: its keys, its token, its topics
+    Unpair {
+        /// The device
+        device: String,
+    },
+    /// The paired devices
+    #[command(subcommand)]
+    Devices(Devices),
+    /// Pairing codes made here
+    #[command(subcommand)]
+    Code(Code),
+    /// The devices' access tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// How the gateway is; exits 8 when something is not well
+    Status,
+    /// Follow what happens, until interrupted
+    Watch,
+    /// The configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them
+    Man {
+        /// Write a page for each verb into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The main file; conf.d/*.toml beside it is merged in
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+/// `pair`.
+#[derive(Debug, Args)]
+#[command(after_help = "The code is asked for at the terminal, else read from standard input or from the variable \
+                        OPENCLAW_PAIRING_CODE. It is never an argument: arguments can be seen by every user.")]
+pub struct Pair {
+    /// The sensor, as `scan` names it; or a device that is paired again
+    pub target: String,
+    /// The name it gets: 1 to 32 of a-z, 0-9, '_', '-'
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Make a code here, to be entered at the sensor
+    #[arg(long)]
+    pub issue: bool,
+    /// Life of the code that is made
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "issue")]
+    pub ttl: Option<Duration>,
+    /// What its token grants (telemetry:write, command:read); may be given again
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub scopes: Vec<String>,
+}
+
+/// `devices`.
+#[derive(Debug, Subcommand)]
+pub enum Devices {
+    /// List them
+    Ls,
+    /// Show one
+    Show {
+        /// The device
+        device: String,
+    },
+    /// Give one another name: its topics and its token change with it
+    Rename {
+        /// The device
+        device: String,
+        /// The new name
+        name: String,
+    },
+}
+
+/// `code`.
+#[derive(Debug, Subcommand)]
+pub enum Code {
+    /// Make a code, to be entered at a sensor; shown once
+    New {
+        /// The name that the sensor gets
+        #[arg(long, value_name = "NAME")]
+        device: Option<String>,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        label: Option<String>,
+        /// Its life
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+        /// What the device's token grants (telemetry:write, command:read); may be given again
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+    },
+    /// List them; never the codes themselves
+    Ls,
+    /// End one now
+    Revoke {
+        /// Its id, ocpc_...
+        id: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
+    /// Say what became of one, and how to go on
+    Explain {
+        /// Its id, ocpc_...
+        id: String,
+    },
+}
+
+/// `token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// List them; never the tokens themselves
+    Ls,
+    /// Get a new one now
+    Rotate {
+        /// The device
+        device: String,
+    },
+    /// End a device's token now and give it no other; the device is cut off
+    Revoke {
+        /// The device
+        device: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Check the configuration; exits 78 with file, line and key when it is refused
+    Check(ConfigFile),
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "a number and ms, s, m, h or d, such as 30s".to_owned())
+}

@@ -1,0 +1,84 @@
+//! `code`: made here, entered at a sensor. Shown once, as text and as a QR.
+
+use hyper::Method;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+
+use super::args::Code;
+use super::client::Client;
+use super::exit::Exit;
+use super::path;
+use super::terminal::{Terminal, clean, span, table};
+use crate::control::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest, WhyRequest};
+use crate::control::failure::Failure;
+
+pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Result<Exit, Failure> {
+    match verb {
+        Code::New { device, label, ttl, scopes } => {
+            let ttl_s = ttl.map(|ttl| ttl.as_secs().max(1));
+            let request = NewCodeRequest { device, label, ttl_s, scopes };
+            let code: NewCode = client.send(Method::POST, "/v1/codes", &request).await?;
+            terminal.result(&code, |code| {
+                format!(
+                    "{}\n{}  lives {}, {} attempts, for one sensor. It is shown this once.\nWhat became of it: clawgate code explain {}",
+                    picture(&code.code, &code.qr),
+                    clean(&code.id),
+                    span(code.ttl_s),
+                    code.attempts,
+                    clean(&code.id),
+                )
+            });
+        }
+        Code::Ls => {
+            let codes: Vec<CodeRecord> = client.get("/v1/codes").await?;
+            terminal.result(&codes, |codes| list(codes));
+        }
+        Code::Revoke { id, why } => {
+            let path = path("/v1/codes", &id, "/revoke")?;
+            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+        Code::Explain { id } => {
+            let told: CodeExplanation = client.get(&path("/v1/codes", &id, "")?).await?;
+            terminal.result(&told, |told| format!("{}\n  {}", clean(&told.explanation), clean(&told.next_step)));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The code as text and as a QR of half blocks.
+pub(super) fn picture(code: &str, qr: &str) -> String {
+    let image = QrCode::new(qr).map(|qr| qr.render::<Dense1x2>().quiet_zone(true).build()).unwrap_or_default();
+    format!("{image}\n\n    {}\n", clean(code))
+}
+
+fn list(codes: &[CodeRecord]) -> String {
+    if codes.is_empty() {
+        return "No code was made. Make one: clawgate code new".to_owned();
+    }
+    let row = |code: &CodeRecord| {
+        vec![
+            code.id.clone(),
+            code.state.clone(),
+            code.left_s.map_or_else(|| "-".to_owned(), span),
+            format!("{}/{}", code.attempts_taken, code.attempts),
+            code.device.clone().unwrap_or_else(|| "any".to_owned()),
+            code.made_by.clone(),
+            code.label.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = codes.iter().map(row).collect();
+    table(&["CODE", "STATE", "LEFT", "ATTEMPTS", "DEVICE", "MADE BY", "LABEL"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_shown_as_text_and_as_a_qr() {
+        let text = picture("K7QF-3M9X", "CLAWGATE:1::K7QF-3M9X");
+        assert!(text.contains("    K7QF-3M9X"));
+        assert!(text.lines().filter(|line| line.contains('▀') || line.contains('█')).count() > 10, "{text}");
+    }
+}

@@ -1,0 +1,72 @@
+//! `devices` and `unpair`.
+
+use hyper::Method;
+
+use super::args::Devices;
+use super::client::Client;
+use super::exit::Exit;
+use super::path;
+use super::terminal::{Terminal, clean, span, table};
+use crate::control::api::{Device, Done, RenameRequest};
+use crate::control::failure::Failure;
+
+pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Devices) -> Result<Exit, Failure> {
+    match verb {
+        Devices::Ls => {
+            let devices: Vec<Device> = client.get("/v1/devices").await?;
+            terminal.result(&devices, |devices| list(devices));
+        }
+        Devices::Show { device } => {
+            let device: Device = client.get(&path("/v1/devices", &device, "")?).await?;
+            terminal.result(&device, show);
+        }
+        Devices::Rename { device, name } => {
+            let path = path("/v1/devices", &device, "/rename")?;
+            let done: Done = client.send(Method::POST, &path, &RenameRequest { name }).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn unpair(terminal: &Terminal, client: &Client, device: &str) -> Result<Exit, Failure> {
+    let done: Done = client.send(Method::DELETE, &path("/v1/devices", device, "")?, &()).await?;
+    terminal.result(&done, |done| clean(&done.done));
+    Ok(Exit::Ok)
+}
+
+fn list(devices: &[Device]) -> String {
+    if devices.is_empty() {
+        return "No device is paired. Sensors in reach: clawgate scan".to_owned();
+    }
+    let row = |d: &Device| {
+        let token = match d.token.expires_in_s {
+            Some(left) => format!("{} {}", d.token.state, span(left)),
+            None => d.token.state.clone(),
+        };
+        vec![d.id.clone(), d.sensor.clone(), d.relay.state.clone(), token, d.waiting.to_string(), d.firmware.clone()]
+    };
+    let rows: Vec<_> = devices.iter().map(row).collect();
+    table(&["DEVICE", "SENSOR", "CLOUD", "TOKEN", "WAITING", "FIRMWARE"], &rows)
+}
+
+fn show(device: &Device) -> String {
+    let mut rows = vec![
+        ("device", device.id.clone()),
+        ("sensor", device.sensor.clone()),
+        ("firmware", device.firmware.clone()),
+        ("paired", device.paired_at.clone()),
+        ("fingerprint", device.fingerprint.clone()),
+        ("pairing", device.pairing.clone()),
+        ("scopes", device.scopes.join(" ")),
+        ("token", device.token.state.clone()),
+        ("cloud", device.relay.state.clone()),
+        ("published", device.relay.published.to_string()),
+        ("confirmed", device.relay.confirmed.to_string()),
+        ("refused", device.relay.refused.to_string()),
+        ("waiting", device.waiting.to_string()),
+    ];
+    let reasons = [("token reason", &device.token.reason), ("cloud error", &device.relay.error)];
+    rows.extend(reasons.into_iter().filter_map(|(name, reason)| Some((name, reason.clone()?))));
+    rows.iter().map(|(name, value)| format!("{name:<13} {}\n", clean(value))).collect()
+}

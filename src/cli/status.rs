@@ -1,0 +1,78 @@
+//! `status`: the gateway at a glance; exit code 8 when something is not well.
+
+use std::fmt::Write as _;
+
+use super::client::Client;
+use super::exit::Exit;
+use super::terminal::{Terminal, clean, size, span};
+use crate::control::api::{Health, Status};
+use crate::control::failure::Failure;
+
+pub(super) async fn status(terminal: &Terminal, client: &Client) -> Result<Exit, Failure> {
+    let status: Status = client.get("/v1/status").await?;
+    let exit = match status.health {
+        Health::Ok => Exit::Ok,
+        Health::Degraded => Exit::Degraded,
+    };
+    terminal.result(&status, |status| words(terminal, status));
+    Ok(exit)
+}
+
+fn words(terminal: &Terminal, status: &Status) -> String {
+    let mut text = String::new();
+    let health = match status.health {
+        Health::Ok => terminal.good("ok"),
+        Health::Degraded => terminal.bad("degraded"),
+    };
+    let _ = writeln!(
+        text,
+        "{health}  {} {} ({}), up {}",
+        clean(&status.gateway),
+        clean(&status.version),
+        clean(&status.mode),
+        span(status.uptime_s)
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "  {}: {}", clean(&problem.part), clean(&problem.message));
+    }
+    let _ = writeln!(text, "broker   {}", clean(&status.broker));
+    for (name, address) in [("issuer", &status.issuer), ("metrics", &status.metrics)] {
+        if let Some(address) = address {
+            let _ = writeln!(text, "{name:<8} {}", clean(address));
+        }
+    }
+    for port in &status.ports {
+        let device = port.device.as_deref().map(|d| format!(", session of {}", clean(d))).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "port     {} {} at {}: {}{device}",
+            clean(&port.id),
+            clean(&port.path),
+            port.baud,
+            clean(&port.explanation)
+        );
+    }
+    for device in &status.devices {
+        let left = device.token.expires_in_s.map(|left| format!(" {}", span(left))).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "device   {}: cloud {}, token {}{left}, {} confirmed, {} waiting",
+            clean(&device.id),
+            clean(&device.relay.state),
+            clean(&device.token.state),
+            device.relay.confirmed,
+            device.waiting
+        );
+    }
+    let spool = &status.spool;
+    let _ = writeln!(
+        text,
+        "spool    {} waiting, {} of {}; {} dropped, {} dead letters",
+        spool.waiting,
+        size(spool.bytes),
+        size(spool.max_bytes),
+        spool.dropped,
+        spool.dead_letters
+    );
+    text
+}

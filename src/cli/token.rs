@@ -1,0 +1,48 @@
+//! `token`: state of the devices' access tokens; never a token itself.
+
+use hyper::Method;
+
+use super::args::Token as Verb;
+use super::client::Client;
+use super::exit::Exit;
+use super::path;
+use super::terminal::{Terminal, clean, span, table};
+use crate::control::api::{Done, Token, WhyRequest};
+use crate::control::failure::Failure;
+
+pub(super) async fn token(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Ls => {
+            let tokens: Vec<Token> = client.get("/v1/tokens").await?;
+            terminal.result(&tokens, |tokens| list(tokens));
+        }
+        Verb::Rotate { device } => {
+            let done: Done = client.send(Method::POST, &path("/v1/tokens", &device, "/rotate")?, &()).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+        Verb::Revoke { device, why } => {
+            let path = path("/v1/tokens", &device, "/revoke")?;
+            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(tokens: &[Token]) -> String {
+    if tokens.is_empty() {
+        return "No device is paired, so there is no token.".to_owned();
+    }
+    let row = |token: &Token| {
+        vec![
+            token.device.clone(),
+            token.state.clone(),
+            token.expires_in_s.map_or_else(|| "-".to_owned(), span),
+            token.scope.clone(),
+            token.refreshed.to_string(),
+            token.reason.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = tokens.iter().map(row).collect();
+    table(&["DEVICE", "STATE", "LEFT", "SCOPE", "REFRESHED", "REASON"], &rows)
+}

@@ -1,0 +1,353 @@
+//! The words of the control API: what goes over the socket, both ways. Times are seconds or milliseconds, as named.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// All well, or not.
+    pub health: Health,
+    /// What is not well; empty when all is.
+    pub problems: Vec<Problem>,
+    /// Version of the daemon.
+    pub version: String,
+    /// Gateway id.
+    pub gateway: String,
+    /// Tenant at the broker.
+    pub tenant: String,
+    /// `relay` or `standalone`.
+    pub mode: String,
+    /// Where the broker is.
+    pub broker: String,
+    /// Where the local issuer serves, when standalone.
+    pub issuer: Option<String>,
+    /// Where metrics are served.
+    pub metrics: Option<String>,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Serial lines.
+    pub ports: Vec<Port>,
+    /// Devices.
+    pub devices: Vec<Device>,
+    /// What waits for the broker.
+    pub spool: Spool,
+    /// Why the last reload was refused; the configuration before it goes on.
+    pub config_refused: Option<String>,
+}
+
+/// The gateway at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Everything works.
+    Ok,
+    /// Something does not; readings are kept.
+    Degraded,
+}
+
+/// Something that is not well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The part: a port, a device, `config`, ...
+    pub part: String,
+    /// What is the matter, and why.
+    pub message: String,
+}
+
+/// A serial line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Short name.
+    pub id: String,
+    /// Device node by its configured name.
+    pub path: String,
+    /// Line rate.
+    pub baud: u32,
+    /// `open`, `absent`, `busy`, ...
+    pub state: String,
+    /// State in words, with what to do.
+    pub explanation: String,
+    /// What the bytes say: `good`, `silent`, ...
+    pub line: String,
+    /// The device whose session runs here.
+    pub device: Option<String>,
+}
+
+/// A paired device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name: a level of its topics, the `sub` of its token.
+    pub id: String,
+    /// Hardware id of the sensor.
+    pub sensor: String,
+    /// Its pairing's id, the first part of every reading's name.
+    pub pairing: String,
+    /// Fingerprint of the keys.
+    pub fingerprint: String,
+    /// Firmware version the sensor told.
+    pub firmware: String,
+    /// When it was paired, RFC 3339.
+    pub paired_at: String,
+    /// What its token grants.
+    pub scopes: Vec<String>,
+    /// State of its token.
+    pub token: Token,
+    /// State of its connection to the broker: `up`, `idle`, ...
+    pub relay: Relay,
+    /// Readings that wait for the broker.
+    pub waiting: u64,
+}
+
+/// The MQTT connection of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// `connected`, `connecting`, ...
+    pub state: String,
+    /// Seconds it has been so.
+    pub for_s: u64,
+    /// Why it is not connected.
+    pub error: Option<String>,
+    /// Published since start.
+    pub published: u64,
+    /// Confirmed by the broker since start.
+    pub confirmed: u64,
+    /// Refused by the broker since start.
+    pub refused: u64,
+}
+
+/// The token of a device. The token itself never leaves the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Whose.
+    pub device: String,
+    /// `valid`, `waiting`, `quarantined`, `revoked`.
+    pub state: String,
+    /// Token id.
+    pub jti: Option<String>,
+    /// What it grants.
+    pub scope: String,
+    /// Seconds until it expires.
+    pub expires_in_s: Option<u64>,
+    /// Why there is none.
+    pub reason: Option<String>,
+    /// Refreshed so often since start.
+    pub refreshed: u64,
+}
+
+/// What waits for the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spool {
+    /// Readings, memory and disk.
+    pub waiting: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Size of the file.
+    pub disk_bytes: u64,
+    /// Cap of the readings' bytes.
+    pub max_bytes: u64,
+    /// Dropped at the cap since start.
+    pub dropped: u64,
+    /// Refused by the broker for good.
+    pub dead_letters: u64,
+}
+
+/// One sensor in reach: a line of `GET /v1/scan`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// What `pair` takes.
+    pub id: String,
+    /// The name the sensor gives itself.
+    pub name: String,
+    /// Where it is.
+    pub link: String,
+    /// Signal strength.
+    pub rssi_dbm: Option<i16>,
+    /// `pairable`, `closed`, `paired`, `paired_elsewhere`.
+    pub state: String,
+    /// The window stays open so long.
+    pub window_left_s: Option<u64>,
+    /// Which ceremonies it takes: `label`, `issued`.
+    pub ceremonies: Vec<String>,
+    /// Its name here, where it is paired.
+    pub device: Option<String>,
+}
+
+/// `POST /v1/identify`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentifyRequest {
+    /// As `scan` names it.
+    pub target: String,
+}
+
+/// `POST /v1/pair`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairRequest {
+    /// As `scan` names it, or a device that is paired again.
+    pub target: String,
+    /// The name it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The code on its label; without it the gateway issues one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Life of an issued code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u64>,
+    /// What its token grants; empty for `telemetry:write`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+}
+
+/// One line of the answer to `POST /v1/pair`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum PairLine {
+    /// Enter this code at the sensor.
+    Code {
+        /// Its id.
+        id: String,
+        /// The code; shown once.
+        code: String,
+        /// What a QR of it says.
+        qr: String,
+        /// It lives so long.
+        ttl_s: u64,
+    },
+    /// A stage ended well.
+    Stage {
+        /// `connect`, `key_exchange`, `confirm`, `token`, `first_reading`.
+        stage: String,
+        /// It took so long.
+        elapsed_ms: u64,
+        /// What came of it.
+        detail: Option<String>,
+    },
+    /// A stage failed.
+    Failed {
+        /// Which.
+        stage: String,
+        /// For programs.
+        cause: String,
+        /// What happened and why.
+        message: String,
+        /// What to do.
+        next_step: String,
+        /// Exit code of the command line.
+        exit_code: u8,
+    },
+    /// All stages ended well.
+    Paired {
+        /// Its name.
+        device: String,
+        /// Of the keys.
+        fingerprint: String,
+        /// From the first publish to its confirmation.
+        confirmed_after_ms: u64,
+    },
+}
+
+/// `POST /v1/devices/{id}/rename`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameRequest {
+    /// The new name.
+    pub name: String,
+}
+
+/// `POST /v1/codes`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCodeRequest {
+    /// The name that the device gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// What it is for, in a person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u64>,
+    /// What the device's token grants; empty for `telemetry:write`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+}
+
+/// The answer to `POST /v1/codes`: the only time a code is shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCode {
+    /// `ocpc_...`.
+    pub id: String,
+    /// The code.
+    pub code: String,
+    /// What a QR of it says.
+    pub qr: String,
+    /// It lives so long.
+    pub ttl_s: u64,
+    /// Guesses it survives.
+    pub attempts: u8,
+}
+
+/// A code's record; never the code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeRecord {
+    /// `ocpc_...`.
+    pub id: String,
+    /// `active`, `claimed`, `used`, `expired`, `revoked`, `exhausted`, `void`.
+    pub state: String,
+    /// What it is for.
+    pub label: Option<String>,
+    /// The device it is bound to.
+    pub device: Option<String>,
+    /// Who made it.
+    pub made_by: String,
+    /// When, RFC 3339.
+    pub made_at: String,
+    /// Seconds it still lives.
+    pub left_s: Option<u64>,
+    /// Guesses taken.
+    pub attempts_taken: u8,
+    /// Guesses in all.
+    pub attempts: u8,
+}
+
+/// `GET /v1/codes/{id}`: why it is as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeExplanation {
+    /// The record.
+    pub record: CodeRecord,
+    /// Its story in words.
+    pub explanation: String,
+    /// How to go on.
+    pub next_step: String,
+}
+
+/// `POST /v1/codes/{id}/revoke` and `POST /v1/tokens/{device}/revoke`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhyRequest {
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// An answer with nothing to say but that it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What was done, for people.
+    pub done: String,
+}
+
+/// One line of `GET /v1/watch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchLine {
+    /// When, RFC 3339.
+    pub at: String,
+    /// The part or device that it is about.
+    pub part: String,
+    /// What happened, in words.
+    pub what: String,
+}

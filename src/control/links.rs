@@ -1,0 +1,190 @@
+//! Sensors in reach: scan, identify, pair.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use axum::{Extension, Json};
+use clawgate_protocol::code::Code;
+
+use super::api::{Done, Found, IdentifyRequest, PairLine, PairRequest};
+use super::devices::new_id;
+use super::failure::Failure;
+use super::role::Caller;
+use super::routes::{Body, Query, number};
+use super::stream::{Lines, ndjson};
+use crate::cli::exit::Exit;
+use crate::daemon::Gateway;
+use crate::link::{self, FoundState, TargetError};
+use crate::pairing::{self, Ceremony, PairEvent, Stage};
+use crate::token::scope::{Scope, UnknownScope};
+
+/// Longest scan.
+const MAX_SCAN_MS: u64 = 600_000;
+/// How often a long scan asks again.
+const SCAN_STEP: Duration = Duration::from_secs(2);
+/// Time for a sensor to say that it blinks.
+const IDENTIFY_TIME: Duration = Duration::from_secs(3);
+
+pub(super) async fn scan(State(gateway): State<Gateway>, query: Query) -> Result<Response, Failure> {
+    let time = Duration::from_millis(number(&query, "for_ms", 2000, MAX_SCAN_MS)?);
+    let (lines, response) = ndjson();
+    tokio::spawn(scanning(gateway, time, lines));
+    Ok(response)
+}
+
+/// Asks step by step, and sends a sensor when it is new or has changed.
+async fn scanning(gateway: Gateway, time: Duration, lines: Lines) {
+    let end = gateway.clock().boot() + time;
+    let mut sent: Vec<Found> = Vec::new();
+    loop {
+        let step = end.saturating_sub(gateway.clock().boot()).min(SCAN_STEP);
+        let found = tokio::select! {
+            found = gateway.links().scan(step) => found,
+            () = lines.gone() => return,
+        };
+        for sensor in found.into_iter().map(found_line) {
+            let known = sent.iter_mut().find(|old| (&old.id, &old.link) == (&sensor.id, &sensor.link));
+            let news = known.as_ref().is_none_or(|old| old.state != sensor.state || old.device != sensor.device);
+            if news && lines.send(&sensor).await.is_err() {
+                return;
+            }
+            match known {
+                Some(old) => *old = sensor,
+                None => sent.push(sensor),
+            }
+        }
+        if gateway.clock().boot() >= end {
+            return;
+        }
+    }
+}
+
+fn found_line(found: link::Found) -> Found {
+    let mut line = Found {
+        id: found.id,
+        name: found.name,
+        link: found.link,
+        rssi_dbm: found.rssi_dbm,
+        state: String::new(),
+        window_left_s: None,
+        ceremonies: Vec::new(),
+        device: None,
+    };
+    match found.state {
+        FoundState::Pairable { left, label, issued } => {
+            line.state = "pairable".to_owned();
+            line.window_left_s = Some(left.as_secs());
+            let takes = [("label", label), ("issued", issued)];
+            line.ceremonies = takes.into_iter().filter(|(_, takes)| *takes).map(|(name, _)| name.to_owned()).collect();
+        }
+        FoundState::Closed => line.state = "closed".to_owned(),
+        FoundState::Paired { device, .. } => {
+            line.state = "paired".to_owned();
+            line.device = Some(device.to_string());
+        }
+        FoundState::PairedElsewhere => line.state = "paired_elsewhere".to_owned(),
+    }
+    line
+}
+
+pub(super) async fn identify(
+    State(gateway): State<Gateway>,
+    Body(request): Body<IdentifyRequest>,
+) -> Result<Json<Done>, Failure> {
+    gateway.links().identify(&request.target, IDENTIFY_TIME).await.map_err(|error| target_failure(&error))?;
+    Ok(Json(Done { done: format!("{} blinks.", request.target) }))
+}
+
+fn target_failure(error: &TargetError) -> Failure {
+    match error {
+        TargetError::NotFound(target) => {
+            Failure::not_found(format!("No sensor, port or device goes by {target:?}."), "List them: clawgate scan")
+        }
+        TargetError::Unreachable { target, reason } => {
+            Failure::new(Exit::Link, "unreachable", format!("{target}: {reason}."), "See clawgate status.")
+        }
+        other => Failure::usage(format!("{other}."), "List them: clawgate scan"),
+    }
+}
+
+pub(super) async fn pair(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<PairRequest>,
+) -> Result<Response, Failure> {
+    let ceremony = match &request.code {
+        Some(code) => Ceremony::Label(Code::parse(code).map_err(|error| {
+            let text = format!("The code is mistyped: {error}. No attempt was used.");
+            Failure::new(Exit::WrongCode, "code_mistyped", text, "Read the label again.")
+        })?),
+        None => Ceremony::Issued { ttl: ttl(&gateway, request.ttl_s)? },
+    };
+    let request = pairing::PairRequest {
+        target: request.target,
+        name: request.name.as_deref().map(new_id).transpose()?,
+        ceremony,
+        scopes: scopes(&request.scopes)?,
+        actor: caller.actor(),
+    };
+    let mut events = gateway.pairing().pair(request);
+    let (lines, response) = ndjson();
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            // The pairing goes on to its end even if nobody reads any more.
+            if lines.send(&pair_line(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(response)
+}
+
+/// The life of a code that is asked for, within its bounds.
+pub(super) fn ttl(gateway: &Gateway, asked_s: Option<u64>) -> Result<Duration, Failure> {
+    match asked_s {
+        None => Ok(gateway.config().pairing.ttl),
+        Some(s @ 1..=86_400) => Ok(Duration::from_secs(s)),
+        Some(_) => Err(Failure::usage("A code lives from 1 s to 1 day.", "")),
+    }
+}
+
+/// Scopes that exist, as they are asked for.
+pub(super) fn scopes(asked: &[String]) -> Result<Vec<Scope>, Failure> {
+    asked
+        .iter()
+        .map(|scope| scope.parse().map_err(|error: UnknownScope| Failure::usage(format!("{error}."), "")))
+        .collect()
+}
+
+fn stage_name(stage: Stage) -> String {
+    stage.to_string().replace(' ', "_")
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn pair_line(event: PairEvent) -> PairLine {
+    match event {
+        PairEvent::Code { id, code, ttl } => {
+            PairLine::Code { id, code: code.to_string(), qr: code.qr(None).to_string(), ttl_s: ttl.as_secs() }
+        }
+        PairEvent::Stage { stage, elapsed, detail } => {
+            PairLine::Stage { stage: stage_name(stage), elapsed_ms: millis(elapsed), detail }
+        }
+        PairEvent::Failed(failure) => PairLine::Failed {
+            stage: stage_name(failure.stage),
+            cause: serde_json::to_value(failure.cause)
+                .ok()
+                .and_then(|v| v.as_str().map(str::to_owned))
+                .unwrap_or_default(),
+            message: failure.message,
+            next_step: failure.next_step,
+            exit_code: failure.exit_code,
+        },
+        PairEvent::Paired { device, fingerprint, confirmed_after } => {
+            PairLine::Paired { device: device.to_string(), fingerprint, confirmed_after_ms: millis(confirmed_after) }
+        }
+    }
+}

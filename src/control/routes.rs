@@ -1,0 +1,133 @@
+//! Every route with the least role it needs. `openapi.json` describes the same; a test compares them.
+
+use std::collections::HashMap;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Router};
+use serde::de::DeserializeOwned;
+
+use super::failure::Failure;
+use super::role::{Caller, Role};
+use super::{ANSWER_TIME, MAX_BODY_BYTES, devices, links, system, tokens};
+use crate::cli::exit::Exit;
+use crate::daemon::Gateway;
+use crate::metrics::Reason;
+
+/// One operation of the API.
+pub struct Route {
+    /// HTTP method.
+    pub method: Method,
+    /// Path, with `{id}` where a name stands.
+    pub path: &'static str,
+    /// The least role.
+    pub role: Role,
+    handler: MethodRouter<Gateway>,
+}
+
+/// All operations.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    let get = |path, role, handler| Route { method: Method::GET, path, role, handler };
+    let post = |path, role, handler| Route { method: Method::POST, path, role, handler };
+    let delete = |path, role, handler| Route { method: Method::DELETE, path, role, handler };
+    use Role::{Admin, Operator, Viewer};
+    vec![
+        get("/v1/status", Viewer, self::get(system::status)),
+        get("/v1/watch", Viewer, self::get(system::watch)),
+        get("/v1/openapi.json", Viewer, self::get(system::openapi)),
+        get("/metrics", Viewer, self::get(system::metrics)),
+        get("/v1/scan", Viewer, self::get(links::scan)),
+        post("/v1/identify", Operator, self::post(links::identify)),
+        post("/v1/pair", Operator, self::post(links::pair)),
+        get("/v1/devices", Viewer, self::get(devices::list)),
+        get("/v1/devices/{id}", Viewer, self::get(devices::show)),
+        delete("/v1/devices/{id}", Operator, self::delete(devices::unpair)),
+        post("/v1/devices/{id}/rename", Operator, self::post(devices::rename)),
+        get("/v1/tokens", Viewer, self::get(tokens::list)),
+        post("/v1/tokens/{id}/rotate", Admin, self::post(tokens::rotate)),
+        post("/v1/tokens/{id}/revoke", Admin, self::post(tokens::revoke)),
+    ]
+}
+
+/// The API as a service.
+pub(super) fn router(gateway: &Gateway) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        let gate = middleware::from_fn_with_state((gateway.clone(), route.role), pass);
+        router = router.route(route.path, route.handler.layer(gate));
+    }
+    router
+        .fallback(|| async { no_route() })
+        .method_not_allowed_fallback(|| async { no_route() })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(gateway.clone())
+}
+
+fn no_route() -> Failure {
+    Failure::new(Exit::Usage, "no_route", "There is no such operation.", "GET /v1/openapi.json lists them all.")
+}
+
+/// Lets a request pass that its user may make, within the time it may take.
+async fn pass(
+    State((gateway, needed)): State<(Gateway, Role)>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    gateway.metrics().control.requests.inc();
+    let refuse = |failure: Failure, reason| {
+        gateway.metrics().control.refused.get_or_create(&Reason { reason }).inc();
+        failure.into_response()
+    };
+    if let Err(failure) = caller.require(needed, &gateway.config().control.roles) {
+        tracing::info!(uid = caller.uid, %needed, "a control request was refused for its role");
+        return refuse(failure, "role");
+    }
+    match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());
+            refuse(Failure::new(Exit::TimeOut, "too_slow", text, "Try again."), "too_slow")
+        }
+    }
+}
+
+/// A JSON body; what is wrong with it is said in our words.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(body)) => Ok(Self(body)),
+            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Failure::new(
+                Exit::Usage,
+                "too_large",
+                format!("The request is larger than {MAX_BODY_BYTES} bytes."),
+                "",
+            )),
+            Err(JsonRejection::MissingJsonContentType(_)) => {
+                Err(Failure::usage("The request is not application/json.", "Set the content-type header."))
+            }
+            Err(error) => Err(Failure::usage(format!("The request was not understood: {}.", error.body_text()), "")),
+        }
+    }
+}
+
+/// Parameters behind the `?`.
+pub(super) type Query = axum::extract::Query<HashMap<String, String>>;
+
+/// A number behind the `?`, within bounds.
+pub(super) fn number(query: &Query, name: &str, default: u64, most: u64) -> Result<u64, Failure> {
+    match query.get(name).map(|text| text.parse::<u64>()) {
+        None => Ok(default),
+        Some(Ok(number)) if number <= most => Ok(number),
+        Some(_) => Err(Failure::usage(format!("{name} is a number from 0 to {most}."), "")),
+    }
+}

@@ -1,0 +1,91 @@
+//! What an operator does to a device that touches several parts at once, in the order that leaves no ghost.
+
+use super::Gateway;
+use crate::audit::Actor;
+use crate::cli::exit::Exit;
+use crate::control::failure::Failure;
+use crate::ids::DeviceId;
+use crate::store::StoreError;
+use crate::token::keeper::KeeperError;
+
+impl Gateway {
+    /// Forgets a device everywhere: session and sensor first, then token, relay and spool, the registry last.
+    /// Whether the sensor confirmed that it erased its key.
+    ///
+    /// # Errors
+    /// `not_found`, or what the registry said.
+    pub(crate) async fn unpair(&self, id: &DeviceId, actor: Actor) -> Result<bool, Failure> {
+        let _ = actor;
+        let store = self.store().clone();
+        let wanted = id.clone();
+        let known = blocking(move || store.device(&wanted)).await?;
+        known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
+        let told = self.links().unpair(id).await;
+        if let Err(error) = self.keeper().remove(id, "unpaired").await {
+            tracing::warn!(device = %id, %error, "the token of an unpaired device could not be revoked at the issuer");
+        }
+        let store = self.store().clone();
+        let wanted = id.clone();
+        blocking(move || store.remove_device(&wanted)).await?;
+        Ok(told)
+    }
+
+    /// Gives a device another name.
+    ///
+    /// # Errors
+    /// `not_found`, a name that is taken, or what the registry said.
+    pub(crate) async fn rename(&self, id: &DeviceId, name: &DeviceId, actor: Actor) -> Result<(), Failure> {
+        let _ = actor;
+        let store = self.store().clone();
+        let (from, to) = (id.clone(), name.clone());
+        blocking(move || store.rename_device(&from, &to)).await
+    }
+
+    /// Gets a new token now; its life in seconds.
+    ///
+    /// # Errors
+    /// `not_found`, or why no token came.
+    pub(crate) async fn rotate_token(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
+        let _ = actor;
+        let status = self.keeper().rotate(id).await.map_err(|error| keeper_failure(&error))?;
+        Ok(status.expires_in_s.unwrap_or_default())
+    }
+
+    /// Ends a device's token now and gives it no other.
+    ///
+    /// # Errors
+    /// `not_found`, or why the issuer was not told.
+    pub(crate) async fn revoke_token(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<(), Failure> {
+        let _ = actor;
+        self.keeper().revoke(id, why).await.map_err(|error| keeper_failure(&error))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| store_failure(&error)),
+        Err(error) => Err(Failure::internal(&error)),
+    }
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    match error {
+        StoreError::UnknownDevice(id) => {
+            Failure::not_found(format!("There is no device {id:?}."), "List them: clawgate devices ls")
+        }
+        StoreError::NameTaken { .. } => Failure::usage(format!("{error}."), ""),
+        _ => Failure::internal(error),
+    }
+}
+
+fn keeper_failure(error: &KeeperError) -> Failure {
+    match error {
+        KeeperError::Unknown(id) => {
+            Failure::not_found(format!("There is no device {:?}.", id.as_str()), "List them: clawgate devices ls")
+        }
+        KeeperError::Revoked(_) | KeeperError::Busy(_) => Failure::usage(format!("{error}."), ""),
+        _ => Failure::new(Exit::Cloud, "token", format!("{error}."), "See clawgate token ls."),
+    }
+}

@@ -1,0 +1,176 @@
+//! Opens and wires every part, in the order in which they need each other.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use clawgate_protocol::pairing::Suite;
+use tokio::net::TcpListener;
+
+use super::commission::Service;
+use super::tasks::Tasks;
+use super::{Gateway, Parts, metrics_http, watchdog};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control;
+use crate::control::socket::{ControlSocket, SocketError};
+use crate::link::uart::{PortOptions, UartOptions};
+use crate::link::{LinkParts, Links};
+use crate::logging::Log;
+use crate::metrics::Metrics;
+use crate::pairing::Pairing;
+use crate::store::{Store, StoreError, StoreOptions};
+use crate::token::Issuer;
+use crate::token::keeper::{KeeperOptions, TokenKeeper};
+use crate::token::key::{KeyError, SigningKey};
+use crate::token::local::{DenyError, DenyList, LocalIssuer};
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The state directory or its database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The local issuer's key.
+    #[error("the local issuer's key: {0}")]
+    Key(#[from] KeyError),
+    /// The local issuer's deny list.
+    #[error(transparent)]
+    Deny(#[from] DenyError),
+    /// A name that the protocol does not take.
+    #[error("gateway.id {0:?} does not fit the protocol: use 1 to 32 of a-z, 0-9, '_' and '-'")]
+    GatewayId(String),
+    /// A part panicked while it was opened.
+    #[error("a part could not be opened: {0}")]
+    Opening(#[from] tokio::task::JoinError),
+}
+
+/// Starts everything. On an error the caller ends the tasks that run already.
+pub(super) async fn start(
+    config: Config,
+    config_path: &Path,
+    log: Log,
+    started: Duration,
+    tasks: &mut Tasks,
+) -> Result<Gateway, StartError> {
+    let clock = Clock::system();
+    let metrics = Metrics::new();
+    let store = open_store(&config, &clock).await?;
+    let issuer = local_issuer(&config, &store, &clock)?;
+    let keeper = TokenKeeper::new(Arc::new(issuer) as Arc<dyn Issuer>, keeper_options(&config), clock.clone());
+    let service = Service::new(store.clone(), keeper.clone(), &config);
+    for device in store.devices()? {
+        if let Err(error) = service.attach(&device) {
+            tracing::error!(device = %device.id, %error, "a device is not in service");
+        }
+    }
+    let parts = link_parts(&config, &store, service, &metrics, &clock)?;
+    let stop_links = tokio_util::sync::CancellationToken::new();
+    let links = Links::start(uart_options(&config), parts, stop_links.clone());
+    let pairing = Pairing::new(links.clone());
+    let socket_path = config.control.socket.clone();
+    let metrics_listen = config.metrics.listen;
+    let gateway = Gateway(Arc::new(Parts {
+        config: ArcSwap::from_pointee(config),
+        config_path: config_path.to_owned(),
+        config_refused: Mutex::default(),
+        log,
+        clock,
+        started,
+        metrics,
+        metrics_address: Mutex::new(Ok(None)),
+        store,
+        keeper,
+        links: links.clone(),
+        pairing,
+    }));
+    tasks.spawn("links", |stop| async move {
+        stop.cancelled().await;
+        stop_links.cancel();
+        links.stopped().await;
+    });
+    let socket = ControlSocket::bind(&socket_path)?;
+    tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
+    tasks.spawn("watchdog", |stop| watchdog::watch(gateway.clone(), stop));
+    if let Some(address) = metrics_listen {
+        serve_metrics(&gateway, address, tasks).await;
+    }
+    Ok(gateway)
+}
+
+/// Metrics that nobody can read do not keep readings from flowing: a refused address is said in `status`.
+async fn serve_metrics(gateway: &Gateway, address: std::net::SocketAddr, tasks: &mut Tasks) {
+    let bound = match TcpListener::bind(address).await {
+        Ok(listener) => {
+            let bound = listener.local_addr().map(Some).map_err(|error| error.to_string());
+            tasks.spawn("metrics", |stop| metrics_http::serve(listener, gateway.clone(), stop));
+            bound
+        }
+        Err(error) => {
+            tracing::error!(%address, %error, "metrics are not served; set metrics.listen, or \"off\"");
+            Err(format!("{address}: {error}; set metrics.listen, or \"off\""))
+        }
+    };
+    *gateway.0.metrics_address.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = bound;
+}
+
+async fn open_store(config: &Config, clock: &Clock) -> Result<Store, StartError> {
+    let options = StoreOptions {
+        dir: config.state_dir.clone(),
+        master_key: config.master_key.clone(),
+        credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+    };
+    let clock = clock.clone();
+    Ok(tokio::task::spawn_blocking(move || Store::open(&options, clock)).await??)
+}
+
+fn local_issuer(config: &Config, store: &Store, clock: &Clock) -> Result<LocalIssuer, StartError> {
+    const KEY: &str = "local-issuer-key";
+    let key = match store.secret(KEY)? {
+        Some(der) => SigningKey::from_pkcs8(der.expose())?,
+        None => {
+            let key = SigningKey::generate()?;
+            store.put_secret(KEY, key.to_pkcs8()?.expose())?;
+            key
+        }
+    };
+    let deny = DenyList::open(&store.dir().join("revoked.json"))?;
+    Ok(LocalIssuer::new(&format!("claw:{}", config.gateway.id), key, deny, clock.clone()))
+}
+
+fn keeper_options(config: &Config) -> KeeperOptions {
+    KeeperOptions { tenant: config.gateway.tenant.to_string(), gateway: config.gateway.id.to_string() }
+}
+
+fn link_parts(
+    config: &Config,
+    store: &Store,
+    service: Service,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<LinkParts, StartError> {
+    let id = config.gateway.id.as_str();
+    Ok(LinkParts {
+        gateway: id.parse().map_err(|_| StartError::GatewayId(id.to_owned()))?,
+        min_suite: if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One },
+        store: store.clone(),
+        commission: Arc::new(service),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    })
+}
+
+/// The serial lines of a configuration, as the links take them.
+pub(super) fn uart_options(config: &Config) -> UartOptions {
+    let port = |(name, port): (&crate::config::Name, &crate::config::PortConfig)| PortOptions {
+        name: name.to_string(),
+        path: port.path.clone(),
+        baud: port.baud,
+    };
+    UartOptions { ports: config.uart.ports.iter().map(port).collect() }
+}

@@ -1,0 +1,19 @@
+//! The orderly stop: from the sensors to the broker, each part with a bound of its own.
+
+use std::time::Duration;
+
+use super::Gateway;
+use super::tasks::Tasks;
+
+/// Stops every part. What a part leaves behind after its time is on disk or still with its sensor.
+pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
+    tracing::info!("clawgate stops");
+    for (name, seconds) in [("watchdog", 2), ("links", 5), ("control", 3)] {
+        if !tasks.stop(name, Duration::from_secs(seconds)).await {
+            tracing::warn!(task = name, seconds, "did not end in time and is cut");
+        }
+    }
+    gateway.keeper().shutdown().await;
+    tasks.stop("metrics", Duration::from_secs(1)).await;
+    tasks.abandon().await;
+}

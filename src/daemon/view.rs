@@ -1,0 +1,191 @@
+//! The gateway as it is now: for `status`, for systemd's status line, for the gauges of the metrics.
+
+use std::sync::PoisonError;
+
+use super::Gateway;
+use super::commission::scopes_of;
+use crate::config::Mode;
+use crate::control::api::{Device, Health, Port, Problem, Relay, Spool, Status, Token};
+use crate::link::{LineCondition, PortCondition, PortState};
+use crate::store::{self, StoreError};
+use crate::token::keeper::TokenStatus;
+
+/// All of it. Reads the registry: call it where blocking is allowed.
+///
+/// # Errors
+/// Where the registry cannot be read.
+pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
+    let config = gateway.config();
+    let devices = devices(gateway)?;
+    let ports: Vec<Port> = gateway.links().ports().into_iter().map(port).collect();
+    let metrics = gateway.0.metrics_address.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let config_refused = gateway.config_refused();
+    let mut problems = problems(&ports, &devices);
+    if let Some(error) = &config_refused {
+        problems.push(problem("config", &format!("the last reload was refused: {error}")));
+    }
+    if let Err(error) = &metrics {
+        problems.push(problem("metrics", error));
+    }
+    Ok(Status {
+        health: if problems.is_empty() { Health::Ok } else { Health::Degraded },
+        problems,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        gateway: config.gateway.id.to_string(),
+        tenant: config.gateway.tenant.to_string(),
+        mode: match config.mode {
+            Mode::Relay => "relay".to_owned(),
+            Mode::Standalone => "standalone".to_owned(),
+        },
+        broker: config.broker.url.as_ref().map_or_else(String::new, |url| format!("{}:{}", url.host, url.port)),
+        issuer: None,
+        metrics: metrics.ok().flatten().map(|address| format!("http://{address}/metrics")),
+        pid: std::process::id(),
+        uptime_s: gateway.clock().boot().saturating_sub(gateway.0.started).as_secs(),
+        ports,
+        devices,
+        spool: Spool {
+            waiting: 0,
+            bytes: 0,
+            disk_bytes: 0,
+            max_bytes: config.spool.max_bytes,
+            dropped: 0,
+            dead_letters: 0,
+        },
+        config_refused,
+    })
+}
+
+/// Every paired device. Reads the registry: call it where blocking is allowed.
+///
+/// # Errors
+/// Where the registry cannot be read.
+pub(crate) fn devices(gateway: &Gateway) -> Result<Vec<Device>, StoreError> {
+    let known = gateway.store().devices()?;
+    Ok(known.iter().map(|known| device(gateway, known)).collect())
+}
+
+/// One device.
+pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
+    let slot = known.current.as_ref().or(known.pending.as_ref().map(|pending| &pending.key));
+    Device {
+        id: known.id.to_string(),
+        sensor: known.hardware_id.clone(),
+        pairing: slot.map(|slot| slot.pairing.to_string()).unwrap_or_default(),
+        fingerprint: String::new(),
+        firmware: known.info.firmware.clone(),
+        paired_at: rfc3339(known.confirmed_ms.unwrap_or(known.created_ms)),
+        scopes: scopes_of(known).iter().map(ToString::to_string).collect(),
+        token: gateway.keeper().status(&known.id).map_or_else(|| no_token(known), token),
+        relay: Relay { state: "none".to_owned(), for_s: 0, error: None, published: 0, confirmed: 0, refused: 0 },
+        waiting: 0,
+    }
+}
+
+/// Every token.
+pub(crate) fn tokens(gateway: &Gateway) -> Vec<Token> {
+    gateway.keeper().list().into_iter().map(token).collect()
+}
+
+fn token(status: TokenStatus) -> Token {
+    Token {
+        device: status.device.to_string(),
+        state: status.state,
+        jti: status.jti,
+        scope: status.scope.unwrap_or_default(),
+        expires_in_s: status.expires_in_s,
+        reason: status.reason,
+        refreshed: status.refreshes,
+    }
+}
+
+fn no_token(known: &store::Device) -> Token {
+    Token {
+        device: known.id.to_string(),
+        state: "none".to_owned(),
+        jti: None,
+        scope: String::new(),
+        expires_in_s: None,
+        reason: None,
+        refreshed: 0,
+    }
+}
+
+fn port(state: PortState) -> Port {
+    let explanation = match (&state.condition, state.line) {
+        (PortCondition::Open, line) => format!("open, {line}"),
+        (condition, _) => condition.to_string(),
+    };
+    Port {
+        id: state.alias,
+        path: state.path.display().to_string(),
+        baud: state.baud,
+        state: match state.condition {
+            PortCondition::Open => "open",
+            PortCondition::Absent => "absent",
+            PortCondition::Busy { .. } => "busy",
+            PortCondition::NoPermission { .. } => "no_permission",
+            PortCondition::NotATty => "not_a_tty",
+            PortCondition::Failed { .. } => "failed",
+        }
+        .to_owned(),
+        explanation,
+        line: match state.line {
+            LineCondition::Silent => "silent",
+            LineCondition::Good => "good",
+            LineCondition::WrongBaudRate => "wrong_baud_rate",
+            LineCondition::Echo => "echo",
+        }
+        .to_owned(),
+        device: state.device.map(|device| device.to_string()),
+    }
+}
+
+fn problem(part: &str, message: &str) -> Problem {
+    Problem { part: part.to_owned(), message: message.to_owned() }
+}
+
+/// What is not well with ports and devices.
+fn problems(ports: &[Port], devices: &[Device]) -> Vec<Problem> {
+    let bad_port = |port: &Port| port.state != "open" || port.line == "wrong_baud_rate" || port.line == "echo";
+    let ports = ports.iter().filter(|port| bad_port(port)).map(|port| problem(&port.id, &port.explanation));
+    let bad_token = |device: &&Device| device.token.state != "valid" && device.token.reason.is_some();
+    let tokens = devices.iter().filter(bad_token).map(|device| {
+        let reason = device.token.reason.as_deref().unwrap_or_default();
+        problem(&device.id, &format!("token {}: {reason}", device.token.state))
+    });
+    ports.chain(tokens).collect()
+}
+
+/// The gateway in one line, for `systemctl status`.
+pub(super) fn one_line(gateway: &Gateway) -> String {
+    match status(gateway) {
+        Ok(status) => {
+            let open = status.ports.iter().filter(|port| port.state == "open").count();
+            format!(
+                "{}: {} devices, {open}/{} ports, {} readings waiting",
+                match status.health {
+                    Health::Ok => "ok",
+                    Health::Degraded => "degraded",
+                },
+                status.devices.len(),
+                status.ports.len(),
+                status.spool.waiting
+            )
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Sets the gauges that are read rather than counted.
+pub(super) fn refresh_gauges(gateway: &Gateway) {
+    let tally = gateway.keeper().tally();
+    let token = &gateway.metrics().token;
+    token.valid.set(i64::try_from(tally.valid).unwrap_or(i64::MAX));
+    token.quarantined.set(i64::try_from(tally.quarantined).unwrap_or(i64::MAX));
+}
+
+/// Milliseconds since 1970 as RFC 3339.
+pub(crate) fn rfc3339(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map(|time| format!("{time:.0}")).unwrap_or_default()
+}
