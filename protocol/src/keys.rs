@@ -105,14 +105,13 @@ impl PairingRecord {
             &self.key_id_key,
             &self.advertising_key,
         ];
-        let mut rest: &mut [u8] = &mut out;
         let mut hash = Sha512::new();
-        for field in fields {
-            hash.update(field);
-            put(&mut rest, field);
-        }
+        fields.iter().for_each(|field| hash.update(field));
         let check: [u8; 64] = hash.finalize().into();
-        put(&mut rest, check.first_chunk::<8>().map_or(&[], |c| c));
+        let body = fields.iter().copied().flatten();
+        for (to, from) in out.iter_mut().zip(body.chain(check.iter().take(8))) {
+            *to = *from;
+        }
         out
     }
 
@@ -161,23 +160,16 @@ impl PairingRecord {
 
 fn padded(id: &Id) -> [u8; ID_MAX + 1] {
     let mut out = [0; ID_MAX + 1];
-    let mut rest: &mut [u8] = &mut out;
-    put(&mut rest, &[u8::try_from(id.as_bytes().len()).unwrap_or(0)]);
-    put(&mut rest, id.as_bytes());
+    let length = u8::try_from(id.as_bytes().len()).unwrap_or(0);
+    for (to, from) in out.iter_mut().zip(core::iter::once(&length).chain(id.as_bytes())) {
+        *to = *from;
+    }
     out
 }
 
 fn unpadded(bytes: &[u8; ID_MAX + 1]) -> Option<Id> {
     let (len, text) = bytes.split_first()?;
     core::str::from_utf8(text.get(..usize::from(*len))?).ok()?.parse().ok()
-}
-
-/// Writes `field` at the front of `rest` and moves on; the lengths are constants, so it always fits.
-fn put(rest: &mut &mut [u8], field: &[u8]) {
-    if let Some((head, tail)) = core::mem::take(rest).split_at_mut_checked(field.len()) {
-        head.copy_from_slice(field);
-        *rest = tail;
-    }
 }
 
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {

@@ -22,10 +22,12 @@
 #[cfg(test)]
 extern crate std;
 
+mod aead;
 pub mod app;
 pub mod cbor;
 pub mod code;
 pub mod cpace;
+mod dh;
 pub mod discovery;
 pub mod elligator;
 pub mod fragment;
