@@ -91,17 +91,18 @@ impl Field {
 
     /// Raised to 2^252 - 3; both exponents below are short steps from it.
     fn pow_2_252_minus_3(self) -> Self {
-        let e2 = self.squared(1).times(self); // eN: raised to 2^N - 1
-        let e4 = e2.squared(2).times(e2);
-        let e5 = e4.squared(1).times(self);
-        let e10 = e5.squared(5).times(e5);
-        let e20 = e10.squared(10).times(e10);
-        let e40 = e20.squared(20).times(e20);
-        let e50 = e40.squared(10).times(e10);
-        let e100 = e50.squared(50).times(e50);
-        let e200 = e100.squared(100).times(e100);
-        let e250 = e200.squared(50).times(e50);
-        e250.squared(2).times(self)
+        // powN: raised to 2^N - 1; half, most and all: N = 100, 200 and 250
+        let pow2 = self.squared(1).times(self);
+        let pow4 = pow2.squared(2).times(pow2);
+        let pow5 = pow4.squared(1).times(self);
+        let pow10 = pow5.squared(5).times(pow5);
+        let pow20 = pow10.squared(10).times(pow10);
+        let pow40 = pow20.squared(20).times(pow20);
+        let pow50 = pow40.squared(10).times(pow10);
+        let half = pow50.squared(50).times(pow50);
+        let most = half.squared(100).times(half);
+        let all = most.squared(50).times(pow50);
+        all.squared(2).times(self)
     }
 
     /// 1/self, that is raised to p - 2 = 8 * (2^252 - 3) + 3.

@@ -106,7 +106,9 @@ impl PairingRecord {
             &self.advertising_key,
         ];
         let mut hash = Sha512::new();
-        fields.iter().for_each(|field| hash.update(field));
+        for field in fields {
+            hash.update(field);
+        }
         let check: [u8; 64] = hash.finalize().into();
         let body = fields.iter().copied().flatten();
         for (to, from) in out.iter_mut().zip(body.chain(check.iter().take(8))) {

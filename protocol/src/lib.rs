@@ -34,6 +34,7 @@ pub mod fragment;
 pub mod frame;
 pub mod id;
 pub mod kdf;
+mod kem;
 pub mod keys;
 pub mod message;
 pub mod noise;

@@ -1,5 +1,7 @@
 //! The published vectors of CPace and Noise, every value of them; their origin stands in each file.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use clawgate_protocol::cpace::{self, Share, WeakShare};

@@ -13,9 +13,13 @@
 
 mod gateway;
 mod limit;
+mod part;
+mod schedule;
 mod sensor;
 
 use core::fmt;
+
+use crate::message::pairing::SensorPart;
 
 pub use gateway::{Gateway, GatewayOptions, GatewayStep};
 pub use limit::{ENTERED_CODE_TAGS, EnteredCode, LabelBackoff};
@@ -81,6 +85,20 @@ pub enum Suite {
 }
 
 impl Suite {
+    /// The best one this build has.
+    pub const BEST: Self = if cfg!(feature = "suite2") { Self::Two } else { Self::One };
+
+    /// The numbers from `lowest` to `highest`, as M1 and `Ident` list them.
+    #[must_use]
+    pub const fn range(lowest: Self, highest: Self) -> &'static [u8] {
+        match (lowest, highest) {
+            (Self::One, Self::One) => &[1],
+            (Self::One, Self::Two) => &[1, 2],
+            (Self::Two, Self::Two) => &[2],
+            (Self::Two, Self::One) => &[],
+        }
+    }
+
     /// The number in messages.
     #[must_use]
     pub const fn number(self) -> u8 {
@@ -90,7 +108,7 @@ impl Suite {
         }
     }
 
-    /// The suite of a number in a message; none for one this build does not have.
+    /// The suite of a number in a message.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -111,6 +129,13 @@ pub struct Profile<'a> {
     pub firmware: &'a str,
     /// A device certificate, opaque here.
     pub certificate: Option<&'a [u8]>,
+}
+
+impl<'a> SensorPart<'a> {
+    /// What the sensor says of itself.
+    pub(crate) const fn profile(&self) -> Profile<'a> {
+        Profile { capabilities: self.capabilities, firmware: self.firmware, certificate: self.certificate }
+    }
 }
 
 /// Why a run ended without a pairing. For our own log and operator, never for the peer.
@@ -173,3 +198,10 @@ impl fmt::Display for Failure {
 }
 
 impl core::error::Error for Failure {}
+
+impl Failure {
+    /// Whether the peer gets a `Refuse`: not if it refused itself or is not there.
+    const fn is_told(self) -> bool {
+        !matches!(self, Self::Refused | Self::TimedOut)
+    }
+}
