@@ -19,3 +19,6 @@ pub use keeper::TokenKeeper;
 
 /// A longer token is refused unread; one of ours has about 500 bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Authentication method of MQTT v5's enhanced authentication: the token is its data.
+pub const AUTH_METHOD: &str = "OAUTH2-JWT";

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Claims;
 use crate::ids::DeviceId;
 
 /// A right that an operator grants to a device.
@@ -146,6 +147,21 @@ pub fn device_base(tenant: &str, gateway: &str, device: &DeviceId) -> String {
 #[must_use]
 pub fn mqtt_client_id(gateway: &str, device: &str) -> String {
     format!("{gateway}.{device}")
+}
+
+/// Scope of a token that only reads what gateways sent; its owner is a subscriber, never a device.
+pub const TELEMETRY_READ: &str = "telemetry:read";
+
+/// Whether a connection with this MQTT client id may stand on a token with these claims.
+///
+/// A device has exactly its own id, so that no other token can take its connection over. A subscriber has its own name,
+/// or several connections `NAME.anything`.
+#[must_use]
+pub fn permits_client_id(claims: &Claims, client_id: &str) -> bool {
+    if claims.scope == TELEMETRY_READ {
+        return client_id.strip_prefix(&claims.sub).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    }
+    client_id == mqtt_client_id(&claims.client_id, &claims.sub)
 }
 
 /// The filter of a subscription, without `$share/{name}/`; `None` where that prefix is malformed.

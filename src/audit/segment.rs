@@ -1,0 +1,48 @@
+//! The files of the log: `audit-NNNNNNNNNNNN.jsonl`, named by the number of their first line.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+/// Longest line that is read; ours are shorter, so a longer one is damage and not worth the memory.
+const LONGEST_LINE: usize = 64 << 10;
+
+pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("audit-{first:012}.jsonl"))
+}
+
+/// The first line numbers of all files, in order.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut firsts = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("audit-")?.strip_suffix(".jsonl"));
+        firsts.extend(number.and_then(|number| number.parse::<u64>().ok()));
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// One line of a file.
+pub(super) enum Line {
+    /// Ended by a line feed, which is not part of it.
+    Whole(Vec<u8>),
+    /// The rest of the file after its last line feed: a write that a power cut tore.
+    Torn(Vec<u8>),
+}
+
+/// Calls `each` for every line with the offset after it.
+pub(super) fn read<E: From<io::Error>>(path: &Path, mut each: impl FnMut(Line, u64) -> Result<(), E>) -> Result<(), E> {
+    let mut reader = BufReader::new(File::open(path)?);
+    let mut offset = 0;
+    loop {
+        let mut line = Vec::new();
+        let taken = io::Read::take(&mut reader, LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
+        if taken == 0 {
+            return Ok(());
+        }
+        offset += taken as u64;
+        let whole = line.pop_if(|last| *last == b'\n').is_some();
+        each(if whole || taken == LONGEST_LINE { Line::Whole(line) } else { Line::Torn(line) }, offset)?;
+    }
+}

@@ -1,0 +1,159 @@
+//! One device's queue, as its two users hold it: the session puts in, the relay takes out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use super::entry::{Incoming, Outgoing, Progress, Submitted, Ticket};
+use super::error::SpoolError;
+use super::queue::Queue;
+use super::shared::Shared;
+use crate::ids::PairingId;
+
+/// The state of one lane and those who wait for it.
+pub(super) struct LaneCell {
+    pub(super) pairing: PairingId,
+    pub(super) shared: Arc<Shared>,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    progress: watch::Sender<Progress>,
+}
+
+impl LaneCell {
+    pub(super) fn new(pairing: PairingId, shared: Arc<Shared>, queue: Queue) -> Self {
+        let progress = watch::Sender::new(queue.progress());
+        Self { pairing, shared, queue: Mutex::new(queue), wake: Notify::new(), progress }
+    }
+
+    /// Runs `work` under the lane's lock and keeps the account of memory.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.lock();
+        let before = queue.memory_bytes();
+        let out = work(&mut queue);
+        self.shared.memory_moved(before, queue.memory_bytes());
+        out
+    }
+
+    /// As [`with`](Self::with), then tells the session what became safe and the relay what can be taken.
+    pub(super) fn advance<T>(&self, work: impl FnOnce(&mut Queue) -> T) -> T {
+        let (out, progress) = self.with(|queue| (work(queue), queue.progress()));
+        self.publish(progress);
+        self.wake.notify_one();
+        out
+    }
+
+    fn publish(&self, progress: Progress) {
+        self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One device's queue. Cheap to clone; one session and one relay connection use it at a time.
+#[derive(Clone)]
+pub struct Lane(pub(super) Arc<LaneCell>);
+
+impl Lane {
+    /// Whose lane it is.
+    #[must_use]
+    pub fn pairing(&self) -> PairingId {
+        self.0.pairing
+    }
+
+    /// Answers a sensor's hello: how far this epoch is here. `lowest` is the lowest seq that the sensor still
+    /// holds, or still has to report as a gap; whatever lies below was acknowledged to it before.
+    #[must_use]
+    pub fn hello(&self, epoch: u64, lowest: u64) -> Progress {
+        let progress = self.0.with(|queue| queue.hello(epoch, lowest));
+        self.0.publish(progress);
+        progress
+    }
+
+    /// Takes an entry if it is the next one. Returns at once, whatever the cloud or the disk does.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] when memory is at its bound because the disk does not take what the broker does not;
+    /// the reading stays with the sensor, which sends it again.
+    pub fn submit(&self, incoming: Incoming) -> Result<Submitted, SpoolError> {
+        let shared = &self.0.shared;
+        let now = shared.clock.boot();
+        let submitted = self.0.with(|queue| shared.has_room(queue.memory_bytes()).then(|| queue.submit(incoming, now)));
+        match submitted {
+            None => {
+                shared.wake();
+                Err(SpoolError::Full { limit: shared.options.memory_bytes })
+            }
+            Some(submitted) => {
+                if submitted == Submitted::Accepted {
+                    self.0.wake.notify_one();
+                    shared.wake_if_pressed();
+                }
+                Ok(submitted)
+            }
+        }
+    }
+
+    /// How far the lane is, as entries become safe.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.0.progress.subscribe()
+    }
+
+    /// Waits until [`take`](Self::take) yields something. Cancel safe; for one waiter at a time.
+    pub async fn ready(&self) {
+        loop {
+            let (ready, refill) = self.0.with(|queue| (queue.is_ready(), queue.wants_refill()));
+            if refill {
+                self.0.shared.refill(&self.0);
+            }
+            if ready {
+                return;
+            }
+            self.0.wake.notified().await;
+        }
+    }
+
+    /// Takes what waits, in order, up to the in-flight bound. Each ticket is to be settled by
+    /// [`confirm`](Self::confirm), [`dead_letter`](Self::dead_letter) or [`requeue`](Self::requeue).
+    #[must_use]
+    pub fn take(&self) -> Vec<Outgoing> {
+        let (taken, refill) = self.0.with(|queue| (queue.take(), queue.wants_refill()));
+        if refill {
+            self.0.shared.refill(&self.0);
+        }
+        taken
+    }
+
+    /// The broker has these for good: they are forgotten. Returns how many were still in flight.
+    pub fn confirm(&self, tickets: &[Ticket]) -> usize {
+        let (count, progress, unrecorded) = self.0.with(|queue| {
+            let count = tickets.iter().filter(|ticket| queue.confirm(**ticket)).count();
+            (count, queue.progress(), queue.unrecorded())
+        });
+        self.0.publish(progress);
+        if unrecorded >= self.0.shared.record_at() {
+            self.0.shared.wake();
+        }
+        count
+    }
+
+    /// The broker will never take this one: it moves to the dead letters, with the reason.
+    pub fn dead_letter(&self, ticket: Ticket, reason: &str) {
+        if self.0.with(|queue| queue.dead_letter(ticket, reason.to_owned())) {
+            self.0.shared.wake();
+        }
+    }
+
+    /// The connection is gone: what was in flight is published again on the next one, in order.
+    pub fn requeue(&self) {
+        self.0.with(Queue::requeue);
+    }
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lane({})", self.0.pairing)
+    }
+}

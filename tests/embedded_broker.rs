@@ -1,0 +1,218 @@
+//! The embedded broker as a real MQTT client meets it: every token is enforced, from CONNECT to its last second.
+#![cfg(feature = "standalone")]
+
+#[path = "support/mqtt_client.rs"]
+mod mqtt_client;
+
+use std::time::Duration;
+
+use clawgate::clock::Clock;
+use clawgate::ids::DeviceId;
+use clawgate::standalone::{Broker, BrokerOptions, TlsFiles};
+use clawgate::token::key::SigningKey;
+use clawgate::token::local::{DenyList, LocalIssuer, Mint};
+use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
+use clawgate::token::{Issuer, TokenRequest};
+use mqtt_client::{By, Connect, MqttClient};
+
+const UP: &str = "claw/v1/default/g/pump-3/up/telemetry";
+const ALL: &str = "claw/v1/default/+/+/up/#";
+
+struct Bed {
+    issuer: LocalIssuer,
+    broker: Broker,
+}
+
+impl Bed {
+    async fn start() -> Self {
+        let issuer = issuer();
+        let options = BrokerOptions { listen: "127.0.0.1:0".parse().unwrap(), tls: None, max_clients: 16 };
+        let broker = Broker::start(options, issuer.verifier("claw").unwrap()).await.unwrap();
+        Self { issuer, broker }
+    }
+
+    fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
+        Connect { addr: self.broker.addr(), tls: None, client_id, token, by: By::EnhancedAuth, will: None }
+    }
+
+    async fn connect(&self, client_id: &str, token: &str) -> Result<MqttClient, String> {
+        MqttClient::connect(self.how(client_id, token)).await
+    }
+
+    async fn subscriber(&self) -> MqttClient {
+        let client = self.connect("dash", &subscriber_token(&self.issuer)).await.unwrap();
+        assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
+        client
+    }
+
+    async fn token(&self, device: &str, life_s: u64) -> String {
+        token(&self.issuer, device, life_s).await
+    }
+}
+
+fn issuer() -> LocalIssuer {
+    let key = SigningKey::generate().unwrap();
+    LocalIssuer::new("urn:clawgate:test", key, DenyList::in_memory(), Clock::system())
+}
+
+async fn token(issuer: &LocalIssuer, device: &str, life_s: u64) -> String {
+    issuer.issue(&request(device, life_s)).await.unwrap().bearer().to_owned()
+}
+
+fn request(device: &str, life_s: u64) -> TokenRequest {
+    TokenRequest {
+        tenant: "default".to_owned(),
+        gateway: "g".to_owned(),
+        device: device.parse::<DeviceId>().unwrap(),
+        scope: vec![Scope::TelemetryWrite],
+        life: Duration::from_secs(life_s),
+        audience: "claw".to_owned(),
+    }
+}
+
+fn subscriber_token(issuer: &LocalIssuer) -> String {
+    let mint = Mint {
+        sub: "dash".to_owned(),
+        client_id: "dash".to_owned(),
+        audience: "claw".to_owned(),
+        scope: TELEMETRY_READ.to_owned(),
+        topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
+        life: Duration::from_secs(60),
+    };
+    issuer.mint(mint).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_device_may_publish_reaches_a_subscriber_and_nothing_else_does() {
+    let bed = Bed::start().await;
+    let mut subscriber = bed.subscriber().await;
+    for by in [By::EnhancedAuth, By::Password] {
+        let token = bed.token("pump-3", 60).await;
+        let device = MqttClient::connect(Connect { by, ..bed.how("g.pump-3", &token) }).await.unwrap();
+        for elsewhere in ["claw/v1/default/g/pump-4/up/telemetry", "claw/v1/default/g/pump-3/down/cmd/x", "x"] {
+            assert_eq!(device.publish(elsewhere, "stray").await, "NotAuthorized", "{elsewhere}");
+        }
+        assert_eq!(device.subscribe(ALL).await, "NotAuthorized");
+        assert_eq!(device.subscribe("#").await, "NotAuthorized");
+        assert_eq!(device.publish(UP, "21.5").await, "Success");
+        let message = subscriber.next().await;
+        assert_eq!((&*message.topic, &*message.payload), (UP.as_bytes(), &b"21.5"[..]));
+    }
+    bed.broker.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_no_good_token_is_not_admitted() {
+    let bed = Bed::start().await;
+    let good = bed.token("pump-3", 60).await;
+    let strangers = token(&issuer(), "pump-3", 60).await;
+    let for_others = bed.issuer.issue(&TokenRequest { audience: "other".to_owned(), ..request("pump-3", 60) }).await;
+    let refused = [
+        ("g.pump-3", "", "no token"),
+        ("g.pump-3", "a.b.c", "garbage"),
+        ("g.pump-3", &strangers, "another issuer's"),
+        ("g.pump-3", for_others.as_ref().unwrap().bearer(), "for another broker"),
+        ("g.pump-4", &good, "another device's"),
+        ("h.pump-3", &good, "another gateway's"),
+        ("dash", &good, "a device's as subscriber's"),
+    ];
+    for (client_id, token, what) in refused {
+        for by in [By::EnhancedAuth, By::Password] {
+            let answer = MqttClient::connect(Connect { by, ..bed.how(client_id, token) }).await;
+            assert_eq!(answer.err().as_deref(), Some("NotAuthorized"), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused_and_its_live_connection_cut() {
+    let bed = Bed::start().await;
+    let short = bed.token("pump-3", 2).await;
+    let mut device = bed.connect("g.pump-3", &short).await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    device.ended().await;
+    assert_eq!(bed.connect("g.pump-3", &short).await.err().as_deref(), Some("NotAuthorized"));
+    assert_eq!(other.publish("claw/v1/default/g/pump-4/up/telemetry", "1").await, "Success");
+}
+
+#[tokio::test]
+async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
+    let bed = Bed::start().await;
+    let mut subscriber = bed.subscriber().await;
+    let token = bed.token("pump-3", 60).await;
+    let state = "claw/v1/default/g/pump-3/up/state";
+    let how = Connect { will: Some((state, "offline")), ..bed.how("g.pump-3", &token) };
+    let mut revoked = MqttClient::connect(how).await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    bed.issuer.revoke(&request("pump-3", 60), None, "stolen").await.unwrap();
+    revoked.ended().await;
+    assert_eq!(bed.connect("g.pump-3", &token).await.err().as_deref(), Some("NotAuthorized"));
+    assert!(other.is_connected());
+    assert_eq!(other.publish("claw/v1/default/g/pump-4/up/telemetry", "1").await, "Success");
+    let said = [subscriber.next().await, subscriber.next().await];
+    assert!(
+        said.iter().any(|message| message.topic == state && message.payload == "offline"),
+        "the cloud learns that the device is gone: {said:?}"
+    );
+    bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.expect("a token issued after the revocation is good");
+}
+
+#[tokio::test]
+async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
+    let bed = Bed::start().await;
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 3).await).await.unwrap();
+    device.reauthenticate(&bed.token("pump-3", 60).await).await.unwrap();
+    // Another token of three seconds ends when the first one would have.
+    let mut witness = bed.connect("g.pump-4", &bed.token("pump-4", 3).await).await.unwrap();
+    witness.ended().await;
+    assert_eq!(device.publish(UP, "still here").await, "Success");
+}
+
+#[tokio::test]
+async fn re_authentication_with_a_bad_or_anothers_token_ends_the_connection() {
+    let bed = Bed::start().await;
+    for bad in ["garbage".to_owned(), bed.token("pump-4", 60).await, bed.token("pump-3", 1).await] {
+        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+        // The last one is good, but only for a second.
+        let _ = device.reauthenticate(&bad).await;
+        device.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
+    let bed = Bed::start().await;
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    assert_eq!(device.retain("claw/v1/default/g/pump-3/up/state", "online").await, "Success");
+    let message = bed.subscriber().await.next().await;
+    assert!(message.retain && message.payload == "online");
+}
+
+#[tokio::test]
+async fn over_tls_a_pinned_ca_is_enough_to_connect() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { certificate: dir.path().join("crt.pem"), key: dir.path().join("key.pem") };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = std::sync::Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+
+    let issuer = issuer();
+    let options = BrokerOptions { listen: "127.0.0.1:0".parse().unwrap(), tls: Some(files), max_clients: 16 };
+    let broker = Broker::start(options, issuer.verifier("claw").unwrap()).await.unwrap();
+    let token = token(&issuer, "pump-3", 60).await;
+    let how = Connect {
+        addr: broker.addr(),
+        tls: Some(tls),
+        client_id: "g.pump-3",
+        token: &token,
+        by: By::EnhancedAuth,
+        will: None,
+    };
+    let device = MqttClient::connect(how).await.unwrap();
+    assert_eq!(device.publish(UP, "1").await, "Success");
+}
