@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::entry::{Capture, Kind};
-use super::queue::Entry;
+use super::parts::Entry;
 
 const CHECKSUM: usize = 8;
 const GAP: u8 = 1;
@@ -90,11 +90,15 @@ fn checksum(epoch: u64, first_seq: u64, entries: &[u8]) -> [u8; CHECKSUM] {
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = value.to_le_bytes();
         value >>= 7;
+        if value == 0 {
+            out.push(low);
+            return;
+        }
+        out.push(low | 0x80);
     }
-    out.push(value as u8);
 }
 
 fn take_varint(from: &mut Bytes) -> Result<u64, ChunkError> {

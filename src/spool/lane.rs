@@ -127,6 +127,7 @@ impl Lane {
     }
 
     /// The broker has these for good: they are forgotten. Returns how many were still in flight.
+    #[expect(clippy::must_use_candidate, reason = "the count is for those who want it")]
     pub fn confirm(&self, tickets: &[Ticket]) -> usize {
         let (count, progress, unrecorded) = self.0.with(|queue| {
             let count = tickets.iter().filter(|ticket| queue.confirm(**ticket)).count();

@@ -22,6 +22,7 @@ mod disk;
 mod entry;
 mod error;
 mod lane;
+mod parts;
 mod queue;
 mod shared;
 mod worker;
@@ -163,10 +164,10 @@ impl Spool {
         ended.await.unwrap_or(Err(SpoolError::Stopped))
     }
 
-    /// The newest dead letters, at most `limit`.
+    /// The newest dead letters, at most `limit`. Answered while [`run`](Self::run) runs.
     ///
     /// # Errors
-    /// [`SpoolError::Stopped`] without [`run`](Self::run); otherwise what the database said.
+    /// [`SpoolError::Stopped`] after `run` has ended; otherwise what the database said.
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, SpoolError> {
         self.ask(|reply| Ask::DeadLetters { limit, reply }).await
     }
@@ -188,9 +189,6 @@ impl Spool {
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, SpoolError> {
-        if lock(&self.disk).is_some() {
-            return Err(SpoolError::Stopped); // not running yet: nobody would answer
-        }
         let (reply, answer) = oneshot::channel();
         self.shared.ask(ask(reply));
         answer.await.unwrap_or(Err(SpoolError::Stopped))

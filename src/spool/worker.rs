@@ -11,7 +11,8 @@ use super::disk::{Disk, Writer};
 use super::entry::{Capture, Kind};
 use super::error::SpoolError;
 use super::lane::LaneCell;
-use super::queue::{ChunkRef, Draft, DropPlan, Dying, Entry, OVERHEAD, Queue, Settled};
+use super::parts::{ChunkRef, Draft, DropPlan, Dying, Entry, OVERHEAD, Settled};
+use super::queue::Queue;
 use super::shared::{Ask, Shared, lock};
 use crate::ids::PairingId;
 
@@ -66,7 +67,7 @@ impl Worker {
             let mut refills = std::mem::take(&mut self.starved);
             refills.extend(inbox.refills);
             for cell in refills {
-                self.refill(cell);
+                self.refill(&cell);
             }
             for ask in inbox.asks {
                 self.answer(ask);
@@ -114,7 +115,7 @@ impl Worker {
                 Ok(())
             }
             Err(error) => {
-                self.undo(work);
+                undo(work);
                 self.failed(&error);
                 Err(error)
             }
@@ -158,11 +159,22 @@ impl Worker {
     }
 
     fn apply(&mut self, work: Vec<Work>, rows: Vec<Vec<(i64, u32)>>, durable: bool, dead_letters: Option<u64>) {
-        let mut dropped = 0;
+        let dropped: u64 = work.iter().filter_map(|work| work.drop.as_ref()).map(|plan| plan.lost).sum();
+        {
+            let mut totals = self.shared.totals();
+            totals.dropped += dropped;
+            totals.dead_letters = dead_letters.unwrap_or(totals.dead_letters);
+            totals.commits += u64::from(durable);
+            if totals.trouble.take().is_some() {
+                tracing::info!("the spool's disk takes readings again");
+            }
+        }
+        if dropped > 0 {
+            tracing::warn!(readings = dropped, "readings dropped at the spool's byte cap");
+        }
         for (work, rows) in work.into_iter().zip(rows) {
             work.cell.advance(|queue| {
                 if let Some(plan) = work.drop {
-                    dropped += plan.lost;
                     queue.dropped(plan);
                 }
                 for (draft, (id, bytes)) in work.drafts.iter().zip(rows) {
@@ -173,30 +185,8 @@ impl Worker {
                 queue.spill();
             });
         }
-        let mut totals = self.shared.totals();
-        totals.dropped += dropped;
-        totals.dead_letters = dead_letters.unwrap_or(totals.dead_letters);
-        totals.commits += u64::from(durable);
-        if totals.trouble.take().is_some() {
-            tracing::info!("the spool's disk takes readings again");
-        }
-        drop(totals);
-        if dropped > 0 {
-            tracing::warn!(readings = dropped, "readings dropped at the spool's byte cap");
-        }
         self.retry_at = None;
         self.give_space_back();
-    }
-
-    fn undo(&self, work: Vec<Work>) {
-        for work in work {
-            work.cell.with(|queue| {
-                queue.recorded(work.settled, false);
-                if work.epochs.is_some() {
-                    queue.epochs_unsaved();
-                }
-            });
-        }
     }
 
     fn failed(&mut self, error: &SpoolError) {
@@ -220,7 +210,7 @@ impl Worker {
         self.was_empty = empty;
     }
 
-    fn refill(&mut self, cell: Arc<LaneCell>) {
+    fn refill(&mut self, cell: &Arc<LaneCell>) {
         let rows = cell.with(Queue::begin_refill);
         if rows.is_empty() {
             return;
@@ -231,7 +221,7 @@ impl Worker {
                 Ok(body) => read.push(self.decode(row, body)),
                 Err(error) => {
                     self.failed(&error);
-                    self.starved.push(Arc::clone(&cell));
+                    self.starved.push(Arc::clone(cell));
                     break;
                 }
             }
@@ -347,6 +337,18 @@ fn write_all(writer: &mut Writer<'_>, work: &[Work], at_unix_ms: u64) -> rusqlit
     }
     let dead_letters = if buried { Some(writer.trim_dead_letters(DEAD_LETTERS)?) } else { None };
     Ok((rows, dead_letters))
+}
+
+/// The transaction failed: everything is to be tried again.
+fn undo(work: Vec<Work>) {
+    for work in work {
+        work.cell.with(|queue| {
+            queue.recorded(work.settled, false);
+            if work.epochs.is_some() {
+                queue.epochs_unsaved();
+            }
+        });
+    }
 }
 
 fn gap_entry(row: &ChunkRef, reason: &'static str) -> Entry {

@@ -1,0 +1,359 @@
+//! The spool's promise: acknowledged means confirmed or on disk; forgotten means confirmed; in order.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawgate::clock::Clock;
+use clawgate::ids::PairingId;
+use clawgate::spool::{Capture, Incoming, Kind, Lane, Outgoing, Spool, SpoolError, SpoolOptions, Submitted};
+use support::{until, within};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PUMP: PairingId = PairingId(*b"pump-001");
+const EPOCH: u64 = 0xfeed;
+
+fn options() -> SpoolOptions {
+    SpoolOptions { commit: Duration::from_millis(20), ..SpoolOptions::default() }
+}
+
+struct Running {
+    spool: Spool,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), SpoolError>>,
+}
+
+impl Running {
+    fn start(path: &Path, options: SpoolOptions) -> Self {
+        let spool = Spool::open(path, options, Clock::system()).unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(spool.clone().run(stop.clone()));
+        Self { spool, stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        within("the spool stops", self.task).await.unwrap().unwrap();
+    }
+}
+
+fn reading(seq: u64) -> Incoming {
+    let content = Bytes::from(format!("reading {seq} {}", "x".repeat(88)));
+    Incoming { epoch: EPOCH, seq, kind: Kind::Telemetry, content, captured: Capture::Exact }
+}
+
+fn submit(lane: &Lane, seqs: std::ops::RangeInclusive<u64>) {
+    for seq in seqs {
+        assert_eq!(lane.submit(reading(seq)).unwrap(), Submitted::Accepted, "seq {seq}");
+    }
+}
+
+async fn safe(lane: &Lane, seq: u64) {
+    let mut progress = lane.progress();
+    within("it becomes safe", progress.wait_for(|progress| progress.safe >= seq)).await.unwrap();
+}
+
+/// Takes and confirms until `last` is through; every entry in the order it came.
+async fn drain(lane: &Lane, last: u64) -> Vec<Outgoing> {
+    let mut out: Vec<Outgoing> = Vec::new();
+    while out.last().is_none_or(|entry| entry.id.seq < last) {
+        within("more comes", lane.ready()).await;
+        let taken = lane.take();
+        assert_eq!(lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>()), taken.len());
+        out.extend(taken);
+    }
+    out
+}
+
+fn seqs(entries: &[Outgoing]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.id.seq).collect()
+}
+
+#[tokio::test]
+async fn what_the_broker_confirms_is_safe_at_once_and_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let it = Running::start(&folder.path().join("spool.db"), SpoolOptions::default());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=50);
+    assert_eq!(lane.hello(EPOCH, 1).safe, 0);
+    assert_eq!(seqs(&drain(&lane, 50).await), (1..=50).collect::<Vec<_>>());
+    let progress = lane.hello(EPOCH, 1);
+    assert_eq!((progress.safe, progress.next), (50, 51));
+    assert_eq!(it.spool.status().commits, 0);
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_confirmed_in_time_goes_to_disk_and_comes_back_after_a_restart_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let it = Running::start(&path, options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=3000);
+    safe(&lane, 3000).await;
+    assert!(it.spool.status().memory_bytes == 0, "nobody serves the lane, so nothing stays in memory");
+    submit(&lane, 3001..=3010);
+    it.stop().await;
+
+    let it = Running::start(&path, options());
+    let lane = it.spool.lane(PUMP);
+    let progress = lane.hello(EPOCH, 2990);
+    assert_eq!((progress.safe, progress.next), (3010, 3011));
+    assert_eq!(lane.submit(reading(3010)).unwrap(), Submitted::Duplicate);
+    assert_eq!(lane.submit(reading(3012)).unwrap(), Submitted::OutOfOrder { next: 3011 });
+    submit(&lane, 3011..=3500);
+    let out = drain(&lane, 3500).await;
+    assert_eq!(seqs(&out), (1..=3500).collect::<Vec<_>>());
+    assert_eq!(out[99].content, reading(100).content);
+    it.stop().await;
+
+    let it = Running::start(&path, options());
+    let lane = it.spool.lane(PUMP);
+    assert_eq!(it.spool.status().depth, 0);
+    assert_eq!(lane.hello(EPOCH, 1).next, 3501, "what is confirmed and gone is still known");
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_republishes_what_was_in_flight_and_ignores_late_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let it = Running::start(&folder.path().join("spool.db"), options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=300);
+    within("something waits", lane.ready()).await;
+    let first = lane.take();
+    assert_eq!(first.len(), 100, "the in-flight bound");
+    assert!(lane.take().is_empty());
+    assert_eq!(lane.confirm(&[first[0].ticket, first[2].ticket]), 2);
+    lane.requeue();
+    assert_eq!(lane.confirm(&[first[1].ticket]), 0, "an answer of the old connection");
+    let mut expected: Vec<u64> = (2..=300).collect();
+    let out = drain(&lane, 300).await;
+    // It may have been spilled to disk in between, which forgets that 3 was confirmed out of order.
+    if out[1].id.seq == 4 {
+        expected.remove(1);
+    }
+    assert_eq!(seqs(&out), expected);
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn every_device_has_its_own_order_and_progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let it = Running::start(&folder.path().join("spool.db"), options());
+    let lanes: Vec<Lane> = (0..20).map(|device| it.spool.lane(PairingId([device; 8]))).collect();
+    for seq in 1..=200 {
+        for lane in &lanes {
+            assert_eq!(lane.submit(reading(seq)).unwrap(), Submitted::Accepted);
+        }
+    }
+    for lane in &lanes {
+        safe(lane, 200).await;
+    }
+    assert!(it.spool.status().commits <= 3, "one commit serves all lanes");
+    for lane in &lanes {
+        assert_eq!(seqs(&drain(lane, 200).await), (1..=200).collect::<Vec<_>>());
+    }
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn the_byte_cap_takes_the_largest_lanes_oldest_and_leaves_a_gap_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let it = Running::start(&path, SpoolOptions { max_bytes: 200_000, ..options() });
+    let (quiet, chatty) = (it.spool.lane(PairingId([1; 8])), it.spool.lane(PUMP));
+    submit(&quiet, 1..=50);
+    safe(&quiet, 50).await;
+    for last in (500..=5000).step_by(500) {
+        submit(&chatty, last - 499..=last);
+        safe(&chatty, last).await;
+    }
+    let status = it.spool.status();
+    assert!(status.disk_bytes <= 200_000, "{} bytes", status.disk_bytes);
+    assert!(status.dropped > 2000, "{} dropped", status.dropped);
+    it.stop().await;
+
+    let it = Running::start(&path, SpoolOptions { max_bytes: 200_000, ..options() });
+    assert_eq!(it.spool.status().dropped, status.dropped, "the count survives");
+    assert_eq!(seqs(&drain(&it.spool.lane(PairingId([1; 8])), 50).await), (1..=50).collect::<Vec<_>>());
+    let out = drain(&it.spool.lane(PUMP), 5000).await;
+    let Kind::Gap { to } = out[0].kind else { panic!("the gap stands where the readings stood: {:?}", out[0]) };
+    assert_eq!((out[0].id.seq, to), (1, status.dropped));
+    assert_eq!(seqs(&out[1..]), (to + 1..=5000).collect::<Vec<_>>());
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_sensors_gap_record_counts_as_the_readings_it_stands_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let it = Running::start(&folder.path().join("spool.db"), options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=3);
+    let gap =
+        |seq, to| Incoming { kind: Kind::Gap { to }, content: Bytes::from_static(b"memory full"), ..reading(seq) };
+    assert_eq!(lane.submit(gap(5, 9)).unwrap(), Submitted::OutOfOrder { next: 4 });
+    assert_eq!(lane.submit(gap(4, 9)).unwrap(), Submitted::Accepted);
+    assert_eq!(lane.submit(gap(4, 9)).unwrap(), Submitted::Duplicate);
+    assert_eq!(lane.submit(gap(4, 12)).unwrap(), Submitted::Accepted, "it grew before it was acknowledged");
+    submit(&lane, 13..=13);
+    safe(&lane, 13).await;
+    let out = drain(&lane, 13).await;
+    assert_eq!((out[3].id.seq, out[3].kind), (4, Kind::Gap { to: 9 }));
+    assert_eq!((out[4].id.seq, out[4].kind), (10, Kind::Gap { to: 12 }));
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_epoch_starts_over_and_an_old_one_is_still_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let it = Running::start(&folder.path().join("spool.db"), options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=10);
+    let progress = lane.hello(77, 1);
+    assert_eq!((progress.epoch, progress.safe, progress.next), (77, 0, 1));
+    let other = Incoming { epoch: 77, ..reading(1) };
+    assert_eq!(lane.submit(other).unwrap(), Submitted::Accepted);
+    let mut watch = lane.progress();
+    within("it becomes safe", watch.wait_for(|progress| progress.epoch == 77 && progress.safe == 1)).await.unwrap();
+    assert_eq!(lane.hello(EPOCH, 1).next, 11);
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_does_not_stand_in_the_way_and_can_be_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let it = Running::start(&path, options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=5);
+    within("something waits", lane.ready()).await;
+    let taken = lane.take();
+    lane.dead_letter(taken[1].ticket, "0x99 payload format invalid");
+    assert_eq!(lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>()), 4);
+    safe(&lane, 5).await;
+    until("the letter is buried", || it.spool.status().dead_letters == 1).await;
+    assert_eq!(it.spool.status().depth, 0);
+    it.stop().await;
+
+    let it = Running::start(&path, options());
+    let letters = it.spool.dead_letters(10).await.unwrap();
+    assert_eq!((letters[0].id.seq, letters[0].reason.as_str()), (2, "0x99 payload format invalid"));
+    assert_eq!(it.spool.replay_dead_letters(PUMP).await.unwrap(), 1);
+    assert_eq!(it.spool.status().dead_letters, 0);
+    let out = drain(&it.spool.lane(PUMP), 2).await;
+    assert_eq!(out[0].content, reading(2).content);
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn an_unpaired_devices_queue_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let it = Running::start(&path, options());
+    submit(&it.spool.lane(PUMP), 1..=5);
+    safe(&it.spool.lane(PUMP), 5).await;
+    assert_eq!(it.spool.purge(PUMP).await.unwrap(), 5);
+    it.stop().await;
+    let it = Running::start(&path, options());
+    assert_eq!(it.spool.status().lanes.len(), 0);
+    it.stop().await;
+}
+
+/// Not a test of its own: the process that [`kill_dash_nine_loses_nothing_that_was_acknowledged`] kills.
+#[tokio::test]
+async fn victim() {
+    let Ok(path) = std::env::var("CLAWGATE_SPOOL_VICTIM") else { return };
+    let it = Running::start(Path::new(&path), options());
+    let lane = it.spool.lane(PUMP);
+    let next = lane.hello(EPOCH, 1).next;
+    let mut progress = lane.progress();
+    println!("next {next}");
+    for seq in next.. {
+        submit(&lane, seq..=seq);
+        if seq % 50 == 0 {
+            let safe = progress.borrow_and_update().safe;
+            println!("safe {safe}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn kill_dash_nine_loses_nothing_that_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let mut acknowledged = 0;
+    for round in 0..5u32 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim", "--nocapture"])
+            .env("CLAWGATE_SPOOL_VICTIM", &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut target = u64::MAX;
+        for line in lines.by_ref().map_while(Result::ok) {
+            if let Some(next) = line.strip_prefix("next ").and_then(|next| next.parse::<u64>().ok()) {
+                assert!(next > acknowledged, "round {round}: {acknowledged} was acknowledged, {next} is expected");
+                target = next + 500 + u64::from(round) * 333;
+            }
+            if let Some(safe) = line.strip_prefix("safe ").and_then(|safe| safe.parse::<u64>().ok()) {
+                acknowledged = acknowledged.max(safe);
+            }
+            if acknowledged >= target {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        for line in lines.map_while(Result::ok) {
+            if let Some(safe) = line.strip_prefix("safe ").and_then(|safe| safe.parse::<u64>().ok()) {
+                acknowledged = acknowledged.max(safe);
+            }
+        }
+        child.wait().unwrap();
+    }
+    let it = Running::start(&path, options());
+    let lane = it.spool.lane(PUMP);
+    let next = lane.hello(EPOCH, 1).next;
+    assert!(next > acknowledged && acknowledged > 3000, "{acknowledged} acknowledged, {next} next");
+    let out = drain(&lane, next - 1).await;
+    assert_eq!(seqs(&out), (1..next).collect::<Vec<_>>());
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_kill_while_draining_repeats_at_most_the_in_flight_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("spool.db"), folder.path().join("copy.db"));
+    let it = Running::start(&path, options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=2000);
+    safe(&lane, 2000).await;
+    let mut published = 0;
+    for round in 0..20 {
+        while published < (round + 1) * 77 {
+            within("more comes", lane.ready()).await;
+            let taken = lane.take();
+            published = taken.last().map_or(published, |entry| entry.id.seq);
+            lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>());
+        }
+        // What a kill would leave: the files as they stand now.
+        std::fs::copy(&path, &copy).unwrap();
+        std::fs::copy(folder.path().join("spool.db-wal"), folder.path().join("copy.db-wal")).unwrap();
+        let after = Running::start(&copy, options());
+        let lane = after.spool.lane(PUMP);
+        within("something is left", lane.ready()).await;
+        let first = lane.take()[0].id.seq;
+        assert!(first <= published + 1, "{first} after {published}: lost");
+        assert!(published < first + 100, "{first} after {published}: repeats more than is in flight");
+        after.stop().await;
+    }
+    it.stop().await;
+}

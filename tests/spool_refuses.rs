@@ -1,0 +1,267 @@
+//! What the spool does when its file or its disk is not as it should be: it says so, and acknowledges nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawgate::clock::Clock;
+use clawgate::ids::PairingId;
+use clawgate::spool::{Capture, Incoming, Kind, Lane, Spool, SpoolError, SpoolOptions, Submitted};
+use support::{until, within};
+use tokio_util::sync::CancellationToken;
+
+const PUMP: PairingId = PairingId(*b"pump-001");
+
+fn options() -> SpoolOptions {
+    SpoolOptions { commit: Duration::from_millis(20), ..SpoolOptions::default() }
+}
+
+fn reading(seq: u64) -> Incoming {
+    let content = Bytes::from(vec![b'r'; 500]);
+    Incoming { epoch: 9, seq, kind: Kind::Telemetry, content, captured: Capture::Exact }
+}
+
+fn open(path: &Path) -> Result<Spool, SpoolError> {
+    Spool::open(path, options(), Clock::system())
+}
+
+/// A spool with rows in it, closed.
+async fn filled(path: &Path, rows: u64) {
+    let spool = open(path).unwrap();
+    let lane = spool.lane(PUMP);
+    for seq in 1..=rows {
+        lane.submit(reading(seq)).unwrap();
+    }
+    let stop = CancellationToken::new();
+    stop.cancel();
+    within("it commits and ends", spool.run(stop)).await.unwrap();
+}
+
+async fn safe(lane: &Lane, seq: u64) {
+    let mut progress = lane.progress();
+    within("it becomes safe", progress.wait_for(|progress| progress.safe >= seq)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_spool_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    for content in [&b""[..], b"SQLite", &[0; 8192], b"some text that is longer than a header\n"] {
+        fs::write(&path, content).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, SpoolError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("spool.db") && error.to_string().contains("aside"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_somebody_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    assert!(matches!(open(&path).unwrap_err(), SpoolError::Damaged { .. }));
+}
+
+#[tokio::test]
+async fn damaged_pages_are_refused_or_become_a_gap_but_never_an_empty_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    filled(&path, 2000).await;
+    let good = fs::read(&path).unwrap();
+    assert!(good.len() > 100_000);
+    let (mut refused, mut gaps) = (0, 0);
+    for (page, whole) in (1..good.len() / 4096).step_by(9).flat_map(|page| [(page, true), (page, false)]) {
+        let mut bad = good.clone();
+        // A whole page lost breaks the tree, a few bytes may lie within a reading.
+        let range = if whole { 0..4096 } else { 500..540 };
+        bad[page * 4096..][range].fill(0xa5);
+        fs::write(&path, &bad).unwrap();
+        let _ = fs::remove_file(folder.path().join("spool.db-wal"));
+        let Ok(spool) = open(&path) else {
+            refused += 1;
+            assert_eq!(fs::read(&path).unwrap(), bad, "page {page}: a refused file was touched");
+            continue;
+        };
+        // The damage lies within content, or where nothing is: everything else must come, in order.
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(spool.clone().run(stop.clone()));
+        let lane = spool.lane(PUMP);
+        let mut accounted = 0;
+        while accounted < 2000 {
+            within("more comes", lane.ready()).await;
+            for entry in lane.take() {
+                assert_eq!(entry.id.seq, accounted + 1, "page {page}");
+                accounted = match entry.kind {
+                    Kind::Telemetry => entry.id.seq,
+                    Kind::Gap { to } => {
+                        gaps += 1;
+                        to
+                    }
+                };
+                lane.confirm(&[entry.ticket]);
+            }
+        }
+        stop.cancel();
+        within("it ends", task).await.unwrap().unwrap();
+    }
+    assert!(refused > 0 && gaps > 0, "{refused} refused, {gaps} gaps");
+}
+
+#[tokio::test]
+async fn a_missing_file_whose_wal_is_there_is_damage_and_not_a_first_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    fs::write(folder.path().join("spool.db-wal"), b"frames").unwrap();
+    assert!(matches!(open(&path).unwrap_err(), SpoolError::Damaged { .. }));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    filled(&path, 10).await;
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let before = fs::read(&path).unwrap();
+    assert!(matches!(open(&path).unwrap_err(), SpoolError::NewerSchema { found: 99, known: 1, .. }));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let _first = open(&path).unwrap();
+    assert!(matches!(open(&path).unwrap_err(), SpoolError::InUse { .. }));
+}
+
+#[tokio::test]
+async fn only_the_owner_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    filled(&path, 1).await;
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// A file system of its own, unmounted when dropped; `None` where this user may not mount.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder.path())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("not run: mounting a small file system needs root");
+        }
+        mounted.then_some(Self(folder))
+    }
+
+    fn remount(&self, options: &str) {
+        let status = Command::new("mount").args(["-o", options]).arg(self.0.path()).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_readings_stay_unacknowledged_and_go_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount("1m") else { return };
+    let path = disk.0.path().join("spool.db");
+    let options = SpoolOptions { memory_bytes: 4 << 20, ..options() };
+    let spool = Spool::open(&path, options, Clock::system()).unwrap();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(spool.clone().run(stop.clone()));
+    let lane = spool.lane(PUMP);
+    let progress = lane.progress();
+    let mut next = 1;
+    // Until the disk is full and then memory too.
+    until("memory is full", || {
+        for _ in 0..50 {
+            match lane.submit(reading(next)) {
+                Ok(Submitted::Accepted) => next += 1,
+                Err(SpoolError::Full { .. }) => return true,
+                other => panic!("{other:?}"),
+            }
+        }
+        false
+    })
+    .await;
+    let status = spool.status();
+    assert!(status.trouble.is_some(), "{status:?}");
+    let held = progress.borrow().safe;
+    assert!(held < next - 1, "{held} of {} safe", next - 1);
+    assert!(status.memory_bytes <= 4 << 20);
+
+    disk.remount("remount,size=64m");
+    safe(&lane, next - 1).await;
+    assert_eq!(spool.status().trouble, None);
+    stop.cancel();
+    within("it ends", task).await.unwrap().unwrap();
+
+    let spool = open(&path).unwrap();
+    assert_eq!(spool.lane(PUMP).hello(9, 1).next, next);
+    assert_eq!(spool.status().depth, next - 1, "nothing twice, nothing lost");
+}
+
+/// Not a test of its own: the process whose fsyncs fail in [`a_failed_fsync_is_never_taken_as_success`].
+#[tokio::test]
+async fn fsync_victim() {
+    let Ok(path) = std::env::var("CLAWGATE_FSYNC_VICTIM") else { return };
+    let spool = open(Path::new(&path)).unwrap();
+    let task = tokio::spawn(spool.clone().run(CancellationToken::new()));
+    let lane = spool.lane(PUMP);
+    let next = lane.hello(9, 1).next;
+    for seq in next..next + 100 {
+        lane.submit(reading(seq)).unwrap();
+    }
+    until("the trouble is stated", || spool.status().trouble.is_some()).await;
+    assert_eq!(lane.progress().borrow().safe, next - 1, "acknowledged although the fsync failed");
+    // The broker still answers: what it confirms is safe without the disk.
+    within("it waits", lane.ready()).await;
+    let first = lane.take();
+    assert_eq!(lane.confirm(&[first[0].ticket]), 1);
+    lane.requeue();
+    safe(&lane, next + 99).await;
+    assert_eq!(spool.status().trouble, None);
+    drop(task);
+    println!("healed");
+}
+
+#[tokio::test]
+async fn a_failed_fsync_is_never_taken_as_success() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("not run: failing an fsync needs strace");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    filled(&path, 3).await;
+    let out = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", "inject=fsync,fdatasync:error=EIO:when=1..3"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "fsync_victim", "--nocapture"])
+        .env("CLAWGATE_FSYNC_VICTIM", &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(said.contains("healed"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let spool = open(&path).unwrap();
+    assert_eq!(spool.status().depth, 3 + 100 - 1, "the failed commits count once, or not at all");
+}
