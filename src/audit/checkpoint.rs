@@ -9,7 +9,7 @@ use std::path::Path;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use super::digest::{Digest, Edge, decode_hex};
+use super::digest::{Digest, Edge, decode_hex, hex};
 
 pub(super) const FILE: &str = "checkpoint.json";
 const DOMAIN: &[u8] = b"clawgate audit checkpoint 1\n";
@@ -58,7 +58,7 @@ impl Checkpoint {
     pub(super) fn sign(key: &SigningKey, head: State, base: State, time_ms: i64) -> Self {
         let public = Digest(key.verifying_key().to_bytes());
         let body = Body { size: head.edge.size, root: head.edge.root(), head, base, time_ms, key: public };
-        let signature = key.sign(&body.message()).to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let signature = hex(&key.sign(&body.message()).to_bytes());
         Self { body, signature }
     }
 

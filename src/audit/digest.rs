@@ -13,7 +13,7 @@ pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -44,6 +44,12 @@ impl TryFrom<String> for Digest {
     fn try_from(text: String) -> Result<Self, NotADigest> {
         text.parse()
     }
+}
+
+/// Two lower-case hexadecimal digits a byte.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).flatten().collect()
 }
 
 /// Fills `out` from exactly as many pairs of lower-case hexadecimal digits: one value has one text.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::digest::{Digest, leaf};
+use super::digest::{Digest, hex, leaf};
 use super::{Actor, Event, Outcome};
 
 /// Longest subject and reason that are kept, in characters; longer ones come from a peer or a mistake.
@@ -95,7 +95,8 @@ fn ascii(json: &str) -> String {
         } else {
             let mut units = [0; 2];
             for unit in character.encode_utf16(&mut units) {
-                out.push_str(&format!("\\u{unit:04x}"));
+                out.push_str("\\u");
+                out.push_str(&hex(&unit.to_be_bytes()));
             }
         }
     }

@@ -1,5 +1,8 @@
 //! Pairing: runs the protocol's machine over a link, keeps its persistence points, and says why it failed.
 
+pub mod code;
+pub mod code_book;
+pub mod code_explain;
 mod commission;
 mod event;
 

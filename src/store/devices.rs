@@ -214,11 +214,14 @@ impl Store {
         let not_pending = || StoreError::NotPending { device: device.clone(), pairing };
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
-        let slots: Option<(Option<[u8; 8]>, Option<[u8; 8]>, Option<Vec<u8>>)> = transaction
+        let slots = transaction
             .query_row(
                 "SELECT current_pairing, pending_pairing, pending_sealed FROM devices WHERE id = ?1",
                 [device.as_str()],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                |row| {
+                    let (current, pending): (Option<[u8; 8]>, Option<[u8; 8]>) = (row.get(0)?, row.get(1)?);
+                    Ok((current, pending, row.get::<_, Option<Vec<u8>>>(2)?))
+                },
             )
             .optional()
             .map_err(&error)?;

@@ -91,13 +91,12 @@ fn parse(content: &[u8]) -> Option<Secret<[u8; 32]>> {
 fn create(path: &Path, dir: &Path) -> Result<MasterKey, StoreError> {
     let mut key = Zeroizing::new([0u8; 32]);
     getrandom::fill(key.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
-    let text = Zeroizing::new(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
     // Written aside and renamed: a crash leaves a whole key or none.
     let aside = dir.join("master.key.new");
     let write = || {
         let _ = fs::remove_file(&aside);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(key.as_ref())?;
         file.sync_all()?;
         fs::rename(&aside, path)
     };

@@ -5,6 +5,7 @@
 //! `spawn_blocking`.
 
 mod anchors;
+mod codes;
 mod devices;
 mod dir;
 mod error;

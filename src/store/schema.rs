@@ -27,7 +27,6 @@ const STEPS: &[&str] = &[
          id TEXT PRIMARY KEY,
          state TEXT NOT NULL,
          request TEXT NOT NULL,
-         hardware_id TEXT,
          creator TEXT NOT NULL,
          made_boot_ms INTEGER NOT NULL,
          made_ms INTEGER NOT NULL,

@@ -1,0 +1,437 @@
+//! The life of a pairing code that the gateway makes: active -> claimed -> used, or expired, revoked,
+//! exhausted. Plain functions over plain records; [`super::code_book`] keeps them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Actor;
+use crate::ids::DeviceId;
+use crate::token::scope::Scope;
+
+/// Shortest and longest life of a code.
+pub const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// Most codes alive at once: a person can use few, and each is a chance for a guesser.
+pub const MOST_LIVE: usize = 32;
+/// What voids every live code at a start.
+pub(super) const RESTARTED: &str = "the gateway restarted";
+
+/// Names a code for ever, and says nothing about it: `ocpc_` and a ULID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CodeId(String);
+
+/// Not `ocpc_` and 26 Crockford symbols.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no id of a code: it looks like ocpc_01JD3X…, see clawgate code ls")]
+pub struct NotACodeId(String);
+
+/// Crockford's symbols: no I, L, O, U.
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+impl CodeId {
+    const PREFIX: &str = "ocpc_";
+
+    /// 48 bits of wall time, then 80 random ones: sorts by age.
+    pub(super) fn new(wall: Duration, random: [u8; 10]) -> Self {
+        let high = u128::from(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) & 0xffff_ffff_ffff);
+        let value = random.iter().fold(high, |value, byte| value << 8 | u128::from(*byte));
+        let symbols = (0..26).rev().map(|place| ALPHABET[usize::try_from(value >> (5 * place) & 31).unwrap_or(0)]);
+        Self(Self::PREFIX.chars().chain(symbols.map(char::from)).collect())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CodeId {
+    type Err = NotACodeId;
+
+    fn from_str(text: &str) -> Result<Self, NotACodeId> {
+        let symbols = text.strip_prefix(Self::PREFIX).unwrap_or_default();
+        if symbols.len() == 26 && symbols.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(NotACodeId(text.chars().take(64).collect()))
+    }
+}
+
+impl TryFrom<String> for CodeId {
+    type Error = NotACodeId;
+
+    fn try_from(text: String) -> Result<Self, NotACodeId> {
+        text.parse()
+    }
+}
+
+impl From<CodeId> for String {
+    fn from(id: CodeId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for CodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where the device will serve; only told on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodeStage {
+    /// On somebody's desk.
+    Dev,
+    /// On trial.
+    Staging,
+    /// In earnest.
+    #[default]
+    Prod,
+}
+
+/// What is asked for a code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeRequest {
+    /// What its maker calls it.
+    pub label: Option<String>,
+    /// Where the device will serve.
+    pub stage: CodeStage,
+    /// The sensor it is for, by its own id; without one the first to claim it.
+    pub hardware_id: Option<String>,
+    /// The name the device gets.
+    pub device: Option<DeviceId>,
+    /// What the device's tokens may do.
+    pub scopes: Vec<Scope>,
+    /// How long it lives, in [`TTL_RANGE`].
+    #[serde(rename = "ttl_ms", with = "as_ms")]
+    pub ttl: Duration,
+    /// Guesses it survives.
+    pub max_attempts: u8,
+}
+
+/// Where a code stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodeState {
+    /// Nobody has tried it.
+    Active,
+    /// A sensor runs, or has run, a pairing with it.
+    Claimed,
+    /// It made a pairing.
+    Used,
+    /// Its time is over.
+    Expired,
+    /// Somebody ended it, or a restart did.
+    Revoked,
+    /// Its attempts are spent.
+    Exhausted,
+}
+
+impl CodeState {
+    /// The state in one word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Claimed => "claimed",
+            Self::Used => "used",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Exhausted => "exhausted",
+        }
+    }
+
+    /// Whether it may still make a pairing.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Active | Self::Claimed)
+    }
+}
+
+/// How a code's life ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Wall time in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Who ended it.
+    pub by: Actor,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// A code without the code itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CodeRecord {
+    /// Its name.
+    pub id: CodeId,
+    /// Where it stands.
+    pub state: CodeState,
+    /// What was asked for; its sensor is set by the first claim where it was open.
+    #[serde(flatten)]
+    pub request: CodeRequest,
+    /// Who made it.
+    pub creator: Actor,
+    /// When, on the clock that its life counts on: milliseconds since the machine started, suspend included.
+    #[serde(skip)]
+    pub made_boot_ms: u64,
+    /// When, for people: wall time in milliseconds since 1970.
+    pub made_ms: i64,
+    /// Attempts that were counted.
+    pub attempts: u8,
+    /// The last claim, in wall time.
+    pub claimed_ms: Option<i64>,
+    /// How it ended.
+    pub ending: Option<Ending>,
+}
+
+/// Why a code cannot be used for this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its life is over.
+    Dead,
+    /// It is for another sensor.
+    OtherSensor,
+    /// It was never claimed, so nothing can have been proven with it.
+    NotClaimed,
+}
+
+impl CodeRecord {
+    /// What is left of its life; nothing from its TTL on, to the millisecond.
+    #[must_use]
+    pub fn left(&self, boot: Duration) -> Duration {
+        let age = boot.saturating_sub(Duration::from_millis(self.made_boot_ms));
+        self.request.ttl.saturating_sub(age)
+    }
+
+    /// Ends a life whose time or attempts are over; true if it ended here.
+    pub(super) fn age(&mut self, boot: Duration, wall_ms: i64) -> bool {
+        if !self.state.is_live() || self.left(boot) > Duration::ZERO {
+            return false;
+        }
+        self.end(CodeState::Expired, wall_ms, Actor::Daemon, "its time was over");
+        true
+    }
+
+    /// A sensor wants to run a pairing with it.
+    pub(super) fn claim(&mut self, hardware_id: &str, wall_ms: i64) -> Result<(), Refusal> {
+        if !self.state.is_live() {
+            return Err(Refusal::Dead);
+        }
+        if self.attempts >= self.request.max_attempts {
+            self.end(CodeState::Exhausted, wall_ms, Actor::Daemon, "its attempts were spent");
+            return Err(Refusal::Dead);
+        }
+        match &self.request.hardware_id {
+            Some(bound) if bound != hardware_id => return Err(Refusal::OtherSensor),
+            Some(_) => {}
+            None => self.request.hardware_id = Some(hardware_id.to_owned()),
+        }
+        self.state = CodeState::Claimed;
+        self.claimed_ms = Some(wall_ms);
+        Ok(())
+    }
+
+    /// A tag is about to be verified: the attempt counts before its outcome is known. Gives its number.
+    pub(super) fn count_attempt(&mut self, wall_ms: i64) -> Result<u8, Refusal> {
+        match self.state {
+            CodeState::Claimed if self.attempts < self.request.max_attempts => {
+                self.attempts = self.attempts.saturating_add(1);
+                Ok(self.attempts)
+            }
+            CodeState::Claimed => {
+                self.end(CodeState::Exhausted, wall_ms, Actor::Daemon, "its attempts were spent");
+                Err(Refusal::Dead)
+            }
+            CodeState::Active => Err(Refusal::NotClaimed),
+            _ => Err(Refusal::Dead),
+        }
+    }
+
+    /// The counted attempt was wrong; gives how many are left.
+    pub(super) fn attempt_failed(&mut self, wall_ms: i64) -> u8 {
+        let left = self.request.max_attempts.saturating_sub(self.attempts);
+        if left == 0 && self.state.is_live() {
+            self.end(CodeState::Exhausted, wall_ms, Actor::Daemon, "its attempts were spent");
+        }
+        left
+    }
+
+    /// The sensor has proven the key that was agreed with it. That may come after its time was over, or after a
+    /// restart; only a person's revocation stands against it.
+    pub(super) fn used(&mut self, device: &DeviceId, wall_ms: i64) -> Result<(), Refusal> {
+        let is_voided = self.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon && end.why == RESTARTED);
+        match self.state {
+            CodeState::Used => return Ok(()),
+            CodeState::Revoked if !is_voided => return Err(Refusal::Dead),
+            _ if self.attempts == 0 => return Err(Refusal::NotClaimed),
+            _ => {}
+        }
+        self.request.device = Some(device.clone());
+        self.end(CodeState::Used, wall_ms, Actor::Device { id: device.clone() }, "it made a pairing");
+        Ok(())
+    }
+
+    /// Somebody ends it; a dead one stays as it is.
+    pub(super) fn revoke(&mut self, wall_ms: i64, by: Actor, why: &str) -> Result<(), Refusal> {
+        if !self.state.is_live() {
+            return Err(Refusal::Dead);
+        }
+        self.end(CodeState::Revoked, wall_ms, by, why);
+        Ok(())
+    }
+
+    fn end(&mut self, state: CodeState, at_ms: i64, by: Actor, why: &str) {
+        self.state = state;
+        self.ending = Some(Ending { at_ms, by, why: why.chars().take(256).collect() });
+    }
+}
+
+/// Which of the live codes a sensor may try: the one that is bound to it, else the one that is open to the first.
+pub(super) fn choose<'a>(live: &'a mut [CodeRecord], hardware_id: &str) -> Option<&'a mut CodeRecord> {
+    let bound = live.iter().position(|code| code.request.hardware_id.as_deref() == Some(hardware_id));
+    let open = || live.iter().position(|code| code.request.hardware_id.is_none());
+    let index = bound.or_else(open)?;
+    live.get_mut(index)
+}
+
+/// A duration as whole milliseconds.
+mod as_ms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code() -> CodeRecord {
+        CodeRecord {
+            id: CodeId::new(Duration::from_millis(1), [0; 10]),
+            state: CodeState::Active,
+            request: CodeRequest {
+                label: None,
+                stage: CodeStage::Prod,
+                hardware_id: Some("th-1".to_owned()),
+                device: None,
+                scopes: vec![],
+                ttl: Duration::from_secs(60),
+                max_attempts: 3,
+            },
+            creator: Actor::Daemon,
+            made_boot_ms: 1000,
+            made_ms: 0,
+            attempts: 0,
+            claimed_ms: None,
+            ending: None,
+        }
+    }
+
+    fn pump() -> DeviceId {
+        "pump-3".parse().unwrap()
+    }
+
+    #[test]
+    fn a_code_lives_to_the_last_millisecond_before_its_ttl() {
+        let mut code = code();
+        assert!(!code.age(Duration::from_millis(60_999), 0));
+        assert_eq!(code.left(Duration::from_millis(60_999)), Duration::from_millis(1));
+        assert!(code.age(Duration::from_millis(61_000), 0));
+        assert_eq!(code.state, CodeState::Expired);
+    }
+
+    #[test]
+    fn a_code_survives_exactly_its_attempts() {
+        let mut code = code();
+        assert_eq!(code.count_attempt(0), Err(Refusal::NotClaimed));
+        for number in 1..=3 {
+            code.claim("th-1", 0).unwrap();
+            assert_eq!(code.count_attempt(0), Ok(number));
+        }
+        assert_eq!(code.count_attempt(0), Err(Refusal::Dead));
+        assert_eq!(code.state, CodeState::Exhausted);
+        assert_eq!(code.claim("th-1", 0), Err(Refusal::Dead));
+    }
+
+    #[test]
+    fn the_last_attempt_may_still_succeed() {
+        let mut code = code();
+        code.claim("th-1", 0).unwrap();
+        (0..3).for_each(|_| assert!(code.count_attempt(0).is_ok()));
+        assert_eq!(code.used(&pump(), 0), Ok(()));
+        assert_eq!(code.state, CodeState::Used);
+    }
+
+    #[test]
+    fn a_code_is_for_one_sensor() {
+        let mut code = code();
+        assert_eq!(code.claim("th-2", 0), Err(Refusal::OtherSensor));
+        code.request.hardware_id = None;
+        code.claim("th-2", 0).unwrap();
+        assert_eq!(code.claim("th-1", 0), Err(Refusal::OtherSensor));
+    }
+
+    #[test]
+    fn a_key_may_be_proven_after_expiry_and_restart_but_not_after_a_revocation() {
+        let counted = || {
+            let mut code = code();
+            code.claim("th-1", 0).unwrap();
+            code.count_attempt(0).unwrap();
+            code
+        };
+        let (mut late, mut restarted, mut revoked) = (counted(), counted(), counted());
+        assert!(late.age(Duration::from_secs(100), 0));
+        restarted.revoke(0, Actor::Daemon, RESTARTED).unwrap();
+        revoked.revoke(0, Actor::Uid { uid: 0, name: None }, RESTARTED).unwrap();
+        assert_eq!(late.used(&pump(), 0), Ok(()));
+        assert_eq!(restarted.used(&pump(), 0), Ok(()));
+        assert_eq!(revoked.used(&pump(), 0), Err(Refusal::Dead));
+        assert_eq!(code().used(&pump(), 0), Err(Refusal::NotClaimed));
+    }
+
+    #[test]
+    fn a_dead_code_stays_as_it_died() {
+        let mut code = code();
+        code.revoke(5, Actor::Daemon, "lost").unwrap();
+        assert_eq!(code.revoke(6, Actor::Daemon, "again"), Err(Refusal::Dead));
+        assert!(!code.age(Duration::from_secs(100), 7));
+        assert_eq!(code.claim("th-1", 0), Err(Refusal::Dead));
+        assert_eq!(code.count_attempt(0), Err(Refusal::Dead));
+        assert_eq!(code.ending.map(|end| (end.at_ms, end.why)), Some((5, "lost".to_owned())));
+    }
+
+    #[test]
+    fn the_bound_code_goes_before_the_open_one() {
+        let mut open = code();
+        open.request.hardware_id = None;
+        let mut live = [open, code()];
+        assert_eq!(choose(&mut live, "th-1").unwrap().request.hardware_id.as_deref(), Some("th-1"));
+        assert_eq!(choose(&mut live, "th-9").unwrap().request.hardware_id, None);
+        assert!(choose(&mut live[1..], "th-9").is_none());
+    }
+
+    #[test]
+    fn ids_sort_by_age_and_only_ids_are_ids() {
+        let (old, new) =
+            (CodeId::new(Duration::from_millis(1), [255; 10]), CodeId::new(Duration::from_millis(2), [0; 10]));
+        assert!(old < new);
+        assert_eq!(old.as_str(), "ocpc_0000000001ZZZZZZZZZZZZZZZZ");
+        assert_eq!(old.as_str().parse(), Ok(old));
+        for bad in ["", "ocpc_", "ocpc_0000000001ZZZZZZZZZZZZZZZ", "ocpc_0000000001ZZZZZZZZZZZZZZZ\u{1b}"] {
+            assert!(bad.parse::<CodeId>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Keeps the codes: each step of a code's life is on the disk and in the audit log before the call returns.
+
+use std::time::Duration;
+
+use clawgate_protocol::Random;
+use clawgate_protocol::code::Code;
+use serde_json::json;
+
+use super::code::{CodeId, CodeRecord, CodeRequest, CodeState, MOST_LIVE, RESTARTED, Refusal, TTL_RANGE, choose};
+use super::code_explain::{Explanation, explain};
+use crate::audit::{Actor, Audit, AuditError, Event, Outcome};
+use crate::clock::Clock;
+use crate::ids::DeviceId;
+use crate::store::{Store, StoreError};
+
+/// Most guesses that a code can be given.
+const MOST_ATTEMPTS: u8 = 10;
+
+/// Why a code cannot be made or used. The text is for the operator; a peer learns nothing of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodeError {
+    /// A life that no code may have.
+    #[error("a code lives 1 s to 1 day, not {}: choose --ttl in that range", human(*.0))]
+    Ttl(Duration),
+    /// A number of attempts that no code may have.
+    #[error("a code survives 1 to {MOST_ATTEMPTS} guesses, not {0}")]
+    Attempts(u8),
+    /// Too many codes live.
+    #[error("{MOST_LIVE} codes are live already: wait, or end one: clawgate code revoke ID")]
+    TooMany,
+    /// No such code.
+    #[error("no code {0}: it may be older than what is kept; clawgate code ls shows the kept ones")]
+    Unknown(CodeId),
+    /// No code may be tried by that sensor.
+    #[error("no live code for the sensor {0}: make one: clawgate code new")]
+    NoneLive(String),
+    /// The code cannot be used any more, or not for this.
+    #[error("{0}")]
+    NotUsable(Box<Explanation>),
+    /// The code was not claimed before.
+    #[error("the code {0} was not claimed by a sensor")]
+    NotClaimed(CodeId),
+    /// The disk refused; nothing was done.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit log refused; nothing may go on.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The operating system gave no random bytes.
+    #[error("no random bytes from the operating system: {0}")]
+    Random(getrandom::Error),
+    /// The sealed code is not a code.
+    #[error("the code {0} was altered at rest: make another: clawgate code new")]
+    Altered(CodeId),
+}
+
+/// A code that a sensor may try now.
+#[derive(Debug)]
+pub struct Claim {
+    /// The record.
+    pub record: CodeRecord,
+    /// The code.
+    pub code: Code,
+}
+
+/// The codes of this gateway; clones share them. Calls are synchronous and reach the disk.
+#[derive(Debug, Clone)]
+pub struct Codes {
+    store: Store,
+    audit: Audit,
+    clock: Clock,
+}
+
+impl Codes {
+    /// Takes the codes over; whatever lived before this start is void.
+    ///
+    /// # Errors
+    /// [`CodeError::Store`], [`CodeError::Audit`].
+    pub fn start(store: Store, audit: Audit, clock: Clock) -> Result<Self, CodeError> {
+        let codes = Self { store, audit, clock };
+        let wall_ms = codes.wall_ms();
+        let voided = codes.store.edit_live_codes(|live| {
+            live.iter_mut()
+                .filter_map(|code| code.revoke(wall_ms, Actor::Daemon, RESTARTED).is_ok().then(|| code.id.clone()))
+                .collect::<Vec<_>>()
+        })?;
+        for id in voided {
+            codes.note(Actor::Daemon, "code.void", &id, Outcome::Ok, Some(RESTARTED))?;
+        }
+        Ok(codes)
+    }
+
+    /// Makes a code; this is the only time it is shown. A live code for the same sensor (or, of those that are
+    /// for the first to claim, the other one) is replaced: two would leave open which one was entered.
+    ///
+    /// # Errors
+    /// [`CodeError::Ttl`], [`CodeError::Attempts`], [`CodeError::TooMany`], and as [`Self::start`].
+    pub fn new_code(&self, request: CodeRequest, creator: Actor) -> Result<(CodeRecord, Code), CodeError> {
+        if !TTL_RANGE.contains(&request.ttl) {
+            return Err(CodeError::Ttl(request.ttl));
+        }
+        if !(1..=MOST_ATTEMPTS).contains(&request.max_attempts) {
+            return Err(CodeError::Attempts(request.max_attempts));
+        }
+        let mut random = Os(Ok(()));
+        let mut tail = [0; 10];
+        random.fill(&mut tail);
+        let code = Code::random(&mut random);
+        random.0.map_err(CodeError::Random)?;
+        let record = CodeRecord {
+            id: CodeId::new(self.clock.wall(), tail),
+            state: CodeState::Active,
+            request,
+            creator: creator.clone(),
+            made_boot_ms: u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX),
+            made_ms: self.wall_ms(),
+            attempts: 0,
+            claimed_ms: None,
+            ending: None,
+        };
+        self.expire()?;
+        let why = format!("replaced by {}", record.id);
+        let (live, replaced) = self.store.edit_live_codes(|live| {
+            let same = |code: &&mut CodeRecord| code.request.hardware_id == record.request.hardware_id;
+            let replaced = live
+                .iter_mut()
+                .find(same)
+                .and_then(|code| code.revoke(record.made_ms, creator.clone(), &why).is_ok().then(|| code.id.clone()));
+            (live.iter().filter(|code| code.state.is_live()).count(), replaced)
+        })?;
+        if let Some(id) = replaced {
+            self.note(creator.clone(), "code.revoke", &id, Outcome::Ok, Some(&why))?;
+        }
+        if live >= MOST_LIVE {
+            return Err(CodeError::TooMany);
+        }
+        self.store.insert_code(&record, &code.to_string())?;
+        let details = json!({
+            "label": record.request.label, "stage": record.request.stage, "sensor": record.request.hardware_id,
+            "device": record.request.device, "scopes": record.request.scopes, "ttl_ms": record.request.ttl.as_millis(),
+        });
+        self.audit.record(Event::done(creator, "code.new", record.id.as_str()).with(details))?;
+        Ok((record, code))
+    }
+
+    /// The code that a sensor may try now; the first claim of an open code binds it.
+    ///
+    /// # Errors
+    /// [`CodeError::NoneLive`] when there is none, [`CodeError::NotUsable`] when there was one, and as
+    /// [`Self::start`].
+    pub fn claim(&self, hardware_id: &str) -> Result<Claim, CodeError> {
+        self.expire()?;
+        let wall_ms = self.wall_ms();
+        let claimed = self.store.edit_live_codes(|live| {
+            choose(live, hardware_id).map(|code| {
+                let is_first = code.state == CodeState::Active;
+                let refusal = code.claim(hardware_id, wall_ms).err();
+                (code.clone(), is_first, refusal)
+            })
+        })?;
+        let (record, is_first, refusal) = claimed.ok_or_else(|| CodeError::NoneLive(hardware_id.to_owned()))?;
+        if refusal.is_some() {
+            self.note_ending(&record)?;
+            return Err(self.not_usable(&record));
+        }
+        if is_first {
+            let event = Event::done(Actor::Daemon, "code.claim", record.id.as_str());
+            self.audit.record(event.with(json!({ "sensor": hardware_id })))?;
+        }
+        let secret = self.store.code_secret(&record.id)?;
+        let code = secret.and_then(|text| Code::parse(std::str::from_utf8(text.expose()).ok()?).ok());
+        let code = code.ok_or_else(|| CodeError::Altered(record.id.clone()))?;
+        Ok(Claim { record, code })
+    }
+
+    /// Counts an attempt, on the disk, BEFORE the sensor's tag is verified; gives its number. Whoever gets an
+    /// error must not verify.
+    ///
+    /// # Errors
+    /// [`CodeError::NotUsable`] once time or attempts are over, [`CodeError::NotClaimed`],
+    /// [`CodeError::Unknown`], and as [`Self::start`].
+    pub fn count_attempt(&self, id: &CodeId) -> Result<u8, CodeError> {
+        self.expire()?;
+        let wall_ms = self.wall_ms();
+        let (record, counted) = self.edit(id, |code| code.count_attempt(wall_ms))?;
+        match counted {
+            Ok(number) => {
+                let event = Event::done(Actor::Daemon, "code.attempt", id.as_str());
+                let of = record.request.max_attempts;
+                self.audit
+                    .record(event.with(json!({ "sensor": record.request.hardware_id, "attempt": number, "of": of })))?;
+                Ok(number)
+            }
+            Err(refusal) => self.refuse(&record, refusal),
+        }
+    }
+
+    /// The counted attempt was wrong; gives how many are left.
+    ///
+    /// # Errors
+    /// [`CodeError::Unknown`], and as [`Self::start`].
+    pub fn attempt_failed(&self, id: &CodeId) -> Result<u8, CodeError> {
+        let wall_ms = self.wall_ms();
+        let (record, left) = self.edit(id, |code| code.attempt_failed(wall_ms))?;
+        self.note(Actor::Daemon, "code.attempt_failed", id, Outcome::Failed, Some("the sensor has another code"))?;
+        if left == 0 {
+            self.note_ending(&record)?;
+        }
+        Ok(left)
+    }
+
+    /// The sensor has proven the key that was agreed with the code. Told twice, it stays as it is.
+    ///
+    /// # Errors
+    /// [`CodeError::NotUsable`] when somebody revoked it meanwhile: drop the pending key;
+    /// [`CodeError::NotClaimed`], [`CodeError::Unknown`], and as [`Self::start`].
+    pub fn used(&self, id: &CodeId, device: &DeviceId) -> Result<(), CodeError> {
+        let wall_ms = self.wall_ms();
+        let (record, (was, used)) = self.edit(id, |code| (code.state, code.used(device, wall_ms)))?;
+        match used {
+            Ok(()) if was == CodeState::Used => Ok(()),
+            Ok(()) => {
+                let event = Event::done(Actor::Device { id: device.clone() }, "code.used", id.as_str());
+                Ok(self.audit.record(event.with(json!({ "sensor": record.request.hardware_id })))?)
+            }
+            Err(refusal) => self.refuse(&record, refusal),
+        }
+    }
+
+    /// Ends a code before its time.
+    ///
+    /// # Errors
+    /// [`CodeError::NotUsable`] when it is dead already, [`CodeError::Unknown`], and as [`Self::start`].
+    pub fn revoke(&self, id: &CodeId, who: Actor, why: &str) -> Result<CodeRecord, CodeError> {
+        self.expire()?;
+        let wall_ms = self.wall_ms();
+        let (record, revoked) = self.edit(id, |code| code.revoke(wall_ms, who.clone(), why))?;
+        if revoked.is_err() {
+            self.note(who, "code.revoke", id, Outcome::Refused, Some(record.state.as_str()))?;
+            return Err(self.not_usable(&record));
+        }
+        self.note(who, "code.revoke", id, Outcome::Ok, Some(why))?;
+        Ok(record)
+    }
+
+    /// Ends the codes whose time is over; gives how many are live. To be called now and then, so that a code
+    /// does not stand in the list, nor sealed on the disk, after its time.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn expire(&self) -> Result<usize, CodeError> {
+        let (boot, wall_ms) = (self.clock.boot(), self.wall_ms());
+        let (expired, live) = self.store.edit_live_codes(|live| {
+            let expired: Vec<CodeRecord> =
+                live.iter_mut().filter_map(|code| code.age(boot, wall_ms).then(|| code.clone())).collect();
+            let left = live.len() - expired.len();
+            (expired, left)
+        })?;
+        expired.iter().try_for_each(|record| self.note_ending(record))?;
+        Ok(live)
+    }
+
+    /// All codes that are kept, the newest first.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn list(&self) -> Result<Vec<CodeRecord>, CodeError> {
+        self.expire()?;
+        Ok(self.store.codes()?)
+    }
+
+    /// Says where a code stands, why, and what to do now.
+    ///
+    /// # Errors
+    /// [`CodeError::Unknown`], and as [`Self::start`].
+    pub fn explain(&self, id: &CodeId) -> Result<Explanation, CodeError> {
+        self.expire()?;
+        let (record, ()) = self.edit(id, |_| ())?;
+        Ok(self.explanation(&record))
+    }
+
+    /// Changes one code on the disk; gives it as it stands then.
+    fn edit<T>(&self, id: &CodeId, edit: impl FnOnce(&mut CodeRecord) -> T) -> Result<(CodeRecord, T), CodeError> {
+        let edited = self.store.edit_code(id, |code| {
+            let result = edit(code);
+            (code.clone(), result)
+        })?;
+        edited.ok_or_else(|| CodeError::Unknown(id.clone()))
+    }
+
+    fn refuse<T>(&self, record: &CodeRecord, refusal: Refusal) -> Result<T, CodeError> {
+        match refusal {
+            Refusal::NotClaimed => Err(CodeError::NotClaimed(record.id.clone())),
+            Refusal::Dead | Refusal::OtherSensor => Err(self.not_usable(record)),
+        }
+    }
+
+    fn not_usable(&self, record: &CodeRecord) -> CodeError {
+        CodeError::NotUsable(Box::new(self.explanation(record)))
+    }
+
+    fn explanation(&self, record: &CodeRecord) -> Explanation {
+        explain(record, self.clock.boot(), self.wall_ms(), &jiff::tz::TimeZone::system())
+    }
+
+    /// Audits that a life ended by itself.
+    fn note_ending(&self, record: &CodeRecord) -> Result<(), CodeError> {
+        let action = match record.state {
+            CodeState::Expired => "code.expire",
+            CodeState::Exhausted => "code.exhaust",
+            _ => return Ok(()),
+        };
+        self.note(Actor::Daemon, action, &record.id, Outcome::Ok, record.ending.as_ref().map(|end| end.why.as_str()))
+    }
+
+    fn note(
+        &self,
+        actor: Actor,
+        action: &'static str,
+        id: &CodeId,
+        outcome: Outcome,
+        why: Option<&str>,
+    ) -> Result<(), CodeError> {
+        let event = Event { reason: why.map(str::to_owned), ..Event::done(actor, action, id.as_str()).ended(outcome) };
+        Ok(self.audit.record(event)?)
+    }
+
+    fn wall_ms(&self) -> i64 {
+        i64::try_from(self.clock.wall().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The operating system's random source; remembers a failure, which its user must look at.
+struct Os(Result<(), getrandom::Error>);
+
+impl Random for Os {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        if let Err(error) = getrandom::fill(bytes) {
+            self.0 = Err(error);
+        }
+    }
+}
+
+fn human(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests;

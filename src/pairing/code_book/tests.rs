@@ -1,0 +1,245 @@
+//! The life of codes on the disk.
+
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::pairing::code::CodeStage;
+use crate::secret::Secret;
+use crate::store::StoreOptions;
+
+struct Fixture {
+    temp: TempDir,
+    clock: Clock,
+    codes: Option<Codes>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+        let mut fixture = Self { temp: tempfile::tempdir().unwrap(), clock, codes: None };
+        fixture.restart();
+        fixture
+    }
+
+    /// As after a kill: what was returned is on the disk, nothing else.
+    fn restart(&mut self) {
+        self.codes = None;
+        let options = StoreOptions { dir: self.temp.path().join("state"), ..StoreOptions::default() };
+        let store = Store::open(&options, self.clock.clone()).unwrap();
+        let audit = Audit::open(&self.temp.path().join("audit"), &Secret::new([1; 32]), self.clock.clone()).unwrap();
+        self.codes = Some(Codes::start(store, audit, self.clock.clone()).unwrap());
+    }
+
+    fn codes(&self) -> &Codes {
+        self.codes.as_ref().unwrap()
+    }
+
+    fn make(&self, hardware_id: Option<&str>) -> (CodeRecord, Code) {
+        self.codes().new_code(request(hardware_id), root()).unwrap()
+    }
+
+    fn state(&self, id: &CodeId) -> CodeState {
+        self.codes().explain(id).unwrap().state
+    }
+
+    fn actions(&self) -> Vec<String> {
+        self.codes().audit.tail(100).unwrap().into_iter().map(|entry| entry.action).collect()
+    }
+}
+
+fn root() -> Actor {
+    Actor::Uid { uid: 0, name: None }
+}
+
+fn pump() -> DeviceId {
+    "pump-3".parse().unwrap()
+}
+
+fn request(hardware_id: Option<&str>) -> CodeRequest {
+    CodeRequest {
+        label: Some("north shed".to_owned()),
+        stage: CodeStage::Prod,
+        hardware_id: hardware_id.map(str::to_owned),
+        device: None,
+        scopes: vec![],
+        ttl: Duration::from_secs(60),
+        max_attempts: 3,
+    }
+}
+
+#[test]
+fn a_code_is_used_once_and_each_step_is_audited() {
+    let fixture = Fixture::new();
+    let (record, code) = fixture.make(Some("th-1"));
+    let claim = fixture.codes().claim("th-1").unwrap();
+    assert!(claim.code == code);
+    assert_eq!(fixture.codes().count_attempt(&record.id).unwrap(), 1);
+    fixture.codes().used(&record.id, &pump()).unwrap();
+    fixture.codes().used(&record.id, &pump()).unwrap();
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
+    assert!(matches!(fixture.codes().count_attempt(&record.id), Err(CodeError::NotUsable(_))));
+    assert_eq!(fixture.actions(), ["code.new", "code.claim", "code.attempt", "code.used"]);
+    assert!(fixture.codes().audit.verify(None).unwrap().is_whole());
+}
+
+#[test]
+fn a_code_expires_to_the_millisecond_whatever_the_wall_clock_says() {
+    let fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    fixture.clock.set_wall(Duration::from_secs(4_000_000_000));
+    fixture.clock.advance(Duration::from_millis(59_999));
+    fixture.codes().claim("th-1").unwrap();
+    fixture.codes().count_attempt(&record.id).unwrap();
+    fixture.clock.set_wall(Duration::ZERO);
+    fixture.clock.advance(Duration::from_millis(1));
+    assert!(matches!(fixture.codes().count_attempt(&record.id), Err(CodeError::NotUsable(_))));
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
+    assert_eq!(fixture.state(&record.id), CodeState::Expired);
+    assert_eq!(fixture.actions().last().unwrap(), "code.expire");
+}
+
+#[test]
+fn a_restart_voids_what_lived() {
+    let mut fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    fixture.restart();
+    assert_eq!(fixture.state(&record.id), CodeState::Revoked);
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
+    assert!(fixture.codes().explain(&record.id).unwrap().sentence.contains("restart"));
+}
+
+#[test]
+fn a_crash_after_the_guess_does_not_give_the_attempt_back() {
+    let mut fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    fixture.codes().claim("th-1").unwrap();
+    fixture.codes().count_attempt(&record.id).unwrap();
+    fixture.restart();
+    let listed = fixture.codes().list().unwrap();
+    assert_eq!((listed[0].attempts, listed[0].state), (1, CodeState::Revoked));
+    // The guess was right, and the sensor proves the key after the restart.
+    fixture.codes().used(&record.id, &pump()).unwrap();
+    assert_eq!(fixture.state(&record.id), CodeState::Used);
+}
+
+#[test]
+fn parallel_runs_share_the_attempts() {
+    let fixture = Fixture::new();
+    let (record, _) = fixture.make(None);
+    let start = Arc::new(Barrier::new(8));
+    let runs: Vec<_> = (0..8)
+        .map(|run| {
+            let (codes, id, start) = (fixture.codes().clone(), record.id.clone(), start.clone());
+            thread::spawn(move || {
+                start.wait();
+                let sensor = format!("th-{}", run % 2);
+                let claimed = codes.claim(&sensor).is_ok();
+                (claimed.then_some(sensor), codes.count_attempt(&id).is_ok())
+            })
+        })
+        .collect();
+    let (sensors, counted): (Vec<_>, Vec<_>) = runs.into_iter().map(|run| run.join().unwrap()).unzip();
+    let sensors: std::collections::BTreeSet<_> = sensors.into_iter().flatten().collect();
+    assert_eq!(sensors.len(), 1, "an open code is bound by its first claim: {sensors:?}");
+    assert_eq!(counted.iter().filter(|counted| **counted).count(), 3, "{counted:?}");
+}
+
+#[test]
+fn three_wrong_guesses_exhaust_a_code() {
+    let fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    for left in [2, 1, 0] {
+        fixture.codes().claim("th-1").unwrap();
+        fixture.codes().count_attempt(&record.id).unwrap();
+        assert_eq!(fixture.codes().attempt_failed(&record.id).unwrap(), left);
+    }
+    assert_eq!(fixture.state(&record.id), CodeState::Exhausted);
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
+    assert_eq!(fixture.actions().last().unwrap(), "code.exhaust");
+}
+
+#[test]
+fn a_revoked_code_makes_no_pairing_even_when_the_guess_was_right() {
+    let fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    fixture.codes().claim("th-1").unwrap();
+    fixture.codes().count_attempt(&record.id).unwrap();
+    fixture.codes().revoke(&record.id, root(), "lost the paper").unwrap();
+    assert!(matches!(fixture.codes().used(&record.id, &pump()), Err(CodeError::NotUsable(_))));
+    let again = fixture.codes().revoke(&record.id, root(), "again").unwrap_err();
+    assert!(again.to_string().contains("lost the paper"), "{again}");
+}
+
+#[test]
+fn a_new_code_replaces_the_one_for_the_same_sensor_only() {
+    let fixture = Fixture::new();
+    let (first, _) = fixture.make(Some("th-1"));
+    let (other, _) = fixture.make(Some("th-2"));
+    let (open, _) = fixture.make(None);
+    let (second, _) = fixture.make(Some("th-1"));
+    assert_eq!(fixture.state(&first.id), CodeState::Revoked);
+    assert_eq!(fixture.state(&other.id), CodeState::Active);
+    assert_eq!(fixture.state(&open.id), CodeState::Active);
+    assert_eq!(fixture.codes().claim("th-1").unwrap().record.id, second.id);
+    assert_eq!(fixture.codes().claim("th-9").unwrap().record.id, open.id);
+    assert!(matches!(fixture.codes().claim("th-8"), Err(CodeError::NoneLive(_))));
+}
+
+#[test]
+fn live_codes_are_bounded_and_time_makes_room() {
+    let fixture = Fixture::new();
+    for number in 0..MOST_LIVE {
+        fixture.make(Some(&format!("th-{number}")));
+    }
+    assert!(matches!(fixture.codes().new_code(request(Some("more")), root()), Err(CodeError::TooMany)));
+    fixture.clock.advance(Duration::from_secs(60));
+    fixture.make(Some("more"));
+    assert_eq!(fixture.codes().expire().unwrap(), 1);
+}
+
+#[test]
+fn a_life_out_of_range_is_refused() {
+    let fixture = Fixture::new();
+    for ttl in [Duration::from_millis(999), Duration::from_secs(86_401), Duration::MAX] {
+        let asked = CodeRequest { ttl, ..request(None) };
+        assert!(matches!(fixture.codes().new_code(asked, root()), Err(CodeError::Ttl(_))));
+    }
+    for max_attempts in [0, 11] {
+        let asked = CodeRequest { max_attempts, ..request(None) };
+        assert!(matches!(fixture.codes().new_code(asked, root()), Err(CodeError::Attempts(_))));
+    }
+}
+
+#[test]
+fn a_code_stands_in_no_file_in_clear_and_goes_when_it_dies() {
+    let fixture = Fixture::new();
+    let (record, code) = fixture.make(Some("th-1"));
+    fixture.codes().claim("th-1").unwrap();
+    let shown = code.to_string();
+    for dir in ["state", "audit"] {
+        for entry in std::fs::read_dir(fixture.temp.path().join(dir)).unwrap() {
+            let content = std::fs::read(entry.unwrap().path()).unwrap();
+            for text in [shown.clone(), shown.replace('-', "")] {
+                assert!(!content.windows(text.len()).any(|window| window == text.as_bytes()));
+            }
+        }
+    }
+    assert!(fixture.codes().store.code_secret(&record.id).unwrap().is_some());
+    fixture.codes().revoke(&record.id, root(), "done").unwrap();
+    assert!(fixture.codes().store.code_secret(&record.id).unwrap().is_none());
+}
+
+#[test]
+fn a_clock_that_was_turned_back_does_not_lose_the_new_code_among_the_old() {
+    let fixture = Fixture::new();
+    fixture.clock.set_wall(Duration::from_secs(4_000_000_000));
+    for _ in 0..3 {
+        fixture.make(Some("th-1"));
+    }
+    fixture.clock.set_wall(Duration::from_secs(1_000_000_000));
+    let (record, _) = fixture.make(Some("th-1"));
+    assert_eq!(fixture.codes().claim("th-1").unwrap().record.id, record.id);
+}
