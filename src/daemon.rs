@@ -6,8 +6,11 @@
 mod act;
 mod commission;
 mod harden;
+mod issuer;
 mod metrics_http;
 mod reload;
+#[cfg(feature = "standalone")]
+mod standalone;
 mod start;
 mod stop;
 mod tasks;
@@ -24,14 +27,16 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
+use crate::audit::{Actor, Audit, Event};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, BrokerUrl, Config};
 use crate::link::Links;
 use crate::logging::{self, Log};
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::pairing::Pairing;
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::token::keeper::TokenKeeper;
 use tasks::Tasks;
@@ -53,6 +58,9 @@ struct Parts {
     metrics: Metrics,
     metrics_address: Mutex<Result<Option<std::net::SocketAddr>, String>>,
     store: Store,
+    spool: Spool,
+    audit: Audit,
+    broker: BrokerUrl,
     keeper: TokenKeeper,
     links: Links,
     pairing: Pairing,
@@ -101,6 +109,24 @@ impl Gateway {
         &self.0.pairing
     }
 
+    /// The audit log.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.0.audit
+    }
+
+    /// Writes an audit event, and says so where it cannot be written.
+    pub(crate) async fn record(&self, event: Event) {
+        let audit = self.0.audit.clone();
+        let written = tokio::task::spawn_blocking(move || audit.record(event)).await;
+        let error = match written {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(%error, "an audit event is missing in the log");
+    }
+
     fn config_refused(&self) -> Option<String> {
         self.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -144,6 +170,10 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration) 
     let startup_ms = gateway.clock().boot().saturating_sub(started).as_millis();
     tracing::info!(gateway = %gateway.config().gateway.id, startup_ms, "clawgate is ready");
     notify::ready(&view::one_line(&gateway));
+    let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id() });
+    gateway
+        .record(Event::done(Actor::Daemon, "daemon.start", gateway.config().gateway.id.as_str()).with(version))
+        .await;
     let exit = until_told(&gateway, &mut tasks).await;
     notify::stopping();
     stop::stop(&gateway, tasks).await;

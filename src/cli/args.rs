@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::audit::Digest;
 use crate::config::{DEFAULT_PATH, parse_duration};
 
 /// Where the daemon's socket is, unless said otherwise.
@@ -71,6 +72,9 @@ pub enum Command {
     Status,
     /// Follow what happens, until interrupted
     Watch,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
     /// The configuration
     #[command(subcommand)]
     Config(Config),
@@ -188,6 +192,28 @@ pub enum Token {
         #[arg(long, value_name = "TEXT", default_value = "")]
         why: String,
     },
+}
+
+/// `audit`.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Check the log on disk; works without the daemon
+    Verify {
+        /// The state directory, or a copy of it
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/clawgate")]
+        state_dir: PathBuf,
+        /// The public key that must have signed it, 64 hexadecimal digits; `audit verify` prints it
+        #[arg(long, value_name = "HEX")]
+        key: Option<Digest>,
+    },
+    /// Show the last entries
+    Tail {
+        /// So many
+        #[arg(long, short = 'n', default_value_t = 20)]
+        lines: usize,
+    },
+    /// Write the whole log to standard output, a JSON object a line
+    Export,
 }
 
 /// `config`.

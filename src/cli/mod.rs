@@ -3,6 +3,7 @@
 //! Results go to standard output, progress to standard error, and every end has an exit code ([`exit`]).
 
 mod args;
+mod audit;
 
 pub mod client;
 mod code;
@@ -41,6 +42,9 @@ pub fn main() -> Exit {
     match cli.command {
         Command::Run(file) => daemon::run(&file.config),
 
+        Command::Audit(args::Audit::Verify { state_dir, key }) => {
+            ended(&terminal, audit::verify(&terminal, &state_dir, key))
+        }
         Command::Config(args::Config::Check(file)) => config::check(&terminal, &file.config),
         Command::Completions { shell } => manual::completions(&terminal, shell),
         Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
@@ -69,6 +73,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
 
+        Command::Audit(verb) => audit::audit(terminal, client, verb).await,
         // The others need no daemon and were done before.
         Command::Run(_) | Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => Ok(Exit::Ok),
     }

@@ -4,6 +4,7 @@
 //! client can make large or slow is bounded here: connections in all and a user, header time, body size, answer time.
 
 pub mod api;
+mod audit;
 mod devices;
 pub mod failure;
 mod links;

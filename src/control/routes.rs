@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
 use super::role::{Caller, Role};
-use super::{ANSWER_TIME, MAX_BODY_BYTES, devices, links, system, tokens};
+use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, devices, links, system, tokens};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::metrics::Reason;
@@ -50,6 +50,8 @@ pub fn routes() -> Vec<Route> {
         post("/v1/devices/{id}/rename", Operator, self::post(devices::rename)),
         get("/v1/tokens", Viewer, self::get(tokens::list)),
         post("/v1/tokens/{id}/rotate", Admin, self::post(tokens::rotate)),
+        get("/v1/audit", Viewer, self::get(audit::tail)),
+        get("/v1/audit/export", Admin, self::get(audit::export)),
         post("/v1/tokens/{id}/revoke", Admin, self::post(tokens::revoke)),
     ]
 }

@@ -1,6 +1,7 @@
 //! Answers that go on: one JSON object a line (NDJSON), until the source ends or the client stops reading.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -49,6 +50,28 @@ impl Lines {
     /// Ends when the client is gone.
     pub async fn gone(&self) {
         self.0.closed().await;
+    }
+}
+
+/// A streamed answer that a thread writes; the thread waits where the client reads slowly.
+pub(super) fn written() -> (Written, Response) {
+    let (sender, receiver) = mpsc::channel(LINES);
+    let body = Body::new(LineBody(receiver).boxed());
+    (Written(sender), ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// The writing end of [`written`].
+pub(super) struct Written(mpsc::Sender<Bytes>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.blocking_send(Bytes::copy_from_slice(bytes)).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

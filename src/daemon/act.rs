@@ -1,7 +1,7 @@
 //! What an operator does to a device that touches several parts at once, in the order that leaves no ghost.
 
 use super::Gateway;
-use crate::audit::Actor;
+use crate::audit::{Actor, Event, Outcome};
 use crate::cli::exit::Exit;
 use crate::control::failure::Failure;
 use crate::ids::DeviceId;
@@ -15,11 +15,10 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or what the registry said.
     pub(crate) async fn unpair(&self, id: &DeviceId, actor: Actor) -> Result<bool, Failure> {
-        let _ = actor;
         let store = self.store().clone();
         let wanted = id.clone();
         let known = blocking(move || store.device(&wanted)).await?;
-        known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
+        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
         let told = self.links().unpair(id).await;
         if let Err(error) = self.keeper().remove(id, "unpaired").await {
             tracing::warn!(device = %id, %error, "the token of an unpaired device could not be revoked at the issuer");
@@ -27,6 +26,17 @@ impl Gateway {
         let store = self.store().clone();
         let wanted = id.clone();
         blocking(move || store.remove_device(&wanted)).await?;
+        let mut lost = 0;
+        for slot in known.current.iter().chain(known.pending.as_ref().map(|pending| &pending.key)) {
+            match self.0.spool.purge(slot.pairing).await {
+                Ok(count) => lost += count,
+                Err(error) => {
+                    tracing::warn!(device = %id, %error, "readings of an unpaired device are still in the spool")
+                }
+            }
+        }
+        let details = serde_json::json!({ "sensor": known.hardware_id, "sensor_told": told, "readings_lost": lost });
+        self.record(Event::done(actor, "device.unpair", id.as_str()).with(details)).await;
         Ok(told)
     }
 
@@ -35,10 +45,11 @@ impl Gateway {
     /// # Errors
     /// `not_found`, a name that is taken, or what the registry said.
     pub(crate) async fn rename(&self, id: &DeviceId, name: &DeviceId, actor: Actor) -> Result<(), Failure> {
-        let _ = actor;
         let store = self.store().clone();
         let (from, to) = (id.clone(), name.clone());
-        blocking(move || store.rename_device(&from, &to)).await
+        blocking(move || store.rename_device(&from, &to)).await?;
+        self.record(Event::done(actor, "device.rename", id.as_str()).with(serde_json::json!({ "to": name }))).await;
+        Ok(())
     }
 
     /// Gets a new token now; its life in seconds.
@@ -46,8 +57,9 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why no token came.
     pub(crate) async fn rotate_token(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
-        let _ = actor;
         let status = self.keeper().rotate(id).await.map_err(|error| keeper_failure(&error))?;
+        let details = serde_json::json!({ "jti": status.jti });
+        self.record(Event::done(actor, "token.rotate", id.as_str()).with(details)).await;
         Ok(status.expires_in_s.unwrap_or_default())
     }
 
@@ -56,8 +68,13 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why the issuer was not told.
     pub(crate) async fn revoke_token(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<(), Failure> {
-        let _ = actor;
-        self.keeper().revoke(id, why).await.map_err(|error| keeper_failure(&error))
+        let revoked = self.keeper().revoke(id, why).await;
+        let mut event = Event::done(actor, "token.revoke", id.as_str()).because(why);
+        if let Err(error) = &revoked {
+            event = event.ended(Outcome::Failed).with(serde_json::json!({ "error": error.to_string() }));
+        }
+        self.record(event).await;
+        revoked.map_err(|error| keeper_failure(&error))
     }
 }
 

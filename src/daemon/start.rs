@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 
 use super::commission::Service;
 use super::tasks::Tasks;
-use super::{Gateway, Parts, metrics_http, watchdog};
+use super::{Gateway, Parts, issuer, metrics_http, watchdog};
+use crate::audit::{Audit, AuditError};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{BrokerUrl, Config};
 use crate::control;
 use crate::control::socket::{ControlSocket, SocketError};
 use crate::link::uart::{PortOptions, UartOptions};
@@ -20,11 +21,14 @@ use crate::link::{LinkParts, Links};
 use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::pairing::Pairing;
+use crate::spool::{Spool, SpoolError, SpoolOptions};
+#[cfg(feature = "standalone")]
+use crate::standalone::BrokerError;
 use crate::store::{Store, StoreError, StoreOptions};
 use crate::token::Issuer;
 use crate::token::keeper::{KeeperOptions, TokenKeeper};
-use crate::token::key::{KeyError, SigningKey};
-use crate::token::local::{DenyError, DenyList, LocalIssuer};
+use crate::token::key::KeyError;
+use crate::token::local::{DenyError, LocalIssuer};
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,20 @@ pub enum StartError {
     /// The local issuer's deny list.
     #[error(transparent)]
     Deny(#[from] DenyError),
+    /// The spool's database.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The broker inside this process.
+    #[cfg(feature = "standalone")]
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// There is no broker, neither elsewhere nor here.
+    #[cfg(not(feature = "standalone"))]
+    #[error("there is no broker: write broker.url; this build has no standalone mode")]
+    NoBroker,
     /// A name that the protocol does not take.
     #[error("gateway.id {0:?} does not fit the protocol: use 1 to 32 of a-z, 0-9, '_' and '-'")]
     GatewayId(String),
@@ -60,8 +78,15 @@ pub(super) async fn start(
 ) -> Result<Gateway, StartError> {
     let clock = Clock::system();
     let metrics = Metrics::new();
-    let store = open_store(&config, &clock).await?;
-    let issuer = local_issuer(&config, &store, &clock)?;
+    let Disk { store, spool, audit } = open_disk(&config, &clock).await?;
+    let running = spool.clone();
+    tasks.spawn("spool", |stop| async move {
+        if let Err(error) = running.run(stop).await {
+            tracing::error!(%error, "the spool ended; what was not committed is still with the sensors");
+        }
+    });
+    let issuer = issuer::local(&config, &store, &clock)?;
+    let broker = broker(&config, &issuer, tasks).await?;
     let keeper = TokenKeeper::new(Arc::new(issuer) as Arc<dyn Issuer>, keeper_options(&config), clock.clone());
     let service = Service::new(store.clone(), keeper.clone(), &config);
     for device in store.devices()? {
@@ -85,6 +110,9 @@ pub(super) async fn start(
         metrics,
         metrics_address: Mutex::new(Ok(None)),
         store,
+        spool,
+        audit,
+        broker,
         keeper,
         links: links.clone(),
         pairing,
@@ -119,28 +147,50 @@ async fn serve_metrics(gateway: &Gateway, address: std::net::SocketAddr, tasks: 
     *gateway.0.metrics_address.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = bound;
 }
 
-async fn open_store(config: &Config, clock: &Clock) -> Result<Store, StartError> {
+/// What is on disk.
+struct Disk {
+    store: Store,
+    spool: Spool,
+    audit: Audit,
+}
+
+async fn open_disk(config: &Config, clock: &Clock) -> Result<Disk, StartError> {
     let options = StoreOptions {
         dir: config.state_dir.clone(),
         master_key: config.master_key.clone(),
         credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
     };
+    let spool_options = SpoolOptions {
+        commit: Duration::from_millis(config.spool.commit_ms),
+        max_bytes: config.spool.max_bytes,
+        ..SpoolOptions::default()
+    };
     let clock = clock.clone();
-    Ok(tokio::task::spawn_blocking(move || Store::open(&options, clock)).await??)
+    tokio::task::spawn_blocking(move || {
+        // The store first: it takes the directory for this process, and the others stand in it.
+        let store = Store::open(&options, clock.clone())?;
+        let audit = Audit::open(&store.dir().join("audit"), &store.seed("audit-key")?, clock.clone())?;
+        let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock)?;
+        Ok(Disk { store, spool, audit })
+    })
+    .await?
 }
 
-fn local_issuer(config: &Config, store: &Store, clock: &Clock) -> Result<LocalIssuer, StartError> {
-    const KEY: &str = "local-issuer-key";
-    let key = match store.secret(KEY)? {
-        Some(der) => SigningKey::from_pkcs8(der.expose())?,
+/// The broker that readings go to, started first where it is our own.
+async fn broker(config: &Config, issuer: &LocalIssuer, tasks: &mut Tasks) -> Result<BrokerUrl, StartError> {
+    match &config.broker.url {
+        Some(url) => Ok(url.clone()),
+        #[cfg(feature = "standalone")]
         None => {
-            let key = SigningKey::generate()?;
-            store.put_secret(KEY, key.to_pkcs8()?.expose())?;
-            key
+            let address = super::standalone::broker(config, issuer, tasks).await?;
+            Ok(BrokerUrl { host: address.ip().to_string(), port: address.port(), tls: false })
         }
-    };
-    let deny = DenyList::open(&store.dir().join("revoked.json"))?;
-    Ok(LocalIssuer::new(&format!("claw:{}", config.gateway.id), key, deny, clock.clone()))
+        #[cfg(not(feature = "standalone"))]
+        None => {
+            let _ = (issuer, tasks);
+            Err(StartError::NoBroker)
+        }
+    }
 }
 
 fn keeper_options(config: &Config) -> KeeperOptions {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Gateway;
 use super::tasks::Tasks;
+use crate::audit::{Actor, Event};
 
 /// Stops every part. What a part leaves behind after its time is on disk or still with its sensor.
 pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
@@ -14,6 +15,12 @@ pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
         }
     }
     gateway.keeper().shutdown().await;
-    tasks.stop("metrics", Duration::from_secs(1)).await;
+    // The last commit: what is not confirmed is on disk when this returns.
+    for (name, seconds) in [("spool", 10), ("broker", 6), ("metrics", 1)] {
+        if !tasks.stop(name, Duration::from_secs(seconds)).await {
+            tracing::warn!(task = name, seconds, "did not end in time and is cut");
+        }
+    }
+    gateway.record(Event::done(Actor::Daemon, "daemon.stop", gateway.config().gateway.id.as_str())).await;
     tasks.abandon().await;
 }

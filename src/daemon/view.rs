@@ -6,6 +6,7 @@ use super::Gateway;
 use super::commission::scopes_of;
 use crate::config::Mode;
 use crate::control::api::{Device, Health, Port, Problem, Relay, Spool, Status, Token};
+use crate::ids::PairingId;
 use crate::link::{LineCondition, PortCondition, PortState};
 use crate::store::{self, StoreError};
 use crate::token::keeper::TokenStatus;
@@ -20,7 +21,11 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     let ports: Vec<Port> = gateway.links().ports().into_iter().map(port).collect();
     let metrics = gateway.0.metrics_address.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let config_refused = gateway.config_refused();
+    let spool = gateway.0.spool.status();
     let mut problems = problems(&ports, &devices);
+    if let Some(trouble) = &spool.trouble {
+        problems.push(problem("spool", trouble));
+    }
     if let Some(error) = &config_refused {
         problems.push(problem("config", &format!("the last reload was refused: {error}")));
     }
@@ -37,7 +42,10 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
             Mode::Relay => "relay".to_owned(),
             Mode::Standalone => "standalone".to_owned(),
         },
-        broker: config.broker.url.as_ref().map_or_else(String::new, |url| format!("{}:{}", url.host, url.port)),
+        broker: {
+            let url = &gateway.0.broker;
+            format!("{}://{}:{}", if url.tls { "mqtts" } else { "mqtt" }, url.host, url.port)
+        },
         issuer: None,
         metrics: metrics.ok().flatten().map(|address| format!("http://{address}/metrics")),
         pid: std::process::id(),
@@ -45,12 +53,12 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
         ports,
         devices,
         spool: Spool {
-            waiting: 0,
-            bytes: 0,
-            disk_bytes: 0,
-            max_bytes: config.spool.max_bytes,
-            dropped: 0,
-            dead_letters: 0,
+            waiting: spool.depth,
+            bytes: spool.lanes.iter().map(|lane| lane.bytes).sum(),
+            disk_bytes: spool.disk_bytes,
+            max_bytes: spool.max_bytes,
+            dropped: spool.dropped,
+            dead_letters: spool.dead_letters,
         },
         config_refused,
     })
@@ -78,8 +86,14 @@ pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
         scopes: scopes_of(known).iter().map(ToString::to_string).collect(),
         token: gateway.keeper().status(&known.id).map_or_else(|| no_token(known), token),
         relay: Relay { state: "none".to_owned(), for_s: 0, error: None, published: 0, confirmed: 0, refused: 0 },
-        waiting: 0,
+        waiting: slot.map_or(0, |slot| waiting(gateway, slot.pairing)),
     }
+}
+
+/// Readings of one pairing that wait for the broker.
+fn waiting(gateway: &Gateway, pairing: PairingId) -> u64 {
+    let lanes = gateway.0.spool.status().lanes;
+    lanes.iter().find(|lane| lane.pairing == pairing).map_or(0, |lane| lane.depth)
 }
 
 /// Every token.

@@ -1,0 +1,83 @@
+//! `audit`: verify reads the files alone; tail and export ask the daemon.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use hyper::Method;
+
+use super::args::Audit;
+use super::client::Client;
+use super::exit::Exit;
+use super::terminal::{Terminal, clean};
+use crate::audit::{self, Digest, Entry, Outcome, Report, Trust};
+use crate::control::failure::Failure;
+
+pub(super) fn verify(terminal: &Terminal, state_dir: &Path, key: Option<Digest>) -> Result<Exit, Failure> {
+    let dir = state_dir.join("audit");
+    if !dir.is_dir() {
+        let text = format!("{}: there is no audit log here.", dir.display());
+        return Err(Failure::not_found(text, "Name the state directory, or a copy of it, with --state-dir."));
+    }
+    let report = audit::verify(&dir, &Trust { key, anchor: None }).map_err(|error| {
+        let text = format!("{}: cannot be read: {error}.", dir.display());
+        Failure::new(Exit::Failed, "unreadable", text, "Run it as root or as the user of clawgate.")
+    })?;
+    terminal.result(&report, |report| words(terminal, report));
+    Ok(if report.is_whole() { Exit::Ok } else { Exit::Failed })
+}
+
+fn words(terminal: &Terminal, report: &Report) -> String {
+    let mut text = String::new();
+    let verdict = if report.is_whole() { terminal.good("whole") } else { terminal.bad("NOT WHOLE") };
+    let _ = writeln!(text, "{verdict}: {} entries, {} of them signed", report.lines, report.signed);
+    for (name, digest) in [("root", report.root), ("key", report.key)] {
+        if let Some(digest) = digest {
+            let _ = writeln!(text, "{name:<5} {digest}");
+        }
+    }
+    for finding in &report.findings {
+        let line = finding.line.map(|line| format!(":{line}")).unwrap_or_default();
+        let _ = writeln!(text, "{}{line}: {}", clean(&finding.file.display().to_string()), clean(&finding.what));
+    }
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {}", clean(note));
+    }
+    text
+}
+
+pub(super) async fn audit(terminal: &Terminal, client: &Client, verb: Audit) -> Result<Exit, Failure> {
+    match verb {
+        Audit::Tail { lines } => {
+            let entries: Vec<Entry> = client.get(&format!("/v1/audit?lines={lines}")).await?;
+            terminal.result(&entries, |entries| entries.iter().map(line).collect());
+        }
+        Audit::Export => {
+            let mut lines = client.stream(Method::GET, "/v1/audit/export", None::<&()>).await?;
+            while let Some(mut line) = lines.next().await? {
+                line.push(b'\n');
+                if !terminal.raw(&line) {
+                    return Ok(Exit::Failed);
+                }
+            }
+        }
+        // Needs no daemon and was done before.
+        Audit::Verify { .. } => {}
+    }
+    Ok(Exit::Ok)
+}
+
+fn line(entry: &Entry) -> String {
+    let outcome = match entry.outcome {
+        Outcome::Ok => "ok",
+        Outcome::Refused => "refused",
+        Outcome::Failed => "FAILED",
+    };
+    let reason = entry.reason.as_deref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
+    format!(
+        "{}  {} {} by {} {outcome}{reason}\n",
+        clean(&entry.time),
+        clean(&entry.action),
+        clean(&entry.subject),
+        clean(&entry.actor.to_string())
+    )
+}
