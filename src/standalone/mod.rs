@@ -5,6 +5,7 @@
 
 #[cfg(feature = "standalone")]
 mod broker;
+pub mod issuer_server;
 
 #[cfg(feature = "standalone")]
 pub use broker::{Broker, BrokerError, BrokerOptions, TlsFiles};

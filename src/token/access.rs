@@ -85,6 +85,18 @@ impl AccessToken {
         Ok(Self { jwt: Secret::new(jwt), claims, received, expires })
     }
 
+    /// The same token, expiring no later than `left` from its receipt.
+    pub(super) fn living_at_most(mut self, left: Duration) -> Self {
+        self.expires = self.expires.min(self.received.saturating_add(left));
+        self
+    }
+
+    /// The same token with the topics that its issuer left to be derived.
+    pub(super) fn with_topics(mut self, topics: Topics) -> Self {
+        self.claims.claw_aif = topics;
+        self
+    }
+
     /// The JWT, for the broker and for nobody else.
     #[must_use]
     pub fn bearer(&self) -> &str {
@@ -106,7 +118,7 @@ impl AccessToken {
     /// From receipt to expiry.
     #[must_use]
     pub fn life(&self) -> Duration {
-        self.expires - self.received
+        self.expires.saturating_sub(self.received)
     }
 
     /// Time left; zero when it is expired.

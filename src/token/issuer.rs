@@ -138,6 +138,10 @@ impl IssuerError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Busy { retry_after, .. } => Remedy::Retry(*retry_after),
+            // The gateway itself is not known there: no device's fault, and it heals once the gateway is registered.
+            Self::Refused { code, .. } if matches!(code.as_str(), "invalid_client" | "unauthorized_client") => {
+                Remedy::Retry(None)
+            }
             Self::Refused { .. } | Self::Mismatch { .. } => Remedy::Quarantine,
             Self::Unreachable { .. }
             | Self::Answer { .. }

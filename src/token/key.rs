@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use p256::elliptic_curve::sec1::ToEncodedPoint as _;
-use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+use p256::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -30,7 +32,7 @@ pub enum KeyError {
     #[error("{0} holds no P-256 private key in PKCS#8; restore it from a backup, or remove it to have a new one made")]
     NoPrivateKey(String),
     /// Not an EC P-256 public key.
-    #[error("not an ES256 public key: a JWK with kty EC, crv P-256, x and y is wanted")]
+    #[error("not an ES256 public key: a P-256 key is wanted (openssl ecparam -name prime256v1 -genkey)")]
     NoPublicKey,
     /// The key file is readable by others.
     #[error("{path} may be read by others (mode {mode:03o}): chmod 600 it")]
@@ -175,11 +177,7 @@ impl SigningKey {
         let unusable = || KeyError::NoPrivateKey(origin.to_owned());
         let der = secret.to_pkcs8_der().map_err(|_| unusable())?;
         let encoding = EncodingKey::from_ec_der(der.as_bytes());
-        let point = secret.public_key().to_encoded_point(false);
-        let (Some(x), Some(y)) = (point.x(), point.y()) else { return Err(unusable()) };
-        let (x, y) = (BASE64URL.encode(x), BASE64URL.encode(y));
-        let mut jwk = Jwk { kty: "EC".to_owned(), crv: "P-256".to_owned(), x, y, kid: String::new() };
-        jwk.kid = jwk.thumbprint();
+        let jwk = Jwk::of(&secret.public_key()).ok_or_else(unusable)?;
         Ok(Self(Arc::new(Inner { secret, encoding, jwk })))
     }
 
@@ -216,6 +214,23 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl Jwk {
+    /// The key in a PEM text, as `openssl ec -pubout` writes it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPublicKey`] when it holds no P-256 public key.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        let key = p256::PublicKey::from_public_key_pem(pem).map_err(|_| KeyError::NoPublicKey)?;
+        Self::of(&key).ok_or(KeyError::NoPublicKey)
+    }
+
+    fn of(key: &p256::PublicKey) -> Option<Self> {
+        let point = key.to_encoded_point(false);
+        let (x, y) = (BASE64URL.encode(point.x()?), BASE64URL.encode(point.y()?));
+        let mut jwk = Self { kty: "EC".to_owned(), crv: "P-256".to_owned(), x, y, kid: String::new() };
+        jwk.kid = jwk.thumbprint();
+        Some(jwk)
+    }
+
     /// RFC 7638 thumbprint.
     fn thumbprint(&self) -> String {
         let canonical = format!(r#"{{"crv":"{}","kty":"{}","x":"{}","y":"{}"}}"#, self.crv, self.kty, self.x, self.y);
@@ -223,7 +238,7 @@ impl Jwk {
     }
 
     /// The key for checking signatures; its point is checked to lie on the curve.
-    pub(super) fn decoding(&self) -> Result<DecodingKey, KeyError> {
+    pub(crate) fn decoding(&self) -> Result<DecodingKey, KeyError> {
         if self.kty != "EC" || self.crv != "P-256" {
             return Err(KeyError::NoPublicKey);
         }

@@ -9,6 +9,7 @@ mod issuer;
 pub mod keeper;
 pub mod key;
 pub mod local;
+pub mod oauth;
 pub mod scope;
 pub mod verify;
 

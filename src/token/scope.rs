@@ -131,9 +131,10 @@ impl Topics {
         self.0.iter().any(|(granted, actions)| actions.contains(&action) && covers(granted, wanted))
     }
 
-    /// The pairs, as they stand in the token.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Action])> {
-        self.0.iter().map(|(filter, actions)| (filter.as_str(), actions.as_slice()))
+    /// Whether nothing is granted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

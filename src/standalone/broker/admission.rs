@@ -219,7 +219,7 @@ impl AuthProvider for Admission {
 }
 
 impl BrokerEventHandler for Admission {
-    fn on_client_connect<'a>(&'a self, event: ClientConnectEvent) -> Decision<'a, ()> {
+    fn on_client_connect(&self, event: ClientConnectEvent) -> Decision<'_, ()> {
         let will = event.will_topic.zip(event.will_payload).map(|(topic, payload)| {
             let qos = event.will_qos.unwrap_or(mqtt5::QoS::AtMostOnce);
             let mut will = PublishPacket::new(topic.to_string(), payload, qos);

@@ -55,6 +55,8 @@ pub(super) struct DeviceTask {
     due: Option<Duration>,
     /// Failures in a row.
     failures: u32,
+    /// The last token received: the one to revoke, also when it is not in use any more.
+    last: Option<Arc<AccessToken>>,
     /// The broker refused the token before this one, and this one was made in answer to that.
     refused_before: bool,
     untold: Option<Untold>,
@@ -81,6 +83,7 @@ impl DeviceTask {
             requests,
             due,
             failures: 0,
+            last: None,
             refused_before: false,
             untold: None,
         }
@@ -213,7 +216,9 @@ impl DeviceTask {
         self.due = Some(self.clock.boot() + refresh_after(token.life(), random()));
         self.status.received(self.clock.wall());
         debug!(device = %self.request.device, jti = token.jti(), life_s = token.life().as_secs(), "token received");
-        self.show(TokenState::Valid(Arc::new(token)));
+        let token = Arc::new(token);
+        self.last = Some(Arc::clone(&token));
+        self.show(TokenState::Valid(token));
     }
 
     fn failed(&mut self, problem: &IssuerError, words: &str) {
@@ -248,7 +253,7 @@ impl DeviceTask {
     }
 
     async fn revoke(&mut self, why: String, answer: Answer) {
-        let token = self.current();
+        let token = self.last.take();
         info!(device = %self.request.device, why, "token revoked");
         self.show(TokenState::Revoked { reason: why.clone() });
         let until = self.clock.boot() + token.as_ref().map_or(self.request.life, |token| token.left(&self.clock));

@@ -1,0 +1,199 @@
+//! The endpoints themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Form, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tracing::{error, info};
+
+use super::Site;
+use super::assertion::authenticate;
+use super::clients::{Client, Rights};
+use super::reply::{self, Refused};
+use crate::ids::DeviceId;
+use crate::token::local::Mint;
+use crate::token::oauth::{DETAIL_TYPE, DeviceDetail};
+use crate::token::scope::{Action, Scope, TELEMETRY_READ, Topics, to_claim};
+
+/// A request has an assertion and some words.
+const MAX_BODY: usize = 16 * 1024;
+
+type Shared = State<Arc<Site>>;
+
+/// All endpoints.
+pub(super) fn routes(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/token", post(token))
+        .route("/revoke", post(revoke))
+        .route("/jwks", get(jwks))
+        .route("/denylist", get(deny_list))
+        .route("/.well-known/oauth-authorization-server", get(metadata))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(site)
+}
+
+#[derive(Deserialize)]
+struct TokenForm {
+    grant_type: Option<String>,
+    client_assertion_type: Option<String>,
+    client_assertion: Option<String>,
+    scope: Option<String>,
+    resource: Option<String>,
+    authorization_details: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TokenAnswer {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: u64,
+    scope: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization_details: Option<[DeviceDetail; 1]>,
+}
+
+async fn token(State(site): Shared, Form(form): Form<TokenForm>) -> Result<Response, Refused> {
+    let client = authenticate(&site, form.client_assertion_type.as_deref(), form.client_assertion.as_deref())?;
+    if form.grant_type.as_deref() != Some("client_credentials") {
+        return Err(Refused::because("unsupported_grant_type", "only client_credentials is served here"));
+    }
+    if form.resource.as_ref().is_some_and(|resource| *resource != site.options.audience) {
+        return Err(Refused::because("invalid_target", "tokens for that resource are not issued here"));
+    }
+    let (wanted, detail) = match &client.rights {
+        Rights::Gateway { tenant } => of_device(&site, &client, tenant, &form)?,
+        Rights::Subscriber { topics } => (of_subscriber(&site, &client, topics, &form)?, None),
+    };
+    let (scope, life) = (wanted.scope.clone(), wanted.life);
+    let access_token = site.issuer.mint(wanted).map_err(|problem| {
+        error!(error = %problem, "no token could be made");
+        Refused::unavailable("no token could be made")
+    })?;
+    Ok(reply::token(&TokenAnswer {
+        access_token,
+        token_type: "Bearer",
+        expires_in: life.as_secs(),
+        scope,
+        authorization_details: detail.map(|detail| [detail]),
+    }))
+}
+
+/// A token of one of the gateway's own devices.
+fn of_device(
+    site: &Site,
+    client: &Client,
+    tenant: &str,
+    form: &TokenForm,
+) -> Result<(Mint, Option<DeviceDetail>), Refused> {
+    const BAD_DETAILS: Refused =
+        Refused::because("invalid_authorization_details", "one clawgate_device of this gateway is wanted");
+    let details = form.authorization_details.as_deref().ok_or(BAD_DETAILS)?;
+    let Ok([detail]) = serde_json::from_str::<[DeviceDetail; 1]>(details) else { return Err(BAD_DETAILS) };
+    if detail.kind != DETAIL_TYPE || detail.gateway != client.id || detail.tenant != tenant {
+        return Err(BAD_DETAILS);
+    }
+    let device: DeviceId = detail.device.parse().map_err(|_| BAD_DETAILS)?;
+    let scopes: Vec<Scope> = form
+        .scope
+        .as_deref()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(|_| Refused::because("invalid_scope", "telemetry:write and command:read are known"))?;
+    if scopes.is_empty() {
+        return Err(Refused::because("invalid_scope", "a scope is wanted"));
+    }
+    let asked = detail.life_s.map_or(site.options.life, Duration::from_secs);
+    let wanted = Mint {
+        sub: device.to_string(),
+        client_id: client.id.clone(),
+        audience: site.options.audience.clone(),
+        scope: to_claim(&scopes),
+        topics: Topics::of_device(tenant, &client.id, &device, &scopes),
+        life: asked.min(site.options.life),
+    };
+    Ok((wanted, Some(detail)))
+}
+
+/// A token of the subscriber itself.
+fn of_subscriber(site: &Site, client: &Client, topics: &[String], form: &TokenForm) -> Result<Mint, Refused> {
+    if form.scope.as_deref().is_some_and(|scope| scope != TELEMETRY_READ) {
+        return Err(Refused::because("invalid_scope", "a subscriber has telemetry:read"));
+    }
+    let topics = topics.iter().map(|filter| (filter.clone(), vec![Action::Subscribe])).collect();
+    Ok(Mint {
+        sub: client.id.clone(),
+        client_id: client.id.clone(),
+        audience: site.options.audience.clone(),
+        scope: TELEMETRY_READ.to_owned(),
+        topics: Topics::new(topics),
+        life: site.options.life,
+    })
+}
+
+#[derive(Deserialize)]
+struct RevokeForm {
+    client_assertion_type: Option<String>,
+    client_assertion: Option<String>,
+    token: Option<String>,
+}
+
+/// Revokes every token that its owner was given until now: a device whose token leaked is not saved by revoking one.
+async fn revoke(State(site): Shared, Form(form): Form<RevokeForm>) -> Result<Response, Refused> {
+    let client = authenticate(&site, form.client_assertion_type.as_deref(), form.client_assertion.as_deref())?;
+    let token = form.token.ok_or(Refused::request("the token to revoke is missing"))?;
+    let unavailable = Refused::unavailable("the revocation could not be kept");
+    let verifier = site.issuer.verifier(&site.options.audience).map_err(|_| unavailable)?;
+    let claims = match verifier.verify(token.as_bytes()) {
+        Ok(claims) if claims.client_id == client.id => claims,
+        // A token that is not good any more needs no revocation; another client's is none of this one's business.
+        // Neither is told apart (RFC 7009, section 2.2).
+        _ => return Ok(reply::token(&json!({}))),
+    };
+    let (issuer, owner, subject) = (site.issuer.clone(), client.id.clone(), claims.sub.clone());
+    // The list is fsynced: off the async threads.
+    let kept = tokio::task::spawn_blocking(move || issuer.deny_subject(&owner, &subject)).await;
+    match kept {
+        Ok(Ok(())) => {
+            info!(client = client.id, subject = claims.sub, "tokens revoked");
+            Ok(reply::token(&json!({})))
+        }
+        Ok(Err(problem)) => {
+            error!(error = %problem, "revocation not kept");
+            Err(unavailable)
+        }
+        Err(_) => Err(unavailable),
+    }
+}
+
+async fn jwks(State(site): Shared) -> impl IntoResponse {
+    Json(site.issuer.jwks())
+}
+
+async fn deny_list(State(site): Shared) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], site.issuer.deny_list().render())
+}
+
+async fn metadata(State(site): Shared) -> impl IntoResponse {
+    let url = &site.url;
+    Json(json!({
+        "issuer": site.issuer.name(),
+        "token_endpoint": format!("{url}/token"),
+        "revocation_endpoint": format!("{url}/revoke"),
+        "jwks_uri": format!("{url}/jwks"),
+        "scopes_supported": [Scope::TelemetryWrite.as_str(), Scope::CommandRead.as_str(), TELEMETRY_READ],
+        "response_types_supported": [],
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "revocation_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "authorization_details_types_supported": [DETAIL_TYPE],
+    }))
+}

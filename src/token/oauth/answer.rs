@@ -1,0 +1,229 @@
+//! What the server's answers mean: plain functions over bytes.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::transport::Reply;
+use crate::clock::Clock;
+use crate::token::{AccessToken, IssuerError};
+
+/// Of what a server says, this much is shown.
+const MAX_WORDS: usize = 200;
+/// More than this between the clocks is reported as the cause of a refusal.
+const CLOCK_TOLERANCE_S: u64 = 60;
+
+/// Where to ask, from the server's metadata (RFC 8414).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoints {
+    pub(super) token: String,
+    pub(super) revocation: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    token_endpoint: String,
+    revocation_endpoint: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    token_type: String,
+    expires_in: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+/// The metadata's URL: the well-known part stands before the issuer's path (RFC 8414, section 3.1).
+pub(super) fn metadata_url(issuer: &str) -> String {
+    let path_at = issuer.find("://").and_then(|at| issuer[at + 3..].find('/').map(|slash| at + 3 + slash));
+    let (base, path) = issuer.split_at(path_at.unwrap_or(issuer.len()));
+    format!("{base}/.well-known/oauth-authorization-server{path}")
+}
+
+/// The endpoints, if the metadata speaks for the issuer that we mean (RFC 8414, section 3.3).
+pub(super) fn endpoints(at: &str, issuer: &str, reply: &Reply) -> Result<Endpoints, IssuerError> {
+    if reply.status != 200 {
+        return Err(failure(at, reply, None));
+    }
+    let metadata: Metadata = parse(at, reply)?;
+    if metadata.issuer.trim_end_matches('/') != issuer {
+        let reason = format!("it speaks for issuer {:?}, not {issuer:?}: correct issuer.url", plain(&metadata.issuer));
+        return Err(IssuerError::Answer { endpoint: at.to_owned(), reason });
+    }
+    Ok(Endpoints { token: metadata.token_endpoint, revocation: metadata.revocation_endpoint })
+}
+
+/// The token in an answer, or what went wrong.
+pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<AccessToken, IssuerError> {
+    if reply.status != 200 {
+        return Err(failure(endpoint, reply, Some(clock)));
+    }
+    let answer: TokenAnswer = parse(endpoint, reply)?;
+    if !answer.token_type.eq_ignore_ascii_case("bearer") {
+        let reason = format!("the token is of type {:?}, wanted is Bearer", plain(&answer.token_type));
+        return Err(IssuerError::Answer { endpoint: endpoint.to_owned(), reason });
+    }
+    let token = AccessToken::received(answer.access_token, clock)
+        .map_err(|source| IssuerError::Token { endpoint: endpoint.to_owned(), source })?;
+    Ok(match answer.expires_in {
+        // A server may hand out a token that has lived a while.
+        Some(seconds) => token.living_at_most(Duration::from_secs(seconds)),
+        None => token,
+    })
+}
+
+/// Whether a revocation was taken.
+pub(super) fn revoked(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<(), IssuerError> {
+    if reply.status == 200 { Ok(()) } else { Err(failure(endpoint, reply, Some(clock))) }
+}
+
+fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError {
+    let endpoint = endpoint.to_owned();
+    let status = reply.status;
+    let said: Option<ErrorAnswer> = serde_json::from_slice(&reply.body).ok();
+    let words = said
+        .as_ref()
+        .map_or_else(|| plain(&String::from_utf8_lossy(&reply.body)), |said| plain(&said.error_description));
+    let code = said.map(|said| said.error);
+    let later = matches!(code.as_deref(), Some("temporarily_unavailable" | "server_error" | "slow_down"));
+    if status == 429 || status >= 500 || later {
+        return IssuerError::Busy { endpoint, status, words, retry_after: retry_after(reply, clock) };
+    }
+    match code {
+        // An assertion that is not of the server's time is refused like one with a bad signature.
+        Some(_) if let Some(seconds) = clock.and_then(|clock| clock_off(reply, clock)) => {
+            IssuerError::ClockOff { seconds }
+        }
+        Some(code) => IssuerError::Refused { endpoint, status, code: plain(&code), words },
+        None => IssuerError::Answer { endpoint, reason: format!("HTTP status {status}: {words}") },
+    }
+}
+
+/// Seconds, or a date (RFC 9110, section 10.2.3).
+fn retry_after(reply: &Reply, clock: Option<&Clock>) -> Option<Duration> {
+    let text = reply.retry_after.as_deref()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    // Against the server's own date where it sends one: the clocks may differ.
+    let now = reply.date.as_deref().and_then(http_date).or_else(|| clock.map(|clock| clock.wall().as_secs()))?;
+    Some(Duration::from_secs(http_date(text)?.saturating_sub(now)))
+}
+
+/// Server's time minus ours, when that is too much.
+fn clock_off(reply: &Reply, clock: &Clock) -> Option<i64> {
+    let theirs = http_date(reply.date.as_deref()?)?;
+    let ours = clock.wall().as_secs();
+    if theirs.abs_diff(ours) <= CLOCK_TOLERANCE_S {
+        return None;
+    }
+    Some(theirs.cast_signed().saturating_sub(ours.cast_signed()))
+}
+
+/// Seconds since 1970 of an HTTP date.
+fn http_date(text: &str) -> Option<u64> {
+    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    u64::try_from(date.timestamp().as_second()).ok()
+}
+
+fn parse<'a, T: Deserialize<'a>>(endpoint: &str, reply: &'a Reply) -> Result<T, IssuerError> {
+    serde_json::from_slice(&reply.body).map_err(|error| IssuerError::Answer {
+        endpoint: endpoint.to_owned(),
+        reason: format!("not the JSON that was expected: {}", plain(&error.to_string())),
+    })
+}
+
+/// A server's words as they may be shown: no control characters, no end of them.
+pub(super) fn plain(words: &str) -> String {
+    words.chars().take(MAX_WORDS).flat_map(char::escape_default).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Remedy;
+
+    fn reply(status: u16, body: &str) -> Reply {
+        Reply { status, retry_after: None, date: None, body: body.as_bytes().to_vec() }
+    }
+
+    fn clock() -> Clock {
+        // 2026-11-21 22:00:00 UTC
+        Clock::manual(Duration::from_secs(1_795_298_400))
+    }
+
+    #[test]
+    fn the_well_known_part_stands_before_the_path() {
+        let known = "/.well-known/oauth-authorization-server";
+        assert_eq!(metadata_url("https://id.example"), format!("https://id.example{known}"));
+        assert_eq!(metadata_url("https://id.example/a/b"), format!("https://id.example{known}/a/b"));
+    }
+
+    #[test]
+    fn metadata_of_another_issuer_is_not_used() {
+        let body = r#"{"issuer":"https://evil.example","token_endpoint":"https://evil.example/t"}"#;
+        assert!(matches!(endpoints("m", "https://id.example", &reply(200, body)), Err(IssuerError::Answer { .. })));
+    }
+
+    #[test]
+    fn every_kind_of_trouble_has_its_remedy() {
+        let retry = Remedy::Retry(None);
+        for (status, body, remedy) in [
+            (500, "<html>oops", retry),
+            (503, r#"{"error":"temporarily_unavailable"}"#, retry),
+            (400, r#"{"error":"invalid_grant"}"#, Remedy::Quarantine),
+            (400, r#"{"error":"invalid_scope"}"#, Remedy::Quarantine),
+            (401, r#"{"error":"invalid_client"}"#, retry),
+            (404, "not found", retry),
+            (302, "", retry),
+            (200, "garbage", retry),
+            (200, "{}", retry),
+            (200, r#"{"access_token":"a.b.c","token_type":"Bearer"}"#, retry),
+        ] {
+            let error = token("e", &reply(status, body), &clock()).unwrap_err();
+            assert_eq!(error.remedy(), remedy, "{status} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let mut busy = reply(429, "");
+        for (header, wait) in
+            [("120", 120), ("Sat, 21 Nov 2026 22:01:30 GMT", 90), ("Sat, 21 Nov 2026 21:00:00 GMT", 0)]
+        {
+            busy.retry_after = Some(header.to_owned());
+            let error = token("e", &busy, &clock()).unwrap_err();
+            assert_eq!(error.remedy(), Remedy::Retry(Some(Duration::from_secs(wait))), "{header}");
+        }
+        busy.retry_after = Some("soon".to_owned());
+        assert_eq!(token("e", &busy, &clock()).unwrap_err().remedy(), Remedy::Retry(None));
+    }
+
+    #[test]
+    fn a_refusal_with_a_wrong_clock_is_named_after_the_clock() {
+        let mut refused = reply(401, r#"{"error":"invalid_client"}"#);
+        refused.date = Some("Sun, 22 Nov 2026 22:00:00 GMT".to_owned());
+        match token("e", &refused, &clock()).unwrap_err() {
+            IssuerError::ClockOff { seconds } => assert_eq!(seconds, 86_400),
+            other => panic!("{other}"),
+        }
+        refused.date = Some("Sat, 21 Nov 2026 22:00:30 GMT".to_owned());
+        assert!(matches!(token("e", &refused, &clock()).unwrap_err(), IssuerError::Refused { .. }));
+    }
+
+    #[test]
+    fn a_servers_words_cannot_reach_a_terminal_unescaped_or_without_end() {
+        let nasty = format!("\u{1b}[2J\u{202e}{}", "x".repeat(10_000));
+        let body = serde_json::json!({ "error": "invalid_grant", "error_description": nasty }).to_string();
+        let shown = token("e", &reply(400, &body), &clock()).unwrap_err().to_string();
+        assert!(shown.len() < 500 && shown.is_ascii() && !shown.contains('\u{1b}'), "{shown}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Whether what came is what was asked for.
+
+use std::collections::BTreeSet;
+
+use super::answer::plain;
+use crate::token::scope::{TELEMETRY_READ, to_claim};
+use crate::token::{AccessToken, IssuerError, TokenRequest};
+
+/// A device's token, if it is that of the device that was asked for.
+pub(super) fn device(
+    token: AccessToken,
+    issuer: &str,
+    client_id: &str,
+    request: &TokenRequest,
+) -> Result<AccessToken, IssuerError> {
+    let claims = token.claims();
+    same("iss", issuer, claims.iss.trim_end_matches('/'))?;
+    same("sub", request.device.as_str(), &claims.sub)?;
+    same("aud", &request.audience, &claims.aud)?;
+    same("client_id", client_id, &claims.client_id)?;
+    let asked = to_claim(&request.scope);
+    let (wanted, got): (BTreeSet<_>, BTreeSet<_>) = (asked.split(' ').collect(), claims.scope.split(' ').collect());
+    if wanted != got {
+        return Err(mismatch("scope", &asked, &claims.scope));
+    }
+    let topics = request.topics();
+    if claims.claw_aif.is_empty() {
+        // Not every server knows the claim; the rights follow from the scopes then, here as at such a server's broker.
+        return Ok(token.with_topics(topics));
+    }
+    if claims.claw_aif != topics {
+        return Err(mismatch("claw_aif", &format!("{topics:?}"), &format!("{:?}", claims.claw_aif)));
+    }
+    Ok(token)
+}
+
+/// A subscriber's own token.
+pub(super) fn own(token: &AccessToken, issuer: &str, client_id: &str, audience: &str) -> Result<(), IssuerError> {
+    let claims = token.claims();
+    same("iss", issuer, claims.iss.trim_end_matches('/'))?;
+    same("sub", client_id, &claims.sub)?;
+    same("aud", audience, &claims.aud)?;
+    same("scope", TELEMETRY_READ, &claims.scope)
+}
+
+fn same(claim: &'static str, asked: &str, got: &str) -> Result<(), IssuerError> {
+    if asked == got { Ok(()) } else { Err(mismatch(claim, asked, got)) }
+}
+
+fn mismatch(claim: &'static str, asked: &str, got: &str) -> IssuerError {
+    IssuerError::Mismatch { claim, asked: asked.to_owned(), got: plain(got) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::token::key::SigningKey;
+    use crate::token::local::{DenyList, LocalIssuer};
+    use crate::token::scope::{Scope, Topics};
+    use crate::token::{Claims, Issuer as _};
+
+    const ISSUER: &str = "https://id.example";
+
+    fn request() -> TokenRequest {
+        TokenRequest {
+            tenant: "t".to_owned(),
+            gateway: "g".to_owned(),
+            device: "pump-3".parse().unwrap(),
+            scope: vec![Scope::TelemetryWrite, Scope::CommandRead],
+            life: Duration::from_secs(60),
+            audience: "claw".to_owned(),
+        }
+    }
+
+    async fn good_claims() -> Claims {
+        let key = SigningKey::generate().unwrap();
+        let issuer = LocalIssuer::new(ISSUER, key, DenyList::in_memory(), Clock::system());
+        issuer.issue(&request()).await.unwrap().claims().clone()
+    }
+
+    fn checked(claims: &Claims) -> Result<AccessToken, IssuerError> {
+        let jwt = SigningKey::generate().unwrap().sign("at+jwt", claims).unwrap();
+        device(AccessToken::received(jwt, &Clock::system()).unwrap(), ISSUER, "g", &request())
+    }
+
+    #[tokio::test]
+    async fn a_token_that_differs_in_anything_is_refused() {
+        let good = good_claims().await;
+        checked(&good).unwrap();
+        let others: [(&str, fn(&mut Claims)); 6] = [
+            ("iss", |claims| claims.iss = "https://evil.example".to_owned()),
+            ("sub", |claims| claims.sub = "pump-4".to_owned()),
+            ("aud", |claims| claims.aud = "other".to_owned()),
+            ("client_id", |claims| claims.client_id = "h".to_owned()),
+            ("scope", |claims| claims.scope = String::new()),
+            ("claw_aif", |claims| {
+                claims.claw_aif = Topics::of_device("t", "g", &"pump-4".parse().unwrap(), &[Scope::TelemetryWrite]);
+            }),
+        ];
+        for (claim, change) in others {
+            let mut bad = good.clone();
+            change(&mut bad);
+            match checked(&bad) {
+                Err(IssuerError::Mismatch { claim: named, .. }) => assert_eq!(named, claim),
+                other => panic!("{claim}: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn scopes_in_another_order_are_the_same_and_missing_topics_follow_from_them() {
+        let mut claims = good_claims().await;
+        claims.scope = "command:read telemetry:write".to_owned();
+        claims.claw_aif = Topics::default();
+        assert_eq!(checked(&claims).unwrap().claims().claw_aif, request().topics());
+    }
+}

@@ -1,0 +1,230 @@
+//! The issuer is an OAuth 2.0 server somewhere else, `clawgate issuer serve` among them.
+//!
+//! The gateway is the client: client_credentials with private_key_jwt (RFC 7523). The device it asks for stands in
+//! `authorization_details` (RFC 9396), the broker in `resource` (RFC 8707). What comes back is compared with what was
+//! asked: a server that does not know the details answers 200 with another token.
+
+mod answer;
+mod check;
+mod transport;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use serde::{Deserialize, Serialize};
+
+use super::key::SigningKey;
+use super::scope::{self, TELEMETRY_READ};
+use super::{AccessToken, Issuer, IssuerError, TokenFuture, TokenRequest};
+use crate::clock::Clock;
+use answer::Endpoints;
+use transport::Transport;
+
+pub use transport::OauthSetupError;
+
+/// Type of our authorization details.
+pub const DETAIL_TYPE: &str = "clawgate_device";
+/// An assertion is used at once.
+const ASSERTION_LIFE_S: u64 = 60;
+
+/// Which device a token is asked for (RFC 9396).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceDetail {
+    /// Always [`DETAIL_TYPE`].
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Tenant of the site.
+    pub tenant: String,
+    /// Id of the gateway.
+    pub gateway: String,
+    /// Id of the device.
+    pub device: String,
+    /// Life that is asked for, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life_s: Option<u64>,
+}
+
+/// How to reach the server, and as whom.
+#[derive(Debug, Clone)]
+pub struct OauthOptions {
+    /// The issuer's URL; `https`, or `http` on this machine.
+    pub url: String,
+    /// Our client id there.
+    pub client_id: String,
+    /// The key whose public half is registered there.
+    pub key: SigningKey,
+    /// The only CA (PEM file) that the server's certificate may come from; the web's roots when there is none.
+    pub ca: Option<PathBuf>,
+}
+
+/// A client of one OAuth server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct OauthIssuer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    url: String,
+    client_id: String,
+    key: SigningKey,
+    transport: Transport,
+    clock: Clock,
+    /// From the server's metadata; asked again after a failure.
+    endpoints: Mutex<Option<Endpoints>>,
+}
+
+#[derive(Serialize)]
+struct Assertion<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: u64,
+    exp: u64,
+    jti: String,
+}
+
+impl OauthIssuer {
+    /// A client; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`OauthSetupError`] when the URL or the CA file is unusable.
+    pub fn new(options: OauthOptions, clock: Clock) -> Result<Self, OauthSetupError> {
+        let OauthOptions { url, client_id, key, ca } = options;
+        let transport = Transport::new(&url, ca.as_deref())?;
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self(Arc::new(Inner { url, client_id, key, transport, clock, endpoints: Mutex::default() })))
+    }
+
+    /// A token of the client itself, as a subscriber has one.
+    ///
+    /// # Errors
+    /// [`IssuerError`] when none came.
+    pub async fn own_token(&self, audience: &str) -> Result<AccessToken, IssuerError> {
+        let form = vec![("scope", TELEMETRY_READ.to_owned()), ("resource", audience.to_owned())];
+        let (client_id, audience) = (self.0.client_id.clone(), audience.to_owned());
+        self.blocking(move |inner| {
+            let token = inner.ask(form)?;
+            check::own(&token, &inner.url, &client_id, &audience)?;
+            Ok(token)
+        })
+        .await
+    }
+
+    /// ureq blocks: off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, IssuerError> + Send + 'static,
+    ) -> Result<T, IssuerError> {
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(|error| IssuerError::Local(error.to_string()))?
+    }
+}
+
+impl Inner {
+    /// A token for the given request parameters.
+    fn ask(&self, mut form: Vec<(&'static str, String)>) -> Result<AccessToken, IssuerError> {
+        let endpoint = self.endpoints()?.token;
+        form.push(("grant_type", "client_credentials".to_owned()));
+        self.authenticate(&mut form)?;
+        let reply = self.transport.post(&endpoint, &form).inspect_err(|_| self.forget_endpoints())?;
+        answer::token(&endpoint, &reply, &self.clock).inspect_err(|problem| {
+            if matches!(problem, IssuerError::Answer { .. }) {
+                self.forget_endpoints();
+            }
+        })
+    }
+
+    fn revoke(&self, token: &str) -> Result<(), IssuerError> {
+        let endpoints = self.endpoints()?;
+        let endpoint = endpoints.revocation.ok_or_else(|| IssuerError::Answer {
+            endpoint: self.url.clone(),
+            reason: "its metadata names no revocation endpoint".to_owned(),
+        })?;
+        let hint = ("token_type_hint", "access_token".to_owned());
+        let mut form = vec![("token", token.to_owned()), hint];
+        self.authenticate(&mut form)?;
+        let reply = self.transport.post(&endpoint, &form)?;
+        answer::revoked(&endpoint, &reply, &self.clock)
+    }
+
+    /// Adds who we are, signed, for one use.
+    fn authenticate(&self, form: &mut Vec<(&'static str, String)>) -> Result<(), IssuerError> {
+        let local = |error: &dyn std::fmt::Display| IssuerError::Local(error.to_string());
+        let mut id = [0_u8; 16];
+        getrandom::fill(&mut id).map_err(|error| local(&error))?;
+        let now = self.clock.wall().as_secs();
+        let assertion = Assertion {
+            iss: &self.client_id,
+            sub: &self.client_id,
+            aud: &self.url,
+            iat: now,
+            exp: now.saturating_add(ASSERTION_LIFE_S),
+            jti: BASE64URL.encode(id),
+        };
+        let assertion = self.key.sign("JWT", &assertion).map_err(|error| local(&error))?;
+        form.push(("client_id", self.client_id.clone()));
+        form.push(("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned()));
+        form.push(("client_assertion", assertion));
+        Ok(())
+    }
+
+    fn endpoints(&self) -> Result<Endpoints, IssuerError> {
+        if let Some(known) = self.known_endpoints().clone() {
+            return Ok(known);
+        }
+        let at = answer::metadata_url(&self.url);
+        let reply = self.transport.get(&at)?;
+        let found = answer::endpoints(&at, &self.url, &reply)?;
+        self.transport.permits(&found.token)?;
+        if let Some(revocation) = &found.revocation {
+            self.transport.permits(revocation)?;
+        }
+        *self.known_endpoints() = Some(found.clone());
+        Ok(found)
+    }
+
+    fn forget_endpoints(&self) {
+        *self.known_endpoints() = None;
+    }
+
+    fn known_endpoints(&self) -> std::sync::MutexGuard<'_, Option<Endpoints>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Issuer for OauthIssuer {
+    fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
+        let request = request.clone();
+        Box::pin(self.blocking(move |inner| {
+            let details = [DeviceDetail {
+                kind: DETAIL_TYPE.to_owned(),
+                tenant: request.tenant.clone(),
+                gateway: request.gateway.clone(),
+                device: request.device.to_string(),
+                life_s: Some(request.life.max(Duration::from_secs(1)).as_secs()),
+            }];
+            let details = serde_json::to_string(&details).map_err(|error| IssuerError::Local(error.to_string()))?;
+            let form = vec![
+                ("scope", scope::to_claim(&request.scope)),
+                ("resource", request.audience.clone()),
+                ("authorization_details", details),
+            ];
+            check::device(inner.ask(form)?, &inner.url, &inner.client_id, &request)
+        }))
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        _request: &'a TokenRequest,
+        current: Option<&'a AccessToken>,
+        _why: &'a str,
+    ) -> TokenFuture<'a, ()> {
+        // Without a token there is nothing that this server could be told.
+        let token = current.map(|token| token.bearer().to_owned());
+        Box::pin(self.blocking(move |inner| token.map_or(Ok(()), |token| inner.revoke(&token))))
+    }
+}
