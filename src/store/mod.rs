@@ -189,11 +189,12 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
     Connection::open_with_flags(file, flags).map_err(failed("open the file"))
 }
 
-/// Every commit reaches the disk before it is reported; freed pages are wiped. SQLite gives its journals the
-/// mode of the file.
+/// Every commit reaches the disk before it is reported; the journal is folded in after 64 pages and does not stay
+/// larger; freed pages are wiped. SQLite gives its journals the mode of the file.
 fn configure(db: &Connection) -> Result<(), StoreError> {
     db.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;",
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 64;
+         PRAGMA journal_size_limit = 524288; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;",
     )
     .map_err(failed("set up the journal"))
 }
