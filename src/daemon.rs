@@ -36,6 +36,7 @@ use crate::logging::{self, Log};
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::pairing::Pairing;
+use crate::pairing::code_book::Codes;
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::token::keeper::TokenKeeper;
@@ -60,6 +61,7 @@ struct Parts {
     store: Store,
     spool: Spool,
     audit: Audit,
+    codes: Codes,
     broker: BrokerUrl,
     keeper: TokenKeeper,
     links: Links,
@@ -113,6 +115,12 @@ impl Gateway {
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// Pairing codes.
+    #[must_use]
+    pub fn codes(&self) -> &Codes {
+        &self.0.codes
     }
 
     /// Writes an audit event, and says so where it cannot be written.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
@@ -16,7 +17,7 @@ const BURST_SILENCE: Duration = Duration::from_secs(60);
 
 /// The running log; its level can be changed.
 pub struct Log {
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
 }
 
 /// Starts the log of this process. Only the first call has an effect.
@@ -43,14 +44,16 @@ impl Log {
     }
 }
 
-fn filter_of(level: LogLevel) -> LevelFilter {
-    match level {
+/// Our own lines at the level; those of libraries only where they warn.
+fn filter_of(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
+    };
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("clawgate", level)
 }
 
 /// The journal's layer, where standard error leads into the journal (`$JOURNAL_STREAM` names its device and inode).

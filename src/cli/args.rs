@@ -147,6 +147,12 @@ pub enum Code {
         /// The name that the sensor gets
         #[arg(long, value_name = "NAME")]
         device: Option<String>,
+        /// The one sensor it is for, by its own id; without it the first to claim it
+        #[arg(long, value_name = "SENSOR")]
+        sensor: Option<String>,
+        /// Where the device will serve: dev, staging or prod
+        #[arg(long, value_name = "STAGE")]
+        stage: Option<String>,
         /// What it is for
         #[arg(long, value_name = "TEXT")]
         label: Option<String>,

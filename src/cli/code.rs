@@ -14,9 +14,9 @@ use crate::control::failure::Failure;
 
 pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Result<Exit, Failure> {
     match verb {
-        Code::New { device, label, ttl, scopes } => {
+        Code::New { device, sensor, stage, label, ttl, scopes } => {
             let ttl_s = ttl.map(|ttl| ttl.as_secs().max(1));
-            let request = NewCodeRequest { device, label, ttl_s, scopes };
+            let request = NewCodeRequest { device, sensor, stage, label, ttl_s, scopes };
             let code: NewCode = client.send(Method::POST, "/v1/codes", &request).await?;
             terminal.result(&code, |code| {
                 format!(
@@ -48,7 +48,9 @@ pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Re
 
 /// The code as text and as a QR of half blocks.
 pub(super) fn picture(code: &str, qr: &str) -> String {
-    let image = QrCode::new(qr).map(|qr| qr.render::<Dense1x2>().quiet_zone(true).build()).unwrap_or_default();
+    // Drawn for a dark terminal: its background is the ink.
+    let draw = |qr: QrCode| qr.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    let image = QrCode::new(qr).map(draw).unwrap_or_default();
     format!("{image}\n\n    {}\n", clean(code))
 }
 
@@ -62,13 +64,14 @@ fn list(codes: &[CodeRecord]) -> String {
             code.state.clone(),
             code.left_s.map_or_else(|| "-".to_owned(), span),
             format!("{}/{}", code.attempts_taken, code.attempts),
-            code.device.clone().unwrap_or_else(|| "any".to_owned()),
+            code.sensor.clone().unwrap_or_else(|| "any".to_owned()),
+            code.device.clone().unwrap_or_default(),
             code.made_by.clone(),
             code.label.clone().unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = codes.iter().map(row).collect();
-    table(&["CODE", "STATE", "LEFT", "ATTEMPTS", "DEVICE", "MADE BY", "LABEL"], &rows)
+    table(&["CODE", "STATE", "LEFT", "ATTEMPTS", "SENSOR", "DEVICE", "MADE BY", "LABEL"], &rows)
 }
 
 #[cfg(test)]

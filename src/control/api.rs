@@ -265,6 +265,12 @@ pub struct NewCodeRequest {
     /// The name that the device gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The one sensor it is for, by its own id; without it the first to claim it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensor: Option<String>,
+    /// `dev`, `staging` or `prod`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// What it is for, in a person's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -296,12 +302,16 @@ pub struct NewCode {
 pub struct CodeRecord {
     /// `ocpc_...`.
     pub id: String,
-    /// `active`, `claimed`, `used`, `expired`, `revoked`, `exhausted`, `void`.
+    /// `active`, `claimed`, `used`, `expired`, `revoked`, `exhausted`.
     pub state: String,
     /// What it is for.
     pub label: Option<String>,
-    /// The device it is bound to.
+    /// The name that its device gets.
     pub device: Option<String>,
+    /// The sensor it is bound to.
+    pub sensor: Option<String>,
+    /// What the device's token grants.
+    pub scopes: Vec<String>,
     /// Who made it.
     pub made_by: String,
     /// When, RFC 3339.
@@ -317,8 +327,10 @@ pub struct CodeRecord {
 /// `GET /v1/codes/{id}`: why it is as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeExplanation {
-    /// The record.
-    pub record: CodeRecord,
+    /// `ocpc_...`.
+    pub id: String,
+    /// As in its record.
+    pub state: String,
     /// Its story in words.
     pub explanation: String,
     /// How to go on.

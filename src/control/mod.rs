@@ -5,6 +5,7 @@
 
 pub mod api;
 mod audit;
+mod codes;
 mod devices;
 pub mod failure;
 mod links;

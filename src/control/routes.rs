@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
 use super::role::{Caller, Role};
-use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, devices, links, system, tokens};
+use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, devices, links, system, tokens};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::metrics::Reason;
@@ -48,6 +48,10 @@ pub fn routes() -> Vec<Route> {
         get("/v1/devices/{id}", Viewer, self::get(devices::show)),
         delete("/v1/devices/{id}", Operator, self::delete(devices::unpair)),
         post("/v1/devices/{id}/rename", Operator, self::post(devices::rename)),
+        get("/v1/codes", Viewer, self::get(codes::list)),
+        post("/v1/codes", Operator, self::post(codes::new)),
+        get("/v1/codes/{id}", Viewer, self::get(codes::explain)),
+        post("/v1/codes/{id}/revoke", Operator, self::post(codes::revoke)),
         get("/v1/tokens", Viewer, self::get(tokens::list)),
         post("/v1/tokens/{id}/rotate", Admin, self::post(tokens::rotate)),
         get("/v1/audit", Viewer, self::get(audit::tail)),

@@ -21,6 +21,7 @@ use crate::link::{LinkParts, Links};
 use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::pairing::Pairing;
+use crate::pairing::code_book::{CodeError, Codes};
 use crate::spool::{Spool, SpoolError, SpoolOptions};
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
@@ -52,6 +53,9 @@ pub enum StartError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The codes of the run before cannot be voided.
+    #[error(transparent)]
+    Codes(#[from] CodeError),
     /// The broker inside this process.
     #[cfg(feature = "standalone")]
     #[error(transparent)]
@@ -78,7 +82,7 @@ pub(super) async fn start(
 ) -> Result<Gateway, StartError> {
     let clock = Clock::system();
     let metrics = Metrics::new();
-    let Disk { store, spool, audit } = open_disk(&config, &clock).await?;
+    let Disk { store, spool, audit, codes } = open_disk(&config, &clock).await?;
     let running = spool.clone();
     tasks.spawn("spool", |stop| async move {
         if let Err(error) = running.run(stop).await {
@@ -112,6 +116,7 @@ pub(super) async fn start(
         store,
         spool,
         audit,
+        codes,
         broker,
         keeper,
         links: links.clone(),
@@ -152,6 +157,7 @@ struct Disk {
     store: Store,
     spool: Spool,
     audit: Audit,
+    codes: Codes,
 }
 
 async fn open_disk(config: &Config, clock: &Clock) -> Result<Disk, StartError> {
@@ -170,8 +176,9 @@ async fn open_disk(config: &Config, clock: &Clock) -> Result<Disk, StartError> {
         // The store first: it takes the directory for this process, and the others stand in it.
         let store = Store::open(&options, clock.clone())?;
         let audit = Audit::open(&store.dir().join("audit"), &store.seed("audit-key")?, clock.clone())?;
-        let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock)?;
-        Ok(Disk { store, spool, audit })
+        let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock.clone())?;
+        let codes = Codes::start(store.clone(), audit.clone(), clock)?;
+        Ok(Disk { store, spool, audit, codes })
     })
     .await?
 }

@@ -17,10 +17,14 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let probe = gateway.clone();
-        // Goes through the locks and the database that readings go through; a stuck one starves the watchdog.
+        // Ends codes whose time is over, and so goes through the locks and the database that pairings go through: a stuck one
+        // starves the watchdog.
         let answered = tokio::task::spawn_blocking(move || {
-            let alive = probe.store().wall_floor().is_ok();
-            (alive, view::one_line(&probe))
+            let live_codes = probe.codes().expire();
+            if let Ok(live) = &live_codes {
+                probe.metrics().pairing.codes_active.set(i64::try_from(*live).unwrap_or(i64::MAX));
+            }
+            (live_codes.is_ok(), view::one_line(&probe))
         });
         match tokio::time::timeout(every, answered).await {
             Ok(Ok((true, line))) => {

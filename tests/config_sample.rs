@@ -1,0 +1,42 @@
+//! The sample configuration is what the daemon takes, and what it says of defaults is true.
+
+use std::fs;
+use std::path::Path;
+
+use clawgate::config::{Config, load};
+
+fn sample() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clawgate.sample.toml");
+    fs::read_to_string(path).unwrap()
+}
+
+fn load_text(text: &str) -> Config {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("clawgate.toml");
+    fs::write(&path, text).unwrap();
+    load(&path).unwrap()
+}
+
+#[test]
+fn the_sample_is_taken_as_it_stands() {
+    assert_eq!(load_text(&sample()).uart.ports.len(), 1);
+}
+
+#[test]
+fn every_key_that_is_commented_out_is_a_key_too() {
+    let uncommented: Vec<_> = sample()
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line).to_owned())
+        .collect();
+    let config = load_text(&uncommented.join("\n"));
+    assert!(config.broker.client_key.is_some() && config.issuer.ca.is_some() && config.master_key.is_some());
+}
+
+#[test]
+fn the_values_it_shows_are_the_defaults() {
+    let sample = load_text(&sample());
+    let default = Config { uart: sample.uart.clone(), broker: sample.broker.clone(), ..Config::default() };
+    let mut shown = sample;
+    shown.standalone.subscribers.clear();
+    assert_eq!(shown, default);
+}
