@@ -1,5 +1,7 @@
 //! The gateway's side of a pairing run.
 
+use core::fmt;
+
 use heapless::Vec;
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
@@ -135,6 +137,12 @@ pub struct Gateway {
     peer_max_message: usize,
     record: Option<PairingRecord>,
     state: State,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("ceremony", &self.ceremony).finish_non_exhaustive()
+    }
 }
 
 impl Gateway {

@@ -1,5 +1,7 @@
 //! The sensor's side of a pairing run.
 
+use core::fmt;
+
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -122,6 +124,12 @@ pub struct Sensor<'a> {
     part: Part,
     record: Option<PairingRecord>,
     state: State,
+}
+
+impl fmt::Debug for Sensor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sensor").field("ceremony", &self.options.ceremony).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Sensor<'a> {

@@ -6,6 +6,7 @@
 //! All messages here start with their type byte.
 
 mod gateway;
+mod keyed;
 mod sensor;
 
 use core::fmt;
@@ -57,6 +58,8 @@ pub enum SessionError {
     Unauthentic,
     /// This counter or this ephemeral was seen before, or is too old to tell.
     Replayed,
+    /// The live session has this index.
+    IndexInUse,
     /// Another handshake is pending and not yet to be displaced.
     Busy,
     /// The counter is used up: set up a new session.
@@ -73,6 +76,7 @@ impl fmt::Display for SessionError {
             Self::UnknownKey => "a handshake under no key of ours: not our gateway, or paired anew meanwhile",
             Self::Unauthentic => "a handshake or record did not authenticate: changed on its way or forged; dropped",
             Self::Replayed => "a handshake or record came twice: dropped",
+            Self::IndexInUse => "a handshake for the index of the live session: the gateway draws another one",
             Self::Busy => "another handshake is pending: wait two seconds",
             Self::Exhausted => "the session's counter is used up: a new handshake must come first",
             Self::NoSpace => "the buffer for a record is too small: give 22 bytes more than the plaintext",

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::needless_pass_by_value, reason = "a step is taken, that is its use")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::collections::VecDeque;
