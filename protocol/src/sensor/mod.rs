@@ -354,7 +354,7 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
     }
 
     fn handle_record(&mut self, message: &mut [u8], now_ms: u64) {
-        let Ok(opened) = self.session.open(message, now_ms) else { return };
+        let Ok(opened) = self.session.open(message) else { return };
         let app = App::decode(opened.plaintext);
         let (first, pairing_id) = (opened.first, opened.pairing_id);
         // The plaintext borrows the message, not us: handled at the end, once the session is in order.
