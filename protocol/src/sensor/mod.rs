@@ -301,6 +301,12 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
         self.clock_offset_ms.map(|offset| offset.wrapping_add(now_ms))
     }
 
+    /// The run of numbers since this start or the last reset.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.telemetry.epoch()
+    }
+
     /// How many readings are held because they are not yet safe.
     #[must_use]
     pub const fn held(&self) -> usize {
@@ -330,11 +336,6 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
     #[must_use]
     pub fn window(&self, now_ms: u64) -> Option<(Ceremony, u16)> {
         self.window.shown(now_ms).map(|window| (window.ceremony, window.seconds_left))
-    }
-
-    /// The random source and the storage.
-    pub fn platform(&mut self) -> &mut P {
-        &mut self.platform
     }
 
     /// Factory reset, a physical act: every key goes at once, and every held reading. A new epoch begins.
