@@ -82,7 +82,8 @@ pub(super) async fn start(
 ) -> Result<Gateway, StartError> {
     let clock = Clock::system();
     let metrics = Metrics::new();
-    let Disk { store, spool, audit, codes } = open_disk(&config, &clock).await?;
+    let disk = open_disk(&config, &clock).await?;
+    let Disk { store, spool, audit, codes } = disk.clone();
     let running = spool.clone();
     tasks.spawn("spool", |stop| async move {
         if let Err(error) = running.run(stop).await {
@@ -98,7 +99,7 @@ pub(super) async fn start(
             tracing::error!(device = %device.id, %error, "a device is not in service");
         }
     }
-    let parts = link_parts(&config, &store, service, &metrics, &clock)?;
+    let parts = link_parts(&config, disk, service, &metrics, &clock)?;
     let stop_links = tokio_util::sync::CancellationToken::new();
     let links = Links::start(uart_options(&config), parts, stop_links.clone());
     let pairing = Pairing::new(links.clone());
@@ -153,6 +154,7 @@ async fn serve_metrics(gateway: &Gateway, address: std::net::SocketAddr, tasks: 
 }
 
 /// What is on disk.
+#[derive(Clone)]
 struct Disk {
     store: Store,
     spool: Spool,
@@ -206,7 +208,7 @@ fn keeper_options(config: &Config) -> KeeperOptions {
 
 fn link_parts(
     config: &Config,
-    store: &Store,
+    disk: Disk,
     service: Service,
     metrics: &Metrics,
     clock: &Clock,
@@ -215,7 +217,11 @@ fn link_parts(
     Ok(LinkParts {
         gateway: id.parse().map_err(|_| StartError::GatewayId(id.to_owned()))?,
         min_suite: if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One },
-        store: store.clone(),
+        attempts: config.pairing.attempts,
+        store: disk.store,
+        spool: disk.spool,
+        codes: disk.codes,
+        audit: disk.audit,
         commission: Arc::new(service),
         metrics: metrics.clone(),
         clock: clock.clone(),

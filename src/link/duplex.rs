@@ -4,6 +4,7 @@
 //! says why it ended. Both queues are bounded: a peer that sends faster than we take finds its line full.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -13,6 +14,9 @@ use clawgate_protocol::Transport;
 
 /// Messages that wait in one direction; with the longest messages, 128 KiB.
 pub(crate) const QUEUE: usize = 32;
+
+/// How long a link that is closed waits for a peer to take what was queued.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// Why a link is over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +72,11 @@ impl Ending {
         self.stop.cancel();
     }
 
+    fn why(&self) -> LinkEnd {
+        // Without a cause a task of the transport panicked: the device may be taken anew.
+        self.cause.get().cloned().unwrap_or(LinkEnd::Gone)
+    }
+
     /// Runs one direction until it fails or the link is over.
     pub(crate) async fn guard(self, direction: impl Future<Output = LinkEnd>) {
         tokio::select! {
@@ -105,7 +114,7 @@ impl Link {
     pub(crate) async fn receive(&mut self) -> Result<Vec<u8>, LinkEnd> {
         match self.incoming.recv().await {
             Some(message) => Ok(message),
-            None => Err(self.why()),
+            None => Err(self.end.why()),
         }
     }
 
@@ -119,18 +128,18 @@ impl Link {
     /// # Errors
     /// Why the link is over.
     pub(crate) async fn send(&self, message: Vec<u8>) -> Result<(), LinkEnd> {
-        self.outgoing.send(message).await.map_err(|_| self.why())
+        self.outgoing.send(message).await.map_err(|_| self.end.why())
     }
 
-    /// Ends the link and waits until the transport has let go of the device.
-    pub(crate) async fn close(mut self) -> LinkEnd {
-        self.end.end(LinkEnd::Closed);
-        while self.tasks.join_next().await.is_some() {}
-        self.why()
-    }
-
-    fn why(&self) -> LinkEnd {
-        // Without a cause a task of the transport panicked: the device may be taken anew.
-        self.end.cause.get().cloned().unwrap_or(LinkEnd::Gone)
+    /// Sends what is queued, if the peer takes it, and waits until the transport has let go of the device.
+    pub(crate) async fn close(self) -> LinkEnd {
+        let Self { outgoing, mut tasks, end, .. } = self;
+        // The writing half ends by itself when its queue does, and the reading half with it.
+        drop(outgoing);
+        if tokio::time::timeout(FLUSH, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+            end.end(LinkEnd::Closed);
+            while tasks.join_next().await.is_some() {}
+        }
+        end.why()
     }
 }

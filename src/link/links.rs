@@ -1,27 +1,57 @@
 //! All links of the gateway: one task a port, each started anew when it fails, none able to stop another.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::state::{Found, PortState};
-use super::uart::UartOptions;
+use clawgate_protocol::id::Id;
+use clawgate_protocol::pairing::Suite;
+
+use super::order::Order;
+use super::port::PortOwner;
+use super::sensor::Sensor;
+use super::state::{Found, PortCondition, PortState};
+use super::uart::{Hotplug, Meter, Port, UartOptions};
+use super::view::View;
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::metrics::Metrics;
 use crate::pairing::Commission;
+use crate::pairing::code_book::Codes;
+use crate::pairing::engine::{Engine, EngineParts};
+use crate::spool::Spool;
 use crate::store::Store;
+
+/// Orders that wait at one port.
+const ORDERS: usize = 8;
+
+/// Ports served at once: a glob that matches more serves the first so many.
+const MOST_PORTS: usize = 256;
+
+/// A port's task that panicked is started anew after this time.
+const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// What the links work with.
 #[derive(Clone)]
 pub struct LinkParts {
     /// This gateway's id.
-    pub gateway: clawgate_protocol::id::Id,
+    pub gateway: Id,
     /// The lowest suite that a pairing may use.
-    pub min_suite: clawgate_protocol::pairing::Suite,
+    pub min_suite: Suite,
+    /// Guesses that a code of `pair --issue` survives.
+    pub attempts: u8,
     /// Devices and keys.
     pub store: Store,
+    /// Where readings go.
+    pub spool: Spool,
+    /// Pairing codes.
+    pub codes: Codes,
+    /// Who did what.
+    pub audit: Audit,
     /// What comes after the keys.
     pub commission: Arc<dyn Commission>,
     /// Counts.
@@ -35,7 +65,19 @@ pub struct LinkParts {
 pub struct Links(Arc<Shared>);
 
 struct Shared {
-    parts: LinkParts,
+    engine: Arc<Engine>,
+    spool: Spool,
+    attempts: u8,
+    ports: Mutex<Vec<Handle>>,
+    options: watch::Sender<UartOptions>,
+    tasks: TaskTracker,
+}
+
+/// A port that is served.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    view: Arc<View>,
+    orders: mpsc::Sender<Order>,
 }
 
 /// Why nothing was done at a sensor.
@@ -67,43 +109,249 @@ impl Links {
     /// Opens the ports and keeps them until `stop`.
     #[must_use]
     pub fn start(options: UartOptions, parts: LinkParts, stop: CancellationToken) -> Self {
-        let _ = (options, stop);
-        Self(Arc::new(Shared { parts }))
+        let engine = EngineParts {
+            gateway: parts.gateway,
+            min_suite: parts.min_suite,
+            store: parts.store,
+            codes: parts.codes,
+            audit: parts.audit,
+            commission: parts.commission,
+            metrics: parts.metrics,
+            clock: parts.clock,
+        };
+        engine.metrics.limit("ports", MOST_PORTS);
+        let links = Self(Arc::new(Shared {
+            engine: Arc::new(Engine::new(engine)),
+            spool: parts.spool,
+            attempts: parts.attempts,
+            ports: Mutex::default(),
+            options: watch::Sender::new(options),
+            tasks: TaskTracker::new(),
+        }));
+        let (engine, until) = (Arc::clone(&links.0.engine), stop.clone());
+        links.0.tasks.spawn(async move {
+            tokio::select! {
+                () = engine.tend_codes() => {}
+                () = until.cancelled() => {}
+            }
+        });
+        links.0.tasks.spawn(links.clone().serve(stop));
+        links
     }
 
     /// Serves another set of ports: those that stay are left alone.
     pub fn reload(&self, options: UartOptions) {
-        let _ = (options, &self.0.parts);
+        self.0.options.send_if_modified(|known| {
+            let is_new = *known != options;
+            *known = options;
+            is_new
+        });
     }
 
     /// Ends when every port is closed, after the `stop` of [`Self::start`].
-    pub async fn stopped(&self) {}
+    pub async fn stopped(&self) {
+        self.0.tasks.wait().await;
+    }
 
     /// Every configured port.
     #[must_use]
     pub fn ports(&self) -> Vec<PortState> {
-        Vec::new()
+        self.handles().iter().map(|handle| handle.view.state()).collect()
     }
 
     /// Asks on every open port who is there and gives what is known after `wait`.
     pub async fn scan(&self, wait: Duration) -> Vec<Found> {
-        tokio::time::sleep(wait).await;
-        Vec::new()
+        let handles = self.handles();
+        let answers = handles.iter().filter(|handle| handle.view.is_open()).map(|handle| {
+            let (answer, answered) = oneshot::channel();
+            // A port whose queue is full is at work; what is known of it is shown.
+            let _ = handle.orders.try_send(Order::Meet(answer));
+            answered
+        });
+        let answers: Vec<_> = answers.collect();
+        let all = async {
+            for answer in answers {
+                let _ = answer.await;
+            }
+            // A scan lasts as long as it was asked for: sensors may be plugged in meanwhile.
+            std::future::pending::<()>().await;
+        };
+        let _ = tokio::time::timeout(wait, all).await;
+        self.handles().iter().filter_map(|handle| handle.view.found()).collect()
     }
 
-    /// Makes a sensor blink, so that a person sees which one it is.
+    /// Makes a sensor blink for `wait`, so that a person sees which one it is.
     ///
     /// # Errors
     /// Every [`TargetError`].
     pub async fn identify(&self, target: &str, wait: Duration) -> Result<(), TargetError> {
-        let _ = wait;
-        Err(TargetError::NotFound(target.to_owned()))
+        let handle = self.resolve(target)?;
+        let (answer, answered) = oneshot::channel();
+        let seconds = u16::try_from(wait.as_secs()).unwrap_or(u16::MAX).max(1);
+        handle.order(Order::Identify(seconds, answer)).await;
+        match answered.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(handle.unreachable(reason)),
+            Err(_) => Err(handle.unreachable("the gateway stops".to_owned())),
+        }
     }
 
     /// Ends the session of a device; before that, if there is one, tells the sensor to erase its key.
     /// Returns whether the sensor confirmed. The registry is the caller's to change.
     pub async fn unpair(&self, device: &DeviceId) -> bool {
-        let _ = device;
-        false
+        let Some(handle) = self.handles().into_iter().find(|handle| handle.view.device().as_ref() == Some(device))
+        else {
+            return false;
+        };
+        let (answer, answered) = oneshot::channel();
+        handle.order(Order::Unpair(device.clone(), answer)).await;
+        answered.await.unwrap_or(false)
     }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0.engine
+    }
+
+    pub(crate) fn attempts(&self) -> u8 {
+        self.0.attempts
+    }
+
+    /// The port that a technician means: by its name, its path, the sensor's hardware id (four characters are
+    /// enough), the device paired there.
+    pub(crate) fn resolve(&self, target: &str) -> Result<Handle, TargetError> {
+        let handles = self.handles();
+        let exact = handles.iter().find(|handle| handle.is_named(target));
+        if let Some(handle) = exact {
+            return Ok(handle.clone());
+        }
+        let mut near: Vec<&Handle> = handles.iter().filter(|handle| handle.sensor_begins_with(target)).collect();
+        match near.len() {
+            0 => Err(TargetError::NotFound(super::sensor::printable(target))),
+            1 => Ok(near.remove(0).clone()),
+            _ => Err(TargetError::Ambiguous {
+                target: super::sensor::printable(target),
+                candidates: near.iter().map(|handle| handle.view.alias().to_owned()).collect(),
+            }),
+        }
+    }
+
+    fn handles(&self) -> Vec<Handle> {
+        self.ports_now().clone()
+    }
+
+    fn ports_now(&self) -> MutexGuard<'_, Vec<Handle>> {
+        self.0.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps one task for each port that is configured and there.
+    async fn serve(self, stop: CancellationToken) {
+        let mut options = self.0.options.subscribe();
+        while !stop.is_cancelled() {
+            let now = options.borrow_and_update().clone();
+            let reloaded = stop.child_token();
+            let mut hotplug = Hotplug::start(now.clone(), reloaded.clone());
+            loop {
+                self.adopt(now.expand(), &hotplug);
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    changed = options.changed() => {
+                        if changed.is_ok() {
+                            // Every port follows the hot-plug events of the options it was adopted under.
+                            self.ports_now().clear();
+                        }
+                        break;
+                    }
+                    () = hotplug.changed() => {}
+                }
+            }
+            reloaded.cancel();
+        }
+        // Without orders a port says goodbye and ends.
+        self.ports_now().clear();
+        self.0.tasks.close();
+    }
+
+    /// Takes up new ports; leaves those alone that are served; gives up those of a glob whose node is gone and
+    /// that hold nothing.
+    fn adopt(&self, wanted: Vec<Port>, hotplug: &Hotplug) {
+        let mut ports = self.ports_now();
+        ports.retain(|handle| wanted.contains(handle.view.port()) || handle.view.is_open());
+        for port in wanted.into_iter().take(MOST_PORTS) {
+            if ports.iter().all(|handle| handle.view.port().path != port.path) && ports.len() < MOST_PORTS {
+                let alias = free_alias(&port.name, &ports);
+                ports.push(self.own(alias, port, hotplug.clone()));
+            }
+        }
+    }
+
+    fn own(&self, alias: String, port: Port, hotplug: Hotplug) -> Handle {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        let meter = Arc::new(Meter::new(alias.clone()));
+        let view = Arc::new(View::new(alias, port.clone(), Arc::clone(&meter)));
+        let owner = Arc::new(PortOwner {
+            port,
+            engine: Arc::clone(&self.0.engine),
+            spool: self.0.spool.clone(),
+            meter,
+            view: Arc::clone(&view),
+            hotplug,
+            orders: tokio::sync::Mutex::new(receiver),
+        });
+        self.0.tasks.spawn(supervise(owner));
+        Handle { view, orders }
+    }
+}
+
+impl Handle {
+    /// Gives an order. If the port was given up the order is dropped, and its answer with it.
+    pub(crate) async fn order(&self, order: Order) {
+        let _ = self.orders.send(order).await;
+    }
+
+    /// Who is there now.
+    pub(crate) async fn meet(&self) -> Result<Sensor, TargetError> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Meet(answer)).await;
+        match answered.await {
+            Ok(Ok(sensor)) => Ok(sensor),
+            Ok(Err(reason)) => Err(self.unreachable(reason)),
+            Err(_) => Err(self.unreachable("the gateway stops".to_owned())),
+        }
+    }
+
+    fn unreachable(&self, reason: String) -> TargetError {
+        TargetError::Unreachable { target: self.view.alias().to_owned(), reason }
+    }
+
+    fn is_named(&self, target: &str) -> bool {
+        let sensor = self.view.sensor();
+        self.view.alias() == target
+            || self.view.port().path.as_os_str() == target
+            || self.view.device().is_some_and(|device| device.as_str() == target)
+            || sensor.as_ref().is_some_and(|sensor| sensor.device.as_ref().is_some_and(|id| id.as_str() == target))
+            || sensor.is_some_and(|sensor| sensor.id.is_some_and(|id| id.as_str() == target))
+    }
+
+    fn sensor_begins_with(&self, target: &str) -> bool {
+        let Some(id) = self.view.sensor().and_then(|sensor| sensor.id) else { return false };
+        target.len() >= 4 && id.as_str().get(..target.len()).is_some_and(|head| head.eq_ignore_ascii_case(target))
+    }
+}
+
+/// Runs a port's task; if it panics, that port is down for a moment, and no other.
+async fn supervise(owner: Arc<PortOwner>) {
+    loop {
+        let task = Arc::clone(&owner);
+        let Err(error) = tokio::spawn(async move { task.run().await }).await else { return };
+        tracing::error!(link = %owner.view.alias(), error = %error, "the port's task failed and is started anew");
+        owner.view.closed(PortCondition::Failed { reason: "a fault in clawgate; see its log".to_owned() });
+        tokio::time::sleep(AFTER_PANIC).await;
+    }
+}
+
+/// `NAME`, or `NAME.2` and so on for the further matches of a glob.
+fn free_alias(name: &str, taken: &[Handle]) -> String {
+    let is_free = |alias: &String| taken.iter().all(|handle| handle.view.alias() != alias);
+    let numbered = (2..).map(|number| format!("{name}.{number}"));
+    std::iter::once(name.to_owned()).chain(numbered).find(is_free).unwrap_or_default()
 }

@@ -122,7 +122,7 @@ pub enum FoundState {
         left: Duration,
         /// It takes the code on its label.
         label: bool,
-        /// It takes a code that the gateway issues.
+        /// A code that the gateway issued was entered at it.
         issued: bool,
     },
     /// No pairing, and no window: its button opens one.

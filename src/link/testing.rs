@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use clawgate_protocol::fragment::Header;
+use clawgate_protocol::frame::uart;
 use tokio_serial::{SerialPort as _, SerialStream};
 
 /// A pseudo terminal. Dropping it is pulling the plug.
@@ -24,4 +26,12 @@ impl Pty {
     pub(crate) fn slave(&self) -> &Path {
         &self.slave
     }
+}
+
+/// A message as one frame on the line.
+pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
+    let mut line = vec![0; uart::max_encoded_len(message.len())];
+    let length = uart::encode(uart::ADDRESS, Header::WHOLE, message, &mut line).unwrap();
+    line.truncate(length);
+    line
 }

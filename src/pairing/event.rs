@@ -108,6 +108,30 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The cause as metrics and logs name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Port => "port",
+            Self::NoAnswer => "no_answer",
+            Self::WindowClosed => "window_closed",
+            Self::WrongCode => "wrong_code",
+            Self::CodeDead => "code_dead",
+            Self::CodeNotEntered => "code_not_entered",
+            Self::Refused => "refused",
+            Self::TimeOut => "time_out",
+            Self::Unsupported => "unsupported",
+            Self::Tampered => "tampered",
+            Self::NameTaken => "name_taken",
+            Self::Occupied => "occupied",
+            Self::Store => "store",
+            Self::Token => "token",
+            Self::Cloud => "cloud",
+            Self::Stopping => "stopping",
+        }
+    }
+
     /// The exit code of the command line.
     #[must_use]
     pub fn exit_code(self) -> u8 {

@@ -27,13 +27,20 @@ pub(crate) fn start<S>(stream: S, baud: u32, meter: &Arc<Meter>) -> Link
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
+    let stall = STALL + Duration::from_secs((CHUNK as u64 * 10).div_ceil(u64::from(baud.max(1))));
+    start_with(stream, stall, meter)
+}
+
+fn start_with<S>(stream: S, stall: Duration, meter: &Arc<Meter>) -> Link
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     meter.opened();
     let (mut link, Ends { incoming, outgoing, end }) = Link::new(Transport::Uart);
     let (from, to) = tokio::io::split(stream);
     let ours = Arc::new(Mutex::new(Vec::new()));
     let reader = Reader { from, incoming, meter: Arc::clone(meter), ours: Arc::clone(&ours) };
     link.drive(end.clone().guard(reader.run()));
-    let stall = STALL + Duration::from_secs((CHUNK as u64 * 10).div_ceil(u64::from(baud.max(1))));
     let writer = Writer { to, outgoing, meter: Arc::clone(meter), ours, stall };
     link.drive(end.guard(writer.run()));
     link
@@ -173,4 +180,139 @@ fn why(error: &io::Error) -> LinkEnd {
 
 fn lock(ours: &Ours) -> std::sync::MutexGuard<'_, Vec<u8>> {
     ours.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::state::LineCondition;
+    use crate::link::testing::{Pty, frame};
+    use crate::link::uart::{Port, open};
+
+    const PROBE: [u8; 4] = [0x01, 0xa1, 0x01, 0x01];
+    const IDENT: [u8; 2] = [0x02, 0xa0];
+
+    fn open_link(pty: &Pty) -> (Link, Arc<Meter>) {
+        let port = Port { name: "line".to_owned(), path: pty.slave().to_owned(), baud: 3_000_000 };
+        let meter = Arc::new(Meter::new("line".to_owned()));
+        (start(open(&port).unwrap(), port.baud, &meter), meter)
+    }
+
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), future).await.expect("nothing came")
+    }
+
+    /// Bytes that look random and are the same in every run.
+    fn noise(length: usize, allow: impl Fn(u8) -> bool) -> Vec<u8> {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let bytes = std::iter::repeat_with(move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        });
+        bytes.filter(|&byte| allow(byte)).take(length).collect()
+    }
+
+    #[tokio::test]
+    async fn ten_megabytes_of_noise_make_no_frame_and_the_next_frame_is_found() {
+        let mut pty = Pty::new();
+        let (mut link, meter) = open_link(&pty);
+        let bytes = noise(10 << 20, |_| true);
+        let ((), first) = soon(async {
+            tokio::join!(
+                async {
+                    pty.wire.write_all(&bytes).await.unwrap();
+                    pty.wire.write_all(&frame(&IDENT)).await.unwrap();
+                },
+                link.receive()
+            )
+        })
+        .await;
+        assert_eq!(first.unwrap(), IDENT);
+        assert_eq!((meter.frames_in(), meter.bytes_in() >= 10 << 20), (1, true));
+        assert!(meter.frames_bad() > 1000);
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_a_delimiter_takes_no_memory_and_is_called_a_wrong_baud_rate() {
+        let mut pty = Pty::new();
+        let (mut link, meter) = open_link(&pty);
+        let bytes = noise(4 << 20, |byte| byte != 0);
+        soon(async {
+            for _ in 0..4 {
+                pty.wire.write_all(&bytes).await.unwrap();
+            }
+        })
+        .await;
+        assert_eq!(meter.condition(), LineCondition::WrongBaudRate);
+        soon(pty.wire.write_all(&frame(&IDENT))).await.unwrap();
+        soon(pty.wire.write_all(&frame(&IDENT))).await.unwrap();
+        assert_eq!(soon(link.receive()).await.unwrap(), IDENT, "the line did not recover");
+        // All of it was one bad frame, of which no more than one frame's length was ever kept.
+        assert_eq!(meter.frames_bad(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_echo_is_recognised_and_never_taken_for_a_sensor() {
+        let mut pty = Pty::new();
+        let (mut link, meter) = open_link(&pty);
+        link.send(PROBE.to_vec()).await.unwrap();
+        let mut back = [0; 64];
+        let count = soon(pty.wire.read(&mut back)).await.unwrap();
+        soon(pty.wire.write_all(&back[..count])).await.unwrap();
+        while meter.condition() != LineCondition::Echo {
+            tokio::task::yield_now().await;
+        }
+        assert!(link.try_receive().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_plug_pulled_during_a_write_ends_the_link() {
+        let pty = Pty::new();
+        let (mut link, _meter) = open_link(&pty);
+        for _ in 0..QUEUED {
+            link.send(vec![0x23; 4000]).await.unwrap();
+        }
+        drop(pty);
+        assert_eq!(soon(link.receive()).await, Err(LinkEnd::Gone));
+        assert_eq!(link.close().await, LinkEnd::Gone);
+    }
+
+    /// Fills the queue, and by far what a terminal takes.
+    const QUEUED: usize = crate::link::duplex::QUEUE;
+
+    #[tokio::test]
+    async fn a_peer_that_never_reads_ends_the_link_after_a_while() {
+        let (ours, _theirs) = tokio::io::duplex(4096);
+        let meter = Arc::new(Meter::new("line".to_owned()));
+        let mut link = start_with(ours, Duration::from_millis(50), &meter);
+        for _ in 0..QUEUED {
+            link.send(vec![0x23; 4000]).await.unwrap();
+        }
+        assert_eq!(soon(link.receive()).await, Err(LinkEnd::PeerStalled));
+        assert_eq!(link.send(PROBE.to_vec()).await, Err(LinkEnd::PeerStalled));
+    }
+
+    #[tokio::test]
+    async fn a_message_in_fragments_arrives_whole() {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let meter = Arc::new(Meter::new("line".to_owned()));
+        let mut link = start(ours, 115_200, &meter);
+        let message: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        for (header, part) in clawgate_protocol::fragment::split(&message, 100) {
+            let mut line = [0; 128];
+            let length = uart::encode(uart::ADDRESS, header, part, &mut line).unwrap();
+            theirs.write_all(&line[..length]).await.unwrap();
+        }
+        assert_eq!(soon(link.receive()).await.unwrap(), message);
+    }
+
+    #[tokio::test]
+    async fn a_closed_link_has_let_go_of_the_port() {
+        let pty = Pty::new();
+        let (link, _meter) = open_link(&pty);
+        assert_eq!(link.close().await, LinkEnd::Closed);
+        let _again = open_link(&pty);
+    }
 }

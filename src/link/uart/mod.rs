@@ -7,6 +7,7 @@ mod open;
 mod options;
 
 pub(crate) use hotplug::Hotplug;
+pub(crate) use line::start;
 pub(crate) use meter::Meter;
 pub(crate) use open::open;
 pub(crate) use options::Port;

@@ -1,0 +1,368 @@
+//! An open line: who is there, the session with it, and what is asked for meanwhile. Pairing: [`super::lend`].
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use clawgate_protocol::PROTOCOL_VERSION;
+use clawgate_protocol::app::{Action, Status};
+use clawgate_protocol::discovery::{encode_identify, encode_probe, matches};
+use clawgate_protocol::message::Kind;
+
+use super::duplex::{Link, LinkEnd};
+use super::lend::{Doubt, Waiting};
+use super::order::Order;
+use super::port::PortOwner;
+use super::sensor::Sensor;
+use crate::ids::{DeviceId, PairingId};
+use crate::metrics;
+use crate::pairing::engine::Engine;
+use crate::session::{Happened, Session, SessionEnd, SessionParts, blocking, record};
+use crate::store::Device;
+
+/// The first probe is repeated after this time, then ever more seldom.
+const FIRST_PROBE: Duration = Duration::from_millis(250);
+
+/// A line on which nobody answers, or nobody of ours, is probed so often.
+const SLOW_PROBE: Duration = Duration::from_secs(5);
+
+/// While a code lives somebody may enter it at any moment; while somebody waits, so much the more.
+const QUICK_PROBE: Duration = Duration::from_millis(500);
+
+/// A sensor that does not answer so many probes has left.
+const PATIENCE: u32 = 3;
+
+/// Who asks who is there gets an answer within this time.
+const MEETING: Duration = Duration::from_secs(3);
+
+/// A sensor confirms that it forgets us within this time.
+const UNPAIRING: Duration = Duration::from_secs(3);
+
+/// Messages that are taken before others get their turn.
+const AT_ONCE: usize = 64;
+
+/// A port while it is open.
+pub(super) struct Attendance<'a> {
+    pub(super) owner: &'a PortOwner,
+    pub(super) link: &'a mut Link,
+    pub(super) session: Option<Session>,
+    pub(super) next_probe: Instant,
+    unanswered: u32,
+    meetings: Vec<(oneshot::Sender<Result<Sensor, String>>, Instant)>,
+    unpairing: Option<(u32, oneshot::Sender<bool>, Instant)>,
+    pub(super) waiting: Option<Waiting>,
+    pub(super) doubt: Option<Doubt>,
+    /// The window that was answered with a run; there is one run a window.
+    pub(super) tried_window: Option<u32>,
+    is_live: bool,
+    codes: watch::Receiver<usize>,
+}
+
+impl<'a> Attendance<'a> {
+    pub(super) fn new(owner: &'a PortOwner, link: &'a mut Link) -> Self {
+        Self {
+            owner,
+            link,
+            session: None,
+            next_probe: Instant::now(),
+            unanswered: 0,
+            meetings: Vec::new(),
+            unpairing: None,
+            waiting: None,
+            doubt: None,
+            tried_window: None,
+            is_live: false,
+            codes: owner.engine.watch_codes(),
+        }
+    }
+
+    pub(super) fn engine(&self) -> &'a Engine {
+        &self.owner.engine
+    }
+
+    /// Until the line is lost, or the orders end.
+    pub(super) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> LinkEnd {
+        let end = loop {
+            match self.turn(orders).await {
+                Ok(()) => {}
+                Err(end) => break end,
+            }
+        };
+        self.end_session();
+        end
+    }
+
+    async fn turn(&mut self, orders: &mut mpsc::Receiver<Order>) -> Result<(), LinkEnd> {
+        let deadline = self.deadline();
+        tokio::select! {
+            message = self.link.receive() => {
+                self.take(message?).await;
+                for _ in 0..AT_ONCE {
+                    let Some(message) = self.link.try_receive() else { break };
+                    self.take(message).await;
+                }
+            }
+            order = orders.recv() => match order {
+                Some(order) => self.obey(order).await,
+                None => return self.say_goodbye().await,
+            },
+            () = progressed(&mut self.session) => {}
+            Ok(()) = self.codes.changed() => self.probe_by(QUICK_PROBE),
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        self.keep_time().await?;
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), LinkEnd> {
+        if let Some(session) = &mut self.session {
+            for message in session.outbox() {
+                self.link.send(message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn say_goodbye(&mut self) -> Result<(), LinkEnd> {
+        if let Some(session) = &mut self.session {
+            session.bye();
+        }
+        self.flush().await?;
+        Err(LinkEnd::Closed)
+    }
+
+    fn deadline(&self) -> Instant {
+        let waits = [
+            self.session.as_ref().map(Session::deadline),
+            self.meetings.iter().map(|(_, until)| *until).min(),
+            self.unpairing.as_ref().map(|(_, _, until)| *until),
+            self.waiting.as_ref().map(|waiting| waiting.until),
+            self.doubt.as_ref().map(|doubt| doubt.until),
+        ];
+        waits.into_iter().flatten().fold(self.next_probe, Instant::min)
+    }
+
+    async fn keep_time(&mut self) -> Result<(), LinkEnd> {
+        let now = Instant::now();
+        if let Some(session) = &mut self.session
+            && now >= session.deadline()
+            && let Err(end) = session.handle_timeout(now)
+        {
+            self.session_ended(&end);
+        }
+        if now >= self.next_probe {
+            self.probe(now).await?;
+        }
+        self.meetings.retain(|(answer, _)| !answer.is_closed());
+        let unanswered = |line| format!("no sensor answers (line: {line})");
+        for (answer, _) in self.meetings.extract_if(.., |(_, until)| now >= *until) {
+            // Whoever asked and went away is not told.
+            let _ = answer.send(Err(unanswered(self.owner.meter.condition())));
+        }
+        if let Some((_, answer, _)) = self.unpairing.take_if(|(_, _, until)| now >= *until) {
+            let _ = answer.send(false);
+            self.end_session();
+        }
+        self.keep_pairing_time(now).await;
+        Ok(())
+    }
+
+    async fn probe(&mut self, now: Instant) -> Result<(), LinkEnd> {
+        let is_wanted = !self.meetings.is_empty() || self.waiting.is_some() || self.engine().has_live_codes();
+        if self.session.is_some() && !is_wanted {
+            // A session watches its sensor by itself.
+            self.next_probe = now + SLOW_PROBE;
+            return Ok(());
+        }
+        let mut message = [0; 8];
+        if let Ok(length) = encode_probe(PROTOCOL_VERSION, &mut message) {
+            self.link.send(message[..length].to_vec()).await?;
+        }
+        self.unanswered = self.unanswered.saturating_add(1);
+        if self.unanswered > PATIENCE && self.session.is_none() {
+            self.owner.view.left();
+        }
+        let gap = if is_wanted { QUICK_PROBE } else { (FIRST_PROBE * (1 << self.unanswered.min(6))).min(SLOW_PROBE) };
+        self.next_probe = now + gap;
+        Ok(())
+    }
+
+    /// Probes soon, if not sooner.
+    pub(super) fn probe_by(&mut self, gap: Duration) {
+        self.next_probe = self.next_probe.min(Instant::now() + gap);
+    }
+
+    async fn take(&mut self, message: Vec<u8>) {
+        match Kind::of(&message) {
+            Ok(Kind::Record | Kind::Handshake2) => self.of_session(message).await,
+            Ok(Kind::Ident) => match Sensor::read(&message) {
+                Ok(sensor) => self.meet(sensor).await,
+                Err(error) => self.bad_message(&error),
+            },
+            // Late answers of a run that is over.
+            Ok(_) => {}
+            Err(error) => self.bad_message(&error),
+        }
+    }
+
+    async fn of_session(&mut self, message: Vec<u8>) {
+        let Some(session) = &mut self.session else { return };
+        match session.handle(message).await {
+            Ok(Happened::Nothing) => {}
+            Ok(Happened::Live) => self.session_live().await,
+            Ok(Happened::Proven { code }) => self.proven(code).await,
+            Ok(Happened::Reply { id, status }) => self.replied(id, status),
+            Err(end) => self.session_ended(&end),
+        }
+    }
+
+    fn replied(&mut self, id: u32, status: Status) {
+        if let Some((_, answer, _)) = self.unpairing.take_if(|(command, _, _)| *command == id) {
+            let _ = answer.send(status == Status::Ok);
+            self.end_session();
+        }
+        self.window_command_replied(id, status);
+    }
+
+    /// A sensor said who it is.
+    async fn meet(&mut self, mut sensor: Sensor) {
+        self.unanswered = 0;
+        let is_wanted = self.engine().has_live_codes() || self.waiting.is_some();
+        self.next_probe = Instant::now() + if is_wanted { QUICK_PROBE } else { SLOW_PROBE };
+        let known = match &self.session {
+            Some(session) => {
+                sensor.device = Some(session.device().clone());
+                None
+            }
+            None => self.find(&mut sensor).await,
+        };
+        self.owner.view.met(sensor.clone());
+        for (answer, _) in self.meetings.drain(..) {
+            let _ = answer.send(Ok(sensor.clone()));
+        }
+        self.pair_if_wanted(&sensor).await;
+        if let Some((device, shown)) = known
+            && self.session.is_none()
+        {
+            self.start_session(&device, Some(shown));
+        }
+    }
+
+    /// The device whose rotating id the sensor shows.
+    async fn find(&self, sensor: &mut Sensor) -> Option<(Device, PairingId)> {
+        let rotating = sensor.rotating?;
+        let store = self.engine().parts().store.clone();
+        let devices = match blocking(move || store.devices()).await {
+            Ok(devices) => devices,
+            Err(error) => {
+                tracing::error!(link = %self.owner.view.alias(), error = %error, "the registry cannot be read");
+                return None;
+            }
+        };
+        let found = devices.into_iter().find_map(|device| {
+            let slots = device.pending.as_ref().map(|pending| &pending.key).into_iter().chain(&device.current);
+            let shown = slots.filter_map(record).find(|record| matches(&record.advertising_key, &rotating))?;
+            Some((device, PairingId(shown.pairing_id)))
+        })?;
+        sensor.device = Some(found.0.id.clone());
+        Some(found)
+    }
+
+    pub(super) fn start_session(&mut self, device: &Device, shown: Option<PairingId>) {
+        self.end_session();
+        let parts = self.engine().parts();
+        let parts = SessionParts {
+            store: parts.store.clone(),
+            spool: self.owner.spool.clone(),
+            metrics: parts.metrics.clone(),
+            clock: parts.clock.clone(),
+        };
+        match Session::start(device, shown, self.link.transport(), parts) {
+            Ok(session) => self.session = Some(session),
+            Err(error) => tracing::error!(device = %device.id, error = %error, "no session"),
+        }
+    }
+
+    async fn session_live(&mut self) {
+        let Some(session) = &self.session else { return };
+        let device = session.device().clone();
+        tracing::info!(device = %device, link = %self.owner.view.alias(), "session open");
+        self.is_live = true;
+        self.engine().parts().metrics.session.active.inc();
+        self.owner.view.connected(Some(device.clone()));
+        let (store, link) = (self.engine().parts().store.clone(), self.owner.view.link_name());
+        if let Err(error) = blocking(move || store.device_seen(&device, &link)).await {
+            tracing::warn!(error = %error, "not noted where a device was heard");
+        }
+    }
+
+    fn session_ended(&mut self, end: &SessionEnd) {
+        if let Some(session) = &self.session {
+            tracing::info!(device = %session.device(), link = %self.owner.view.alias(), why = %end, "session over");
+        }
+        self.end_session();
+        self.probe_by(FIRST_PROBE);
+    }
+
+    pub(super) fn end_session(&mut self) {
+        self.session = None;
+        self.owner.view.connected(None);
+        if std::mem::take(&mut self.is_live) {
+            self.engine().parts().metrics.session.active.dec();
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Meet(answer) => {
+                self.meetings.push((answer, Instant::now() + MEETING));
+                self.next_probe = Instant::now();
+            }
+            Order::Identify(seconds, answer) => {
+                let _ = answer.send(self.identify(seconds).await);
+            }
+            Order::Pair(job) => self.begin(*job),
+            Order::Unpair(device, answer) => self.unpair(&device, answer),
+        }
+    }
+
+    async fn identify(&mut self, seconds: u16) -> Result<(), String> {
+        if let Some(session) = &mut self.session
+            && session.command(Action::Identify { seconds }).is_some()
+        {
+            return Ok(());
+        }
+        let mut message = [0; 16];
+        let length = encode_identify(seconds, &mut message).map_err(|error| error.to_string())?;
+        self.link.send(message[..length].to_vec()).await.map_err(|end| end.to_string())
+    }
+
+    fn unpair(&mut self, device: &DeviceId, answer: oneshot::Sender<bool>) {
+        let command = match &mut self.session {
+            Some(session) if session.device() == device => session.command(Action::Unpair),
+            _ => None,
+        };
+        match command {
+            Some(id) => self.unpairing = Some((id, answer, Instant::now() + UNPAIRING)),
+            None => {
+                let _ = answer.send(false);
+                self.end_session();
+            }
+        }
+    }
+
+    fn bad_message(&self, error: &dyn std::error::Error) {
+        let link = metrics::Link { link: self.owner.view.alias().to_owned() };
+        self.engine().parts().metrics.link.bad_messages.get_or_create(&link).inc();
+        tracing::debug!(link = %link.link, error = %error, "a message was dropped");
+    }
+}
+
+/// Ends when the session has something to acknowledge; never without one.
+async fn progressed(session: &mut Option<Session>) {
+    match session {
+        Some(session) => session.progressed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,33 @@
+//! What others may ask of the task that owns a port.
+
+use tokio::sync::oneshot;
+
+use super::sensor::Sensor;
+use crate::ids::DeviceId;
+use crate::pairing::engine::LabelJob;
+
+/// One thing to do at a port.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Ask who is there; the answer is what it says now, or why nobody answers.
+    Meet(oneshot::Sender<Result<Sensor, String>>),
+    /// Make the sensor blink for so many seconds.
+    Identify(u16, oneshot::Sender<Result<(), String>>),
+    /// Pair by the code on the sensor's label.
+    Pair(Box<LabelJob>),
+    /// End the session of the device, and have the sensor erase its key; whether it did.
+    Unpair(DeviceId, oneshot::Sender<bool>),
+}
+
+impl Order {
+    /// The port is not open.
+    pub(super) fn unreachable(self, why: &str) {
+        // Whoever asked and went away is not told.
+        match self {
+            Self::Meet(answer) => drop(answer.send(Err(why.to_owned()))),
+            Self::Identify(_, answer) => drop(answer.send(Err(why.to_owned()))),
+            Self::Pair(job) => job.unreachable(why),
+            Self::Unpair(_, answer) => drop(answer.send(false)),
+        }
+    }
+}

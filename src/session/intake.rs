@@ -1,0 +1,265 @@
+//! Readings of a session into the spool, in order and once; progress of the spool back to the sensor.
+//!
+//! Go-back-N: what is not the next reading is dropped and answered with what is. Acknowledgements are
+//! coalesced: the first goes out at once, further ones at most every [`ACK_GAP`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use clawgate_protocol::app::{Ack, Gap, GapReason, Hello, Reading, Readings};
+use clawgate_protocol::senml;
+
+use super::{SessionParts, blocking};
+use crate::ids::PairingId;
+use crate::metrics;
+use crate::spool::{Capture, Incoming, Kind, Lane, Progress, SpoolError, Submitted};
+use crate::store::StoreError;
+
+/// The least time between two acknowledgements.
+const ACK_GAP: Duration = Duration::from_millis(4);
+
+/// The least time between two answers to readings that are not the next: one loss makes a whole window of
+/// them, and the sensor goes back once.
+const NAK_GAP: Duration = Duration::from_millis(200);
+
+/// While the spool is full the sensor is not asked to send again sooner than this.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is taken in of one sensor.
+pub(super) struct Intake {
+    parts: SessionParts,
+    lane: Option<(Lane, watch::Receiver<Progress>)>,
+    epoch: Option<Epoch>,
+    acknowledged: Option<Ack>,
+    last_ack: Option<Instant>,
+    ack_due: Option<Instant>,
+    not_before: Option<Instant>,
+    /// The answer to a loss is given twice: the sensor goes back when it hears the same again.
+    twice: bool,
+    full: bool,
+    taken: Counter,
+    repeated: Counter,
+}
+
+/// The run of numbers the sensor is in.
+#[derive(Debug, Clone, Copy)]
+struct Epoch {
+    number: u64,
+    next: u64,
+    /// Unix time at which the sensor's uptime was 0.
+    zero_unix_ms: i64,
+}
+
+impl Intake {
+    pub(super) fn new(label: &metrics::Device, parts: &SessionParts) -> Self {
+        Self {
+            taken: parts.metrics.session.readings.get_or_create(label).clone(),
+            repeated: parts.metrics.session.repeated.get_or_create(label).clone(),
+            parts: parts.clone(),
+            lane: None,
+            epoch: None,
+            acknowledged: None,
+            last_ack: None,
+            ack_due: None,
+            not_before: None,
+            twice: false,
+            full: false,
+        }
+    }
+
+    /// Readings belong to this pairing from now on.
+    pub(super) fn serve(&mut self, pairing: PairingId) {
+        if self.lane.as_ref().is_none_or(|(lane, _)| lane.pairing() != pairing) {
+            let lane = self.parts.spool.lane(pairing);
+            let progress = lane.progress();
+            self.lane = Some((lane, progress));
+            self.epoch = None;
+        }
+    }
+
+    /// The sensor says where it stands. An acknowledgement of what is here already is due now.
+    pub(super) async fn hello(&mut self, hello: &Hello<'_>) -> Result<(), StoreError> {
+        let Some((lane, _)) = &self.lane else { return Ok(()) };
+        let (store, pairing) = (self.parts.store.clone(), lane.pairing());
+        let (number, uptime, synced) = (hello.epoch, Duration::from_millis(hello.uptime_ms), hello.synced);
+        let progress = lane.hello(number, hello.lowest);
+        // Kept for a sensor without a clock: its readings get the same times after a restart of ours.
+        let anchor = blocking(move || {
+            if synced { store.anchor(pairing, number) } else { store.set_anchor(pairing, number, uptime).map(Some) }
+        });
+        let zero_unix_ms = match anchor.await? {
+            Some(anchor) => anchor.zero_unix_ms,
+            None => milliseconds(self.parts.clock.wall()).saturating_sub(milliseconds(uptime)),
+        };
+        self.epoch = Some(Epoch { number, next: progress.next, zero_unix_ms });
+        self.acknowledged = None;
+        self.ack_due = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Takes what comes next; the rest is dropped.
+    pub(super) fn readings(&mut self, readings: &Readings<'_>, record: &Bytes) {
+        let Some(mut epoch) = self.epoch.filter(|epoch| epoch.number == readings.epoch) else { return };
+        let (mut taken, mut repeated, mut missing) = (0, 0, false);
+        for reading in readings.iter() {
+            if reading.seq < epoch.next {
+                repeated += 1;
+                continue;
+            }
+            if reading.seq > epoch.next {
+                missing = true;
+                break;
+            }
+            let (content, captured) = capture(&reading, record, epoch.zero_unix_ms);
+            let entry = Incoming { epoch: epoch.number, seq: reading.seq, kind: Kind::Telemetry, content, captured };
+            if !self.submit(entry, &mut epoch) {
+                break;
+            }
+            taken += 1;
+        }
+        self.epoch = Some(epoch);
+        self.taken.inc_by(taken);
+        self.repeated.inc_by(repeated);
+        if missing || (taken == 0 && repeated > 0) {
+            self.answer_again(missing);
+        }
+    }
+
+    /// Takes the sensor's word that readings are gone.
+    pub(super) fn gap(&mut self, gap: Gap) {
+        let Some(mut epoch) = self.epoch.filter(|epoch| epoch.number == gap.epoch) else { return };
+        if gap.from > epoch.next || gap.to < epoch.next {
+            self.answer_again(gap.from > epoch.next);
+            return;
+        }
+        let reason = match gap.reason {
+            GapReason::Overflow => "the sensor's memory was full",
+            _ => "the sensor lost them",
+        };
+        let entry = Incoming {
+            epoch: gap.epoch,
+            seq: gap.from,
+            kind: Kind::Gap { to: gap.to },
+            content: Bytes::from_static(reason.as_bytes()),
+            captured: Capture::Exact,
+        };
+        self.submit(entry, &mut epoch);
+        self.epoch = Some(epoch);
+    }
+
+    /// Ends when the spool has made more of it safe.
+    pub(super) async fn progressed(&mut self) {
+        let changed = match &mut self.lane {
+            Some((_, progress)) => progress.changed().await.is_ok(),
+            None => false,
+        };
+        if changed {
+            self.want_ack();
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    /// When an acknowledgement wants to be sent.
+    pub(super) fn ack_due(&self) -> Option<Instant> {
+        self.ack_due
+    }
+
+    /// How far we are, once the sensor said where it stands.
+    pub(super) fn position(&self) -> Option<Ack> {
+        let (epoch, (_, progress)) = self.epoch.zip(self.lane.as_ref())?;
+        let progress = *progress.borrow();
+        let safe = if progress.epoch == epoch.number { progress.safe } else { 0 };
+        Some(Ack { epoch: epoch.number, safe: safe.min(epoch.next - 1), next: epoch.next })
+    }
+
+    /// The acknowledgement that is due, if it would tell the sensor anything.
+    pub(super) fn take_ack(&mut self, now: Instant) -> Option<Ack> {
+        self.ack_due = None;
+        let ack = self.position()?;
+        if self.acknowledged.is_some_and(|last| last.epoch == ack.epoch && last.safe == ack.safe) {
+            return None;
+        }
+        self.last_ack = Some(now);
+        self.acknowledged = Some(ack);
+        if std::mem::take(&mut self.twice) {
+            self.acknowledged = None;
+            self.want_ack();
+        }
+        Some(ack)
+    }
+
+    fn submit(&mut self, entry: Incoming, epoch: &mut Epoch) -> bool {
+        let Some((lane, _)) = &self.lane else { return false };
+        let last = if let Kind::Gap { to } = entry.kind { to } else { entry.seq };
+        match lane.submit(entry) {
+            Ok(Submitted::Accepted) => {
+                epoch.next = last + 1;
+                self.full = false;
+                true
+            }
+            // The lane knows better: another session of this sensor ended just before.
+            Ok(Submitted::Duplicate) => {
+                epoch.next = epoch.next.max(last + 1);
+                true
+            }
+            Ok(Submitted::OutOfOrder { next }) => {
+                epoch.next = next;
+                false
+            }
+            Err(error) => {
+                self.pause(&error);
+                false
+            }
+        }
+    }
+
+    fn pause(&mut self, error: &SpoolError) {
+        self.not_before = Some(Instant::now() + FULL_PAUSE);
+        if !std::mem::replace(&mut self.full, true) {
+            tracing::warn!(error = %error, "readings are left with their sensor");
+        }
+    }
+
+    /// Says once more where we are, though nothing became safe.
+    fn answer_again(&mut self, twice: bool) {
+        let now = Instant::now();
+        if self.not_before.is_none_or(|time| now >= time) {
+            self.not_before = Some(now + NAK_GAP);
+            self.twice = twice;
+            self.acknowledged = None;
+            self.want_ack();
+        }
+    }
+
+    fn want_ack(&mut self) {
+        let now = Instant::now();
+        self.ack_due.get_or_insert(self.last_ack.map_or(now, |last| now.max(last + ACK_GAP)));
+    }
+}
+
+/// A reading's content with its absolute time, and how it came about.
+fn capture(reading: &Reading<'_>, record: &Bytes, zero_unix_ms: i64) -> (Bytes, Capture) {
+    let Some(uptime_ms) = reading.uptime_ms else {
+        // Not copied: it shares the record's memory.
+        return (record.slice_ref(reading.pack), Capture::Exact);
+    };
+    let unix_ms = u64::try_from(zero_unix_ms.saturating_add_unsigned(uptime_ms)).unwrap_or(0);
+    let mut pack = vec![0; reading.pack.len() + 16];
+    match senml::with_base_time(reading.pack, unix_ms, &mut pack) {
+        Ok(length) => {
+            pack.truncate(length);
+            (pack.into(), Capture::Mapped)
+        }
+        // No SenML: passed on as it is, so that it ends among the dead letters with the reason.
+        Err(_) => (record.slice_ref(reading.pack), Capture::Mapped),
+    }
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
