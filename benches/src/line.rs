@@ -15,8 +15,8 @@ use crate::Outcome;
 use crate::mqtt::Publish;
 use crate::receiver::Identity;
 
-/// Length of a line with its line feed.
-const LINE: usize = 100;
+/// Bytes of a reading: of a line with its line feed, and of a SenML pack.
+pub(crate) const READING: usize = 100;
 /// Lines made at once in a flood.
 const BURST: u32 = 32;
 /// How long a sensor that was told to stop still tries to hand over what it holds.
@@ -56,7 +56,7 @@ pub(crate) fn identify(publish: &Publish<'_>) -> Option<Identity> {
 
 fn put_line(to: &mut VecDeque<u8>, device: u64, seq: u64) {
     let text = format!("{device} {seq} ");
-    to.extend(format!("{text:x<width$}\n", width = LINE - 1).as_bytes());
+    to.extend(format!("{text:x<width$}\n", width = READING - 1).as_bytes());
 }
 
 struct Sensor {
@@ -83,7 +83,7 @@ impl Sensor {
             other => other?,
         };
         self.waiting.drain(..written);
-        let handed = self.sent.len() - self.waiting.len().div_ceil(LINE);
+        let handed = self.sent.len() - self.waiting.len().div_ceil(READING);
         for sent in &mut self.sent[self.handed..handed] {
             sent.acknowledged = true;
         }
@@ -144,7 +144,7 @@ fn flood(sensors: &mut [Sensor], stop: &AtomicBool) -> io::Result<()> {
     while !stop.load(Ordering::Relaxed) {
         let mut moved = false;
         for sensor in &mut *sensors {
-            if sensor.waiting.len() < LINE {
+            if sensor.waiting.len() < READING {
                 (0..BURST).for_each(|_| sensor.make());
             }
             moved |= sensor.hand_over()?;
@@ -157,7 +157,7 @@ fn flood(sensors: &mut [Sensor], stop: &AtomicBool) -> io::Result<()> {
 }
 
 fn steady(sensors: &mut [Sensor], rate: u32, stop: &AtomicBool) -> io::Result<()> {
-    let step = Duration::from_secs(1) / rate / u32::try_from(sensors.len()).unwrap_or(1);
+    let gap = Duration::from_secs(1) / rate / u32::try_from(sensors.len()).unwrap_or(1);
     let mut due = Instant::now();
     loop {
         // One after the other, so that a hundred sensors do not speak in one breath.
@@ -166,7 +166,7 @@ fn steady(sensors: &mut [Sensor], rate: u32, stop: &AtomicBool) -> io::Result<()
                 return Ok(());
             }
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            due += step;
+            due += gap;
             sensor.make();
             sensor.hand_over()?;
         }
@@ -187,7 +187,7 @@ mod tests {
     fn a_line_has_100_bytes_and_names_its_reading() {
         let mut line = VecDeque::new();
         put_line(&mut line, 7, 123_456);
-        assert_eq!(line.len(), LINE);
+        assert_eq!(line.len(), READING);
         assert!(line.make_contiguous().starts_with(b"7 123456 x"));
         assert_eq!(line.back(), Some(&b'\n'));
     }

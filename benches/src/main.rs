@@ -5,16 +5,21 @@
 //! subscriber at the broker, resources from `/proc`. See `benches/README.md` for what each figure means.
 
 mod broker;
+mod clawgate;
 mod line;
 mod mqtt;
+mod notify;
 mod options;
+mod own;
 mod peers;
 mod process;
 mod pty;
 mod receiver;
 mod report;
 mod scenario;
+mod simulator;
 mod subject;
+mod tap;
 
 use std::error::Error;
 use std::io::Write as _;
@@ -39,6 +44,9 @@ fn run(options: &Options) -> Outcome<()> {
     let mut report = report::Report::new(options);
     for subject in subject::all(options) {
         report.add(scenario::measure(subject.as_ref(), options)?);
+    }
+    if options.wants("clawgate") {
+        report.own = Some(own::measure(&clawgate::Clawgate::built(), options)?);
     }
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(report.table().as_bytes())?;

@@ -28,6 +28,8 @@ pub(crate) enum Packet<'a> {
 
 /// A message as it arrived.
 pub(crate) struct Publish<'a> {
+    /// Where it was published.
+    pub(crate) topic: &'a [u8],
     /// Its packet identifier; none at QoS 0.
     pub(crate) packet_id: Option<u16>,
     /// Properties, still encoded.
@@ -171,7 +173,7 @@ fn parse(first: u8, body: &[u8]) -> Option<Packet<'_>> {
         CONNACK => Some(Packet::ConnAck(*body.get(1)?)),
         SUBACK => Some(Packet::SubAck(*body.last()?)),
         PUBLISH => {
-            let (_topic, mut rest) = field(body)?;
+            let (topic, mut rest) = field(body)?;
             let mut packet_id = None;
             if first & 0x06 != 0 {
                 let (id, after) = rest.split_first_chunk::<2>()?;
@@ -180,7 +182,7 @@ fn parse(first: u8, body: &[u8]) -> Option<Packet<'_>> {
             }
             let (length, rest) = varint(rest)?;
             let (properties, payload) = rest.split_at_checked(length)?;
-            Some(Packet::Publish(Publish { packet_id, properties, payload }))
+            Some(Packet::Publish(Publish { topic, packet_id, properties, payload }))
         }
         _ => Some(Packet::Other),
     }
@@ -209,6 +211,7 @@ mod tests {
         assert!(incoming.next().is_none(), "half a packet is none");
         incoming.fill(&mut &bytes[5..]).unwrap();
         let Some(Packet::Publish(publish)) = incoming.next() else { panic!("not a publish") };
+        assert_eq!(publish.topic, b"a/b");
         assert_eq!(publish.packet_id, Some(7));
         assert_eq!(publish.user_property(b"id"), Some(&b"x.y.1"[..]));
         assert_eq!(publish.user_property(b"other"), None);

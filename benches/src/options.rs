@@ -68,6 +68,11 @@ impl Options {
         Duration::from_secs(self.pick(5, 30))
     }
 
+    /// How long a flooded line of a given rate is measured.
+    pub(crate) fn line(&self) -> Duration {
+        Duration::from_secs(self.pick(5, 20))
+    }
+
     /// How long the broker is away.
     pub(crate) fn outage(&self) -> Duration {
         Duration::from_secs(self.pick(5, 15))

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::broker;
@@ -85,7 +86,7 @@ impl Gateway for Lines {
         &mut self.services
     }
 
-    fn feed(&mut self, pace: Pace) -> Outcome<()> {
+    fn feed(&mut self, pace: Pace, _time: Duration) -> Outcome<()> {
         self.feed = Some(Feed::start(self.ptys.iter().map(|pty| &pty.near), self.made, pace)?);
         Ok(())
     }

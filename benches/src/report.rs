@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::options::Options;
+use crate::own::Own;
 use crate::scenario::Figures;
 
 /// All figures of a run.
@@ -19,6 +20,8 @@ pub(crate) struct Report {
     system: String,
     /// Each subject's figures.
     subjects: Vec<Figures>,
+    /// What only clawgate is asked.
+    pub(crate) own: Option<Own>,
 }
 
 /// A row of the table: what it says, a unit, and how to read it off.
@@ -75,6 +78,7 @@ impl Report {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             system: system.trim_matches('"').to_owned(),
             subjects: Vec::new(),
+            own: None,
         }
     }
 
@@ -115,9 +119,11 @@ impl Report {
                 let _ = if ratio.is_finite() { write!(table, " {ratio:.2} |") } else { write!(table, " - |") };
             }
         }
+        table.push_str("\n\n");
+        table.push_str(&self.own.as_ref().map(Own::table).unwrap_or_default());
         let _ = writeln!(
             table,
-            "\n\n{} cores, {}{}",
+            "\n{} cores, {}{}",
             self.cores,
             self.system,
             if self.quick { ", quick run: not a result to quote" } else { "" }

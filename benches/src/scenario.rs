@@ -100,6 +100,8 @@ pub(crate) struct Outage {
     pub(crate) disk_bytes_per_reading: f64,
 }
 
+/// Readings of a feed's first second do not count for latency: sensors are still connecting.
+const RUN_IN_NS: u64 = 1_000_000_000;
 /// How long the outage measurement feeds before and after the outage.
 const EDGE: Duration = Duration::from_secs(5);
 
@@ -110,7 +112,7 @@ const EDGE: Duration = Duration::from_secs(5);
 pub(crate) fn measure(subject: &dyn Subject, options: &Options) -> Outcome<Figures> {
     let name = subject.name();
     say(&format!("{name}: one sensor"));
-    let mut bed = Bed::start(subject, options, 1)?;
+    let mut bed = Bed::start(subject, options, |site| subject.start(site, 1))?;
     std::thread::sleep(REST);
     let idle = bed.gateway.memory();
     let steady = steady(&mut bed, options)?;
@@ -125,14 +127,24 @@ pub(crate) fn measure(subject: &dyn Subject, options: &Options) -> Outcome<Figur
 }
 
 /// A broker, a receiver and a gateway with its sensors.
-struct Bed {
+pub(crate) struct Bed<G: Gateway + ?Sized = dyn Gateway> {
     broker: Broker,
-    receiver: Receiver,
-    gateway: Box<dyn Gateway>,
+    /// The subscriber at the main broker.
+    pub(crate) receiver: Receiver,
+    /// The gateway and its sensors.
+    pub(crate) gateway: Box<G>,
 }
 
-impl Bed {
-    fn start(subject: &dyn Subject, options: &Options, devices: usize) -> Outcome<Self> {
+impl<G: Gateway + ?Sized> Bed<G> {
+    /// Starts broker and receiver afresh, then the gateway with `start`.
+    ///
+    /// # Errors
+    /// One of them does not come up.
+    pub(crate) fn start(
+        subject: &dyn Subject,
+        options: &Options,
+        start: impl FnOnce(&Site) -> Outcome<Box<G>>,
+    ) -> Outcome<Self> {
         let dir = options.work.join(subject.name());
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
@@ -140,7 +152,7 @@ impl Bed {
         std::fs::create_dir_all(&dir)?;
         let broker = Broker::start(&dir)?;
         let receiver = Receiver::start(broker.address, subject.identify())?;
-        let gateway = subject.start(&Site { dir, broker: broker.address }, devices)?;
+        let gateway = start(&Site { dir, broker: broker.address })?;
         Ok(Self { broker, receiver, gateway })
     }
 
@@ -149,7 +161,7 @@ impl Bed {
         let before = self.gateway.usage();
         let mut most = Memory::default();
         let started = Instant::now();
-        self.gateway.feed(pace)?;
+        self.gateway.feed(pace, time)?;
         while started.elapsed() < time {
             std::thread::sleep(Duration::from_millis(100));
             let now = self.gateway.memory();
@@ -158,7 +170,7 @@ impl Bed {
             }
         }
         let sent = self.gateway.end_feed()?;
-        self.receiver.settle(sent.len(), QUIET);
+        self.receiver.settle(sent.iter().filter(|sent| sent.acknowledged).count(), QUIET);
         Ok(Fed { sent, arrived: self.receiver.take(), used: self.gateway.usage().since(before), most })
     }
 
@@ -174,7 +186,11 @@ impl Bed {
         Ok(())
     }
 
-    fn end(mut self) -> Outcome<()> {
+    /// Ends everything in order.
+    ///
+    /// # Errors
+    /// Something did not end.
+    pub(crate) fn end(mut self) -> Outcome<()> {
         for service in self.gateway.services() {
             service.stop()?;
         }
@@ -202,7 +218,9 @@ impl Fed {
 
     /// From the sensor's note to the receiver, in milliseconds, sorted.
     fn latencies_ms(&self) -> Vec<f64> {
-        let made: HashMap<_, _> = self.sent.iter().map(|sent| (sent.identity, sent.at_ns)).collect();
+        let from_ns = self.sent.iter().map(|sent| sent.at_ns).min().unwrap_or(0) + RUN_IN_NS;
+        let late = self.sent.iter().filter(|sent| sent.at_ns >= from_ns);
+        let made: HashMap<_, _> = late.map(|sent| (sent.identity, sent.at_ns)).collect();
         let mut all: Vec<f64> = self
             .arrived
             .iter()
@@ -250,7 +268,7 @@ fn floods(bed: &mut Bed, options: &Options) -> Outcome<(Flood, Memory)> {
 }
 
 fn many(subject: &dyn Subject, options: &Options) -> Outcome<Footprint> {
-    let mut bed = Bed::start(subject, options, options.many())?;
+    let mut bed = Bed::start(subject, options, |site| subject.start(site, options.many()))?;
     std::thread::sleep(REST);
     let idle = bed.gateway.memory();
     let fed = bed.feed_for(Pace::PerSecond(MANY_PER_S), options.flood())?;
@@ -261,9 +279,9 @@ fn many(subject: &dyn Subject, options: &Options) -> Outcome<Footprint> {
 /// Five seconds of feeding, the broker stops, in the middle of its absence every program of the gateway is killed
 /// and started again, the broker comes back, five more seconds of feeding.
 fn outage(subject: &dyn Subject, options: &Options) -> Outcome<Outage> {
-    let mut bed = Bed::start(subject, options, 1)?;
+    let mut bed = Bed::start(subject, options, |site| subject.start(site, 1))?;
     let before = bed.gateway.usage();
-    bed.gateway.feed(Pace::PerSecond(OUTAGE_PER_S))?;
+    bed.gateway.feed(Pace::PerSecond(OUTAGE_PER_S), options.outage() + EDGE * 2)?;
     bed.keep_alive_for(EDGE)?;
     bed.broker.pause()?;
     bed.keep_alive_for(options.outage() / 2)?;

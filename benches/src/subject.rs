@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::Outcome;
+use crate::clawgate::Clawgate;
 use crate::line::{Pace, Sent};
 use crate::options::Options;
 use crate::peers::{Bridge, MosquittoPub};
@@ -38,13 +40,13 @@ pub(crate) trait Gateway {
     /// The programs that make it up; sensors and main broker do not belong to it.
     fn services(&mut self) -> &mut [Service];
 
-    /// Lets every sensor make readings.
+    /// Lets every sensor make readings, for so long.
     ///
     /// # Errors
     /// The sensors cannot be started.
-    fn feed(&mut self, pace: Pace) -> Outcome<()>;
+    fn feed(&mut self, pace: Pace, time: Duration) -> Outcome<()>;
 
-    /// Ends the making of readings; what the sensors noted of this feed.
+    /// Ends the making of readings, hears the sensors out, and returns what they noted of this feed.
     ///
     /// # Errors
     /// A sensor failed.
@@ -63,6 +65,6 @@ pub(crate) trait Gateway {
 
 /// The subjects of this run.
 pub(crate) fn all(options: &Options) -> Vec<Box<dyn Subject>> {
-    let all: [Box<dyn Subject>; 2] = [Box::new(MosquittoPub), Box::new(Bridge)];
+    let all: [Box<dyn Subject>; 3] = [Box::new(Clawgate::built()), Box::new(MosquittoPub), Box::new(Bridge)];
     all.into_iter().filter(|subject| options.wants(subject.name())).collect()
 }

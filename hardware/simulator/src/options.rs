@@ -62,6 +62,9 @@ pub(crate) struct Options {
     /// Send small readings as fast as the line and the gateway take them
     #[arg(long, group = "source")]
     pub(crate) flood: bool,
+    /// Fill those small readings up to so many bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=900))]
+    pub(crate) size: u16,
     /// Make no more than so many readings, then fall silent
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,

@@ -19,7 +19,7 @@ pub(crate) enum SourceError {
 pub(crate) enum Source {
     Machine(Machine),
     Rows(Rows),
-    Count(i64),
+    Count(Count),
 }
 
 impl Source {
@@ -46,10 +46,45 @@ impl Source {
                     rows.columns.iter().zip(&row).map(|(column, cell)| record(column, cell)).collect();
                 Some(take(&mut records))
             }
-            Self::Count(count) => {
-                *count = count.wrapping_add(1);
-                let value = Value::Number(clawgate_protocol::senml::Number::Integer(*count));
-                Some(take(&mut [Record { name: Some("count"), value: Some(value), ..Record::default() }]))
+            Self::Count(count) => Some(count.next(take)),
+        }
+    }
+}
+
+/// A number that grows, and text that fills the reading up.
+#[derive(Default)]
+pub(crate) struct Count {
+    made: u32,
+    filling: String,
+    size: usize,
+}
+
+impl Count {
+    /// What a reading takes beside the number and the text: two records with their names, the text's length.
+    const FRAME: usize = 19;
+
+    /// Readings of so many bytes each, without the time; as small as they get if that is less.
+    pub(crate) fn of_size(size: usize) -> Self {
+        Self { made: 0, filling: "x".repeat(size), size }
+    }
+
+    fn next<R>(&mut self, take: impl FnOnce(&mut [Record<'_>]) -> R) -> R {
+        self.made = self.made.wrapping_add(1);
+        let number = match self.made {
+            0..=23 => 1,
+            24..=0xff => 2,
+            0x100..=0xffff => 3,
+            _ => 5,
+        };
+        let value = Value::Number(clawgate_protocol::senml::Number::Integer(self.made.into()));
+        let count = Record { name: Some("count"), value: Some(value), ..Record::default() };
+        let filling = self.size.saturating_sub(Self::FRAME + number);
+        // From 24 bytes on the length of a text takes one byte more.
+        match self.filling.get(..if filling < 24 { filling } else { filling - 1 }) {
+            None | Some("") => take(&mut [count]),
+            Some(text) => {
+                let text = Record { name: Some("fill"), value: Some(Value::Text(text)), ..Record::default() };
+                take(&mut [count, text])
             }
         }
     }
@@ -191,6 +226,20 @@ mod tests {
     fn this_machine_has_something_to_measure() {
         let names: Vec<_> = Machine.measure().iter().map(|(name, ..)| *name).collect();
         assert!(names.contains(&"load") && names.contains(&"memory") && names.contains(&"disk"), "{names:?}");
+    }
+
+    #[test]
+    fn a_small_reading_is_filled_up_to_its_size() {
+        let mut out = [0; 200];
+        for made in [0, 22, 23, 255, 65_535, 10_000_000] {
+            for size in [30, 42, 43, 44, 100] {
+                let mut source = Count { made, ..Count::of_size(size) };
+                let written = source.next(|records| clawgate_protocol::senml::encode(records, &mut out));
+                assert!(written.is_ok_and(|written| written.abs_diff(size) <= usize::from(size < 50)), "{size}");
+            }
+        }
+        let bare = Count::of_size(0).next(|records| records.len());
+        assert_eq!(bare, 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::command::{Command, Lines};
 use crate::journal::{Entry, Journal, epoch_text};
 use crate::options::Options;
-use crate::readings::{Machine, Source, SourceError};
+use crate::readings::{Count, Machine, Source, SourceError};
 use crate::store::{Platform, Store, StoreError};
 use crate::tty::{Io, Tty, TtyError};
 
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<(), RunError> {
         journal: Journal::open(options.log.as_deref()).map_err(RunError::Journal)?,
         source: match (&options.csv, options.flood || options.rate.is_some()) {
             (Some(path), _) => Source::rows(path)?,
-            (None, true) => Source::Count(0),
+            (None, true) => Source::Count(Count::of_size(options.size.into())),
             (None, false) => Source::Machine(Machine),
         },
         stdin: Some(Lines::default()),

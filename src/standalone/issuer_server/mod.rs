@@ -9,7 +9,6 @@ mod bounded;
 mod clients;
 mod endpoints;
 mod reply;
-mod site_file;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +21,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 pub use clients::{Client, ClientError, Clients, Rights};
-pub use site_file::{SiteFile, SiteFileError};
 
 use crate::token::local::LocalIssuer;
 use assertion::Replays;
