@@ -205,7 +205,9 @@ pub struct IssuerConfig {
     pub life: Duration,
     /// The `aud` of every token.
     pub audience: String,
-    /// OAuth: the issuer's URL, whose metadata names the endpoints.
+    /// Local: where its endpoints (tokens for subscribers, keys and deny list for brokers) listen.
+    pub listen: SocketAddr,
+    /// OAuth: the issuer's URL, whose metadata names the endpoints. Local: the URL that others know it by.
     pub url: Option<String>,
     /// OAuth: this gateway's client id; its gateway id by default.
     pub client_id: Option<String>,
@@ -232,8 +234,6 @@ pub enum IssuerKind {
 pub struct StandaloneConfig {
     /// Where the broker listens; port 0 takes a free one (see `clawgate status`).
     pub listen: SocketAddr,
-    /// Where the issuer serves subscribers.
-    pub issuer_listen: SocketAddr,
     /// `[standalone.subscribers.NAME]`: who may read.
     pub subscribers: BTreeMap<Name, SubscriberConfig>,
 }
@@ -342,6 +342,7 @@ impl Default for IssuerConfig {
             kind: IssuerKind::default(),
             life: Duration::from_secs(600),
             audience: "claw".to_owned(),
+            listen: loopback(7480),
             url: None,
             client_id: None,
             client_key: None,
@@ -352,7 +353,7 @@ impl Default for IssuerConfig {
 
 impl Default for StandaloneConfig {
     fn default() -> Self {
-        Self { listen: loopback(1883), issuer_listen: loopback(7480), subscribers: BTreeMap::new() }
+        Self { listen: loopback(1883), subscribers: BTreeMap::new() }
     }
 }
 

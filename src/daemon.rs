@@ -23,7 +23,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
+pub use issuer::IssuingError;
 pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
@@ -38,6 +40,7 @@ use crate::notify;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::Codes;
 use crate::spool::Spool;
+use crate::standalone::issuer_server::Clients;
 use crate::store::Store;
 use crate::token::keeper::TokenKeeper;
 use tasks::Tasks;
@@ -63,6 +66,8 @@ struct Parts {
     audit: Audit,
     codes: Codes,
     broker: BrokerUrl,
+    issuer_url: String,
+    subscribers: Option<watch::Sender<Clients>>,
     keeper: TokenKeeper,
     links: Links,
     pairing: Pairing,

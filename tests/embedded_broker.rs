@@ -1,4 +1,5 @@
 //! The embedded broker as a real MQTT client meets it: every token is enforced, from CONNECT to its last second.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 #![cfg(feature = "standalone")]
 
 #[path = "support/mqtt_client.rs"]

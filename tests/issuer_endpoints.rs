@@ -1,4 +1,5 @@
 //! The issuer's endpoints as OAuth clients meet them: our own client, and one that lies.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;

@@ -1,5 +1,7 @@
 //! Every codec: what is written reads back, what lies is refused, and an independent decoder agrees.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod bodies;
 
 use std::collections::BTreeMap;

@@ -78,6 +78,9 @@ pub enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(Config),
+    /// The local issuer alone, and what its clients need
+    #[command(subcommand)]
+    Issuer(Issuer),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -220,6 +223,44 @@ pub enum Audit {
     },
     /// Write the whole log to standard output, a JSON object a line
     Export,
+}
+
+/// `issuer`.
+#[derive(Debug, Subcommand)]
+pub enum Issuer {
+    /// Issue tokens to the gateways and subscribers of a site, until stopped; SIGHUP reads the clients again
+    Serve {
+        /// Where it listens, its key, its clients
+        #[arg(long, value_name = "FILE", default_value = "/etc/clawgate/issuer.toml")]
+        config: PathBuf,
+    },
+    /// Print the public key of a client's key file; makes the file when there is none
+    Key {
+        /// The private key, PEM, mode 0600
+        file: PathBuf,
+    },
+    /// Get a subscriber's token and print it
+    Token(OwnToken),
+}
+
+/// `issuer token`.
+#[derive(Debug, Args)]
+pub struct OwnToken {
+    /// The issuer
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7480")]
+    pub url: String,
+    /// The subscriber's name there
+    #[arg(long, value_name = "NAME")]
+    pub client: String,
+    /// Its private key
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The broker it is for
+    #[arg(long, value_name = "NAME", default_value = "claw")]
+    pub audience: String,
+    /// The only CA that the issuer's certificate may come from
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// `config`.

@@ -10,6 +10,7 @@ mod code;
 mod config;
 mod devices;
 pub mod exit;
+mod issuer;
 mod manual;
 mod pair;
 mod scan;
@@ -48,6 +49,7 @@ pub fn main() -> Exit {
         Command::Config(args::Config::Check(file)) => config::check(&terminal, &file.config),
         Command::Completions { shell } => manual::completions(&terminal, shell),
         Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
+        Command::Issuer(args::Issuer::Key { file }) => ended(&terminal, issuer::key(&terminal, &file)),
         command => {
             let client = Client::new(&cli.common.socket);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -73,9 +75,15 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
 
+        Command::Issuer(args::Issuer::Serve { config }) => issuer::serve(terminal, &config).await,
+        Command::Issuer(args::Issuer::Token(asked)) => issuer::token(terminal, &asked).await,
         Command::Audit(verb) => audit::audit(terminal, client, verb).await,
         // The others need no daemon and were done before.
-        Command::Run(_) | Command::Config(_) | Command::Completions { .. } | Command::Man { .. } => Ok(Exit::Ok),
+        Command::Run(_)
+        | Command::Config(_)
+        | Command::Issuer(args::Issuer::Key { .. })
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(Exit::Ok),
     }
 }
 

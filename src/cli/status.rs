@@ -36,10 +36,9 @@ fn words(terminal: &Terminal, status: &Status) -> String {
         let _ = writeln!(text, "  {}: {}", clean(&problem.part), clean(&problem.message));
     }
     let _ = writeln!(text, "broker   {}", clean(&status.broker));
-    for (name, address) in [("issuer", &status.issuer), ("metrics", &status.metrics)] {
-        if let Some(address) = address {
-            let _ = writeln!(text, "{name:<8} {}", clean(address));
-        }
+    let _ = writeln!(text, "issuer   {}", clean(&status.issuer));
+    if let Some(address) = &status.metrics {
+        let _ = writeln!(text, "metrics  {}", clean(address));
     }
     for port in &status.ports {
         let device = port.device.as_deref().map(|d| format!(", session of {}", clean(d))).unwrap_or_default();

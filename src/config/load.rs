@@ -160,7 +160,11 @@ fn check(config: &Config) -> Result<(), Objection> {
         Mode::Standalone if config.broker.url.is_some() => {
             Err(objection("broker.url", "contradicts mode = \"standalone\"; remove one of them"))
         }
-        Mode::Standalone => check_issuer(&config.issuer),
+        Mode::Standalone if config.issuer.kind == IssuerKind::Oauth => Err(objection(
+            "issuer.kind",
+            "is \"local\" with mode = \"standalone\": the broker inside checks its own issuer's tokens",
+        )),
+        Mode::Standalone => Ok(()),
         Mode::Relay => check_broker(&config.broker).and_then(|()| check_issuer(&config.issuer)),
     }
 }

@@ -19,8 +19,8 @@ pub struct Status {
     pub mode: String,
     /// Where the broker is.
     pub broker: String,
-    /// Where the local issuer serves, when standalone.
-    pub issuer: Option<String>,
+    /// Where tokens come from.
+    pub issuer: String,
     /// Where metrics are served.
     pub metrics: Option<String>,
     /// Process id of the daemon.

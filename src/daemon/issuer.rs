@@ -1,25 +1,144 @@
-//! Who issues this gateway's tokens.
+//! Who issues this gateway's tokens: an issuer in this process, with its endpoints, or an OAuth server elsewhere.
 
-use super::StartError;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::tasks::Tasks;
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::store::Store;
-use crate::token::key::SigningKey;
-use crate::token::local::{DenyList, LocalIssuer};
+use crate::config::{Config, IssuerKind};
+use crate::standalone::issuer_server::{
+    Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
+};
+use crate::store::{Store, StoreError};
+use crate::token::Issuer;
+use crate::token::key::{Jwk, KeyError, SigningKey};
+use crate::token::local::{DenyError, DenyList, LocalIssuer};
+use crate::token::oauth::{OauthIssuer, OauthOptions, OauthSetupError};
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
 
-/// The issuer inside this process; its key is made at the first start.
-pub(super) fn local(config: &Config, store: &Store, clock: &Clock) -> Result<LocalIssuer, StartError> {
-    let key = match store.secret(KEY)? {
-        Some(der) => SigningKey::from_pkcs8(der.expose())?,
-        None => {
-            let key = SigningKey::generate()?;
-            store.put_secret(KEY, key.to_pkcs8()?.expose())?;
-            key
-        }
-    };
+/// Why there is no issuer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssuingError {
+    /// The sealed signing key.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key.
+    #[error("the issuer's key: {0}")]
+    Key(#[from] KeyError),
+    /// The deny list.
+    #[error(transparent)]
+    Deny(#[from] DenyError),
+    /// The endpoints.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The OAuth server.
+    #[error(transparent)]
+    Oauth(#[from] OauthSetupError),
+    /// `issuer.kind = "oauth"` without its key.
+    #[error("issuer.url and issuer.client_key are needed with kind = \"oauth\"")]
+    Incomplete,
+    /// A subscriber of the configuration.
+    #[error("standalone.subscribers: {0}")]
+    Client(#[from] ClientError),
+    /// A subscriber's key.
+    #[error("standalone.subscribers.{name}.public_key {}: {reason}", path.display())]
+    SubscriberKey {
+        /// The subscriber.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The issuer, and what of it runs here.
+pub(super) struct Issuing {
+    /// What the keeper asks.
+    pub(super) issuer: Arc<dyn Issuer>,
+    /// The same, where it is in this process.
+    pub(super) local: Option<LocalIssuer>,
+    /// Where it is.
+    pub(super) url: String,
+    /// Takes other subscribers on a reload, where it is in this process.
+    pub(super) subscribers: Option<watch::Sender<Clients>>,
+}
+
+/// Starts the issuer of the configuration.
+pub(super) async fn start(
+    config: &Config,
+    store: &Store,
+    clock: &Clock,
+    tasks: &mut Tasks,
+) -> Result<Issuing, IssuingError> {
+    match config.issuer.kind {
+        IssuerKind::Local => local(config, store, clock, tasks).await,
+        IssuerKind::Oauth => oauth(config, clock),
+    }
+}
+
+async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks) -> Result<Issuing, IssuingError> {
+    let listener = IssuerListener::bind(config.issuer.listen).await?;
+    let url = config.issuer.url.clone().unwrap_or_else(|| format!("http://{}", listener.addr()));
     let deny = DenyList::open(&store.dir().join("revoked.json"))?;
-    Ok(LocalIssuer::new(&format!("urn:clawgate:{}", config.gateway.id), key, deny, clock.clone()))
+    let issuer = LocalIssuer::new(&url, signing_key(store)?, deny, clock.clone());
+    let clients = subscribers(config)?;
+    let options = ServerOptions {
+        audience: config.issuer.audience.clone(),
+        life: config.issuer.life,
+        url: config.issuer.url.clone(),
+    };
+    let server = IssuerServer::start(listener, issuer.clone(), clients.clone(), options);
+    let (sender, mut changed) = watch::channel(clients);
+    tasks.spawn("issuer", |stop| async move {
+        while let Some(Ok(())) = stop.run_until_cancelled(changed.changed()).await {
+            server.replace_clients(changed.borrow_and_update().clone());
+        }
+        server.stop().await;
+    });
+    Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, subscribers: Some(sender) })
+}
+
+fn oauth(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
+    let (Some(url), Some(key)) = (config.issuer.url.clone(), &config.issuer.client_key) else {
+        return Err(IssuingError::Incomplete);
+    };
+    let options = OauthOptions {
+        url: url.clone(),
+        client_id: config.issuer.client_id.clone().unwrap_or_else(|| config.gateway.id.to_string()),
+        key: SigningKey::load(key)?,
+        ca: config.issuer.ca.clone(),
+    };
+    let issuer = OauthIssuer::new(options, clock.clone())?;
+    Ok(Issuing { issuer: Arc::new(issuer), local: None, url, subscribers: None })
+}
+
+/// The key is made at the first start.
+fn signing_key(store: &Store) -> Result<SigningKey, IssuingError> {
+    if let Some(der) = store.secret(KEY)? {
+        return Ok(SigningKey::from_pkcs8(der.expose())?);
+    }
+    let key = SigningKey::generate()?;
+    store.put_secret(KEY, key.to_pkcs8()?.expose())?;
+    Ok(key)
+}
+
+/// The subscribers of the configuration, with their keys read.
+pub(super) fn subscribers(config: &Config) -> Result<Clients, IssuingError> {
+    let mut clients = Vec::new();
+    for (name, subscriber) in &config.standalone.subscribers {
+        let path = subscriber.public_key.clone();
+        let pem = fs::read_to_string(&path).map_err(|error| error.to_string());
+        let key = pem.and_then(|pem| Jwk::from_pem(&pem).map_err(|error| error.to_string()));
+        let refused = |reason| IssuingError::SubscriberKey { name: name.to_string(), path, reason };
+        let rights = Rights::Subscriber { topics: subscriber.topics.clone() };
+        clients.push(Client { id: name.to_string(), key: key.map_err(refused)?, rights });
+    }
+    Ok(Clients::new(clients, Some(config.gateway.id.as_str()))?)
 }

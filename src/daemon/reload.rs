@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::{Gateway, start};
+use super::{Gateway, issuer, start};
 use crate::config::{self, Config};
 
 /// Takes the configuration of the files as they are now.
@@ -28,6 +28,13 @@ fn apply(gateway: &Gateway, new: Config) -> Option<String> {
     if !fixed.is_empty() {
         return Some(format!("{} cannot change while running; restart clawgate for it", fixed.join(", ")));
     }
+    if let Some(subscribers) = &gateway.0.subscribers {
+        // The keys are read again too: a file may have changed under the same name.
+        match issuer::subscribers(&new) {
+            Ok(clients) => drop(subscribers.send(clients)),
+            Err(error) => return Some(error.to_string()),
+        }
+    }
     if old.uart != new.uart {
         gateway.links().reload(start::uart_options(&new));
     }
@@ -49,7 +56,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[spool]", old.spool != new.spool),
         ("[broker]", old.broker != new.broker),
         ("[issuer]", old.issuer != new.issuer),
-        ("[standalone]", old.standalone != new.standalone),
+        ("standalone.listen", old.standalone.listen != new.standalone.listen),
         ("[metrics]", old.metrics != new.metrics),
         ("pairing.min_suite", old.pairing.min_suite != new.pairing.min_suite),
     ]

@@ -9,6 +9,7 @@ use clawgate_protocol::pairing::Suite;
 use tokio::net::TcpListener;
 
 use super::commission::Service;
+use super::issuer::IssuingError;
 use super::tasks::Tasks;
 use super::{Gateway, Parts, issuer, metrics_http, watchdog};
 use crate::audit::{Audit, AuditError};
@@ -26,10 +27,9 @@ use crate::spool::{Spool, SpoolError, SpoolOptions};
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
 use crate::store::{Store, StoreError, StoreOptions};
-use crate::token::Issuer;
 use crate::token::keeper::{KeeperOptions, TokenKeeper};
 use crate::token::key::KeyError;
-use crate::token::local::{DenyError, LocalIssuer};
+use crate::token::local::LocalIssuer;
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +41,12 @@ pub enum StartError {
     /// The control socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The local issuer's key.
-    #[error("the local issuer's key: {0}")]
-    Key(#[from] KeyError),
-    /// The local issuer's deny list.
+    /// The issuer of tokens.
     #[error(transparent)]
-    Deny(#[from] DenyError),
+    Issuing(#[from] IssuingError),
+    /// The key that the broker inside checks tokens with.
+    #[error("the issuer's key: {0}")]
+    Key(#[from] KeyError),
     /// The spool's database.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -61,8 +61,7 @@ pub enum StartError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// There is no broker, neither elsewhere nor here.
-    #[cfg(not(feature = "standalone"))]
-    #[error("there is no broker: write broker.url; this build has no standalone mode")]
+    #[error("there is no broker: write broker.url, or mode = \"standalone\"")]
     NoBroker,
     /// A name that the protocol does not take.
     #[error("gateway.id {0:?} does not fit the protocol: use 1 to 32 of a-z, 0-9, '_' and '-'")]
@@ -90,9 +89,9 @@ pub(super) async fn start(
             tracing::error!(%error, "the spool ended; what was not committed is still with the sensors");
         }
     });
-    let issuer = issuer::local(&config, &store, &clock)?;
-    let broker = broker(&config, &issuer, tasks).await?;
-    let keeper = TokenKeeper::new(Arc::new(issuer) as Arc<dyn Issuer>, keeper_options(&config), clock.clone());
+    let issuing = issuer::start(&config, &store, &clock, tasks).await?;
+    let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
+    let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let service = Service::new(store.clone(), keeper.clone(), &config);
     for device in store.devices()? {
         if let Err(error) = service.attach(&device) {
@@ -119,6 +118,8 @@ pub(super) async fn start(
         audit,
         codes,
         broker,
+        issuer_url: issuing.url,
+        subscribers: issuing.subscribers,
         keeper,
         links: links.clone(),
         pairing,
@@ -186,19 +187,16 @@ async fn open_disk(config: &Config, clock: &Clock) -> Result<Disk, StartError> {
 }
 
 /// The broker that readings go to, started first where it is our own.
-async fn broker(config: &Config, issuer: &LocalIssuer, tasks: &mut Tasks) -> Result<BrokerUrl, StartError> {
-    match &config.broker.url {
-        Some(url) => Ok(url.clone()),
+async fn broker(config: &Config, issuer: Option<&LocalIssuer>, tasks: &mut Tasks) -> Result<BrokerUrl, StartError> {
+    match (&config.broker.url, issuer) {
+        (Some(url), _) => Ok(url.clone()),
         #[cfg(feature = "standalone")]
-        None => {
+        (None, Some(issuer)) => {
             let address = super::standalone::broker(config, issuer, tasks).await?;
             Ok(BrokerUrl { host: address.ip().to_string(), port: address.port(), tls: false })
         }
-        #[cfg(not(feature = "standalone"))]
-        None => {
-            let _ = (issuer, tasks);
-            Err(StartError::NoBroker)
-        }
+        // The configuration's check refuses this before.
+        (None, _) => Err(StartError::NoBroker),
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
     }
     gateway.keeper().shutdown().await;
     // The last commit: what is not confirmed is on disk when this returns.
-    for (name, seconds) in [("spool", 10), ("broker", 6), ("metrics", 1)] {
+    for (name, seconds) in [("spool", 10), ("issuer", 6), ("broker", 6), ("metrics", 1)] {
         if !tasks.stop(name, Duration::from_secs(seconds)).await {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");
         }

@@ -46,7 +46,7 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
             let url = &gateway.0.broker;
             format!("{}://{}:{}", if url.tls { "mqtts" } else { "mqtt" }, url.host, url.port)
         },
-        issuer: None,
+        issuer: gateway.0.issuer_url.clone(),
         metrics: metrics.ok().flatten().map(|address| format!("http://{address}/metrics")),
         pid: std::process::id(),
         uptime_s: gateway.clock().boot().saturating_sub(gateway.0.started).as_secs(),

@@ -137,6 +137,10 @@ impl<P: Random + Storage> Sensor<'_, P> {
             let next = run.handle_timeout(now_ms).into();
             self.advance(next, now_ms);
         }
+        // Over without a failure: M6 was sent, and nobody needs it again.
+        if self.run.as_ref().is_some_and(|run| run.poll_timeout().is_none()) {
+            self.run = None;
+        }
         if self.window.closes_at().is_some_and(|at| now_ms >= at) {
             self.run = None;
             self.close_window();
@@ -144,7 +148,7 @@ impl<P: Random + Storage> Sensor<'_, P> {
     }
 
     pub(super) fn handle_pairing(&mut self, kind: Kind, message: &[u8], now_ms: u64) {
-        if kind == Kind::M1 && self.run.is_none() {
+        if kind == Kind::M1 && (self.run.is_none() || self.window.open.is_none()) {
             return self.accept(message, now_ms);
         }
         if let Some(run) = &mut self.run {

@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets: plain functions over any bytes, so that stable tests call them too. They
 //! panic where the code under test breaks a promise.
 
+#![allow(clippy::expect_used, reason = "these are tests")]
 #![allow(dead_code, reason = "each test and each fuzz target uses its own part")]
 
 use clawgate_protocol::app::App;

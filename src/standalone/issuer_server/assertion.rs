@@ -42,13 +42,11 @@ impl Replays {
         if seen.len() >= MAX_REPLAYS || seen.keys().filter(|(of, _)| of == client).count() >= MAX_REPLAYS_OF_ONE {
             return Err(Refused::unavailable("too many requests in five minutes"));
         }
-        match seen.insert((client.to_owned(), jti), exp) {
-            None => Ok(()),
-            Some(_) => {
-                debug!(client, "client assertion replayed");
-                Err(Refused::client())
-            }
+        if seen.insert((client.to_owned(), jti), exp).is_some() {
+            debug!(client, "client assertion replayed");
+            return Err(Refused::client());
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod bounded;
 mod clients;
 mod endpoints;
 mod reply;
+mod site_file;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 pub use clients::{Client, ClientError, Clients, Rights};
+pub use site_file::{SiteFile, SiteFileError};
 
 use crate::token::local::LocalIssuer;
 use assertion::Replays;
