@@ -64,7 +64,7 @@ async fn drain(lane: &Lane, last: u64) -> Vec<Outgoing> {
     let mut out: Vec<Outgoing> = Vec::new();
     while out.last().is_none_or(|entry| entry.id.seq < last) {
         within("more comes", lane.ready()).await;
-        let taken = lane.take();
+        let taken = lane.take(usize::MAX);
         assert_eq!(lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>()), taken.len());
         out.extend(taken);
     }
@@ -127,9 +127,9 @@ async fn a_lost_connection_republishes_what_was_in_flight_and_ignores_late_answe
     let lane = it.spool.lane(PUMP);
     submit(&lane, 1..=300);
     within("something waits", lane.ready()).await;
-    let first = lane.take();
+    let first = lane.take(usize::MAX);
     assert_eq!(first.len(), 100, "the in-flight bound");
-    assert!(lane.take().is_empty());
+    assert!(lane.take(usize::MAX).is_empty());
     assert_eq!(lane.confirm(&[first[0].ticket, first[2].ticket]), 2);
     lane.requeue();
     assert_eq!(lane.confirm(&[first[1].ticket]), 0, "an answer of the old connection");
@@ -234,7 +234,7 @@ async fn a_dead_letter_does_not_stand_in_the_way_and_can_be_replayed() {
     let lane = it.spool.lane(PUMP);
     submit(&lane, 1..=5);
     within("something waits", lane.ready()).await;
-    let taken = lane.take();
+    let taken = lane.take(usize::MAX);
     lane.dead_letter(taken[1].ticket, "0x99 payload format invalid");
     assert_eq!(lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>()), 4);
     safe(&lane, 5).await;
@@ -340,7 +340,7 @@ async fn a_kill_while_draining_repeats_at_most_the_in_flight_bound() {
     for round in 0..20 {
         while published < (round + 1) * 77 {
             within("more comes", lane.ready()).await;
-            let taken = lane.take();
+            let taken = lane.take(usize::MAX);
             published = taken.last().map_or(published, |entry| entry.id.seq);
             lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>());
         }
@@ -350,7 +350,7 @@ async fn a_kill_while_draining_repeats_at_most_the_in_flight_bound() {
         let after = Running::start(&copy, options());
         let lane = after.spool.lane(PUMP);
         within("something is left", lane.ready()).await;
-        let first = lane.take()[0].id.seq;
+        let first = lane.take(usize::MAX)[0].id.seq;
         assert!(first <= published + 1, "{first} after {published}: lost");
         assert!(published < first + 100, "{first} after {published}: repeats more than is in flight");
         after.stop().await;

@@ -95,7 +95,7 @@ async fn damaged_pages_are_refused_or_become_a_gap_but_never_an_empty_start() {
         let mut accounted = 0;
         while accounted < 2000 {
             within("more comes", lane.ready()).await;
-            for entry in lane.take() {
+            for entry in lane.take(usize::MAX) {
                 assert_eq!(entry.id.seq, accounted + 1, "page {page}");
                 accounted = match entry.kind {
                     Kind::Telemetry => entry.id.seq,
@@ -234,7 +234,7 @@ async fn fsync_victim() {
     assert_eq!(lane.progress().borrow().safe, next - 1, "acknowledged although the fsync failed");
     // The broker still answers: what it confirms is safe without the disk.
     within("it waits", lane.ready()).await;
-    let first = lane.take();
+    let first = lane.take(usize::MAX);
     assert_eq!(lane.confirm(&[first[0].ticket]), 1);
     lane.requeue();
     safe(&lane, next + 99).await;

@@ -44,7 +44,7 @@ async fn outage(devices: u8, rate: u64, commits: u64) -> f64 {
         let mut left = commits * rate;
         while left > 0 {
             within("more comes", lane.ready()).await;
-            let tickets: Vec<_> = lane.take().iter().map(|entry| entry.ticket).collect();
+            let tickets: Vec<_> = lane.take(usize::MAX).iter().map(|entry| entry.ticket).collect();
             left -= lane.confirm(&tickets) as u64;
         }
     }

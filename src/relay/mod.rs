@@ -1,1 +1,277 @@
-//! relay.
+//! Readings to the broker: one MQTT v5 connection a device, under that device's own token.
+//!
+//! A device's task takes from its lane of the [spool](crate::spool), publishes at QoS 1, and confirms to the
+//! spool what a PUBACK says is taken (0x00, and 0x10 "nobody listens"). Everything else stays in the spool:
+//!
+//! | the broker says | what happens |
+//! |---|---|
+//! | nothing, connection lost | wait (doubling, capped, jittered), connect, publish again in order |
+//! | 0x87, or refuses the CONNECT | the token's keeper is told; no connect before another token comes |
+//! | 0x97 quota, 0x89 busy | let what is in flight come back, wait, connect |
+//! | 0x90, 0x95, 0x99 | to the dead letters, with the reason; the queue goes on |
+//!
+//! A fresh token replaces the old one by re-authentication on the live connection, or, where the broker knows
+//! none, after what is in flight came back. A topic that the token does not allow is never sent.
+
+mod backoff;
+mod device;
+mod message;
+mod mqtt;
+mod senml;
+mod status;
+mod tls;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use status::{RelayState, RelayStatus};
+pub use tls::TlsFiles;
+
+use crate::clock::Clock;
+use crate::config::{Payload, Reauth};
+use crate::ids::{DeviceId, PairingId};
+use crate::metrics::RelayMetrics;
+use crate::spool::Lane;
+use crate::token::TokenHandle;
+use device::Task;
+use message::Composer;
+use status::Cell;
+
+/// How the relay reaches its broker.
+#[derive(Debug, Clone)]
+pub struct RelayOptions {
+    /// The broker's host name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// TLS; without it the connection is in clear.
+    pub tls: Option<TlsFiles>,
+    /// Tenant in every topic.
+    pub tenant: String,
+    /// This gateway's id in every topic.
+    pub gateway: String,
+    /// How a fresh token reaches a live connection.
+    pub reauth: Reauth,
+    /// How a reading is written.
+    pub payload: Payload,
+    /// Publishes of a connection without a PUBACK.
+    pub in_flight: u16,
+    /// Connections at once; further devices wait for their turn.
+    pub max_connections: usize,
+    /// A connection with nothing to send is given up after this time.
+    pub idle: Duration,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+    /// For a connect with all handshakes.
+    pub connect_timeout: Duration,
+    /// A PUBACK that takes longer means that the connection is dead.
+    pub ack_timeout: Duration,
+    /// First wait before a reconnect, and the cap of the later ones.
+    pub backoff: (Duration, Duration),
+    /// How long a drain waits for what is in flight.
+    pub drain: Duration,
+}
+
+impl RelayOptions {
+    /// Options for a broker, with the usual times and bounds.
+    #[must_use]
+    pub fn new(host: String, port: u16, tenant: String, gateway: String) -> Self {
+        Self {
+            host,
+            port,
+            tls: None,
+            tenant,
+            gateway,
+            reauth: Reauth::default(),
+            payload: Payload::default(),
+            in_flight: 100,
+            max_connections: 2000,
+            idle: Duration::from_secs(15 * 60),
+            keep_alive: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            ack_timeout: Duration::from_secs(30),
+            backoff: (Duration::from_millis(500), Duration::from_secs(60)),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why the relay cannot work with its options.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// A file named in the options cannot be read.
+    #[error("{}: {source}; check the path under [broker] and who may read it", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not hold what it should.
+    #[error("{} holds no {what} in PEM form", .path.display())]
+    NoPem {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// It does, and TLS cannot work with it.
+    #[error("{} is no use for TLS: {source}", .path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What TLS said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// An id that cannot stand in a topic.
+    #[error("tenant {tenant:?} and gateway {gateway:?} do not make a topic: use a-z, 0-9, '_' and '-'")]
+    Names {
+        /// The tenant.
+        tenant: String,
+        /// The gateway.
+        gateway: String,
+    },
+}
+
+/// One device, as the relay must know it.
+#[derive(Debug, Clone)]
+pub struct RelayDevice {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its pairing.
+    pub pairing: PairingId,
+    /// Units and capabilities: stands in its retained presence.
+    pub description: serde_json::Value,
+}
+
+/// What all devices' tasks share.
+pub(crate) struct Shared {
+    options: RelayOptions,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    clock: Clock,
+    metrics: RelayMetrics,
+    /// Room for connections.
+    room: Semaphore,
+    /// Somebody waits for room: idle connections give theirs up.
+    crowded: Notify,
+    /// The broker was seen to know no enhanced authentication.
+    password_only: AtomicBool,
+}
+
+struct Attached {
+    cell: Arc<Cell>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The connections of all devices.
+pub struct Relay {
+    shared: Arc<Shared>,
+    devices: Mutex<HashMap<DeviceId, Attached>>,
+}
+
+impl Relay {
+    /// A relay without devices.
+    ///
+    /// # Errors
+    /// [`RelayError`] when certificates or keys cannot be used, or the names make no topic.
+    pub fn new(options: RelayOptions, clock: Clock, metrics: RelayMetrics) -> Result<Self, RelayError> {
+        if !crate::ids::is_valid_id(&options.tenant) || !crate::ids::is_valid_id(&options.gateway) {
+            return Err(RelayError::Names { tenant: options.tenant, gateway: options.gateway });
+        }
+        let tls = options.tls.as_ref().map(TlsFiles::load).transpose()?;
+        let shared = Shared {
+            tls,
+            room: Semaphore::new(options.max_connections.max(1)),
+            options,
+            clock,
+            metrics,
+            crowded: Notify::new(),
+            password_only: AtomicBool::new(false),
+        };
+        Ok(Self { shared: Arc::new(shared), devices: Mutex::default() })
+    }
+
+    /// Relays a device from now on. One that is attached already keeps its connection.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn attach(&self, device: RelayDevice, lane: Lane, token: TokenHandle) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if devices.get(&device.id).is_some_and(|attached| !attached.task.is_finished()) {
+            return;
+        }
+        let options = &self.shared.options;
+        let composer =
+            Composer::new(&options.tenant, &options.gateway, &device.id, options.payload, device.description);
+        let Some(composer) = composer else { return };
+        let cell = Arc::new(Cell::new(device.id.clone(), self.shared.clock.clone(), &self.shared.metrics));
+        let stop = CancellationToken::new();
+        let task = Task::new(
+            Arc::clone(&self.shared),
+            device.id.clone(),
+            composer,
+            lane,
+            token,
+            Arc::clone(&cell),
+            stop.clone(),
+        );
+        let task = tokio::spawn(task.run());
+        devices.insert(device.id, Attached { cell, stop, task });
+    }
+
+    /// Ends a device's connection: what is in flight may come back first, for at most [`RelayOptions::drain`].
+    pub async fn detach(&self, device: &DeviceId) {
+        let attached = self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(device);
+        if let Some(attached) = attached {
+            attached.stop.cancel();
+            let _ = attached.task.await;
+        }
+    }
+
+    /// Detaches every device, all at once.
+    pub async fn shutdown(&self) {
+        let all: Vec<Attached> = {
+            let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+            devices.drain().map(|(_, attached)| attached).collect()
+        };
+        for attached in &all {
+            attached.stop.cancel();
+        }
+        for attached in all {
+            let _ = attached.task.await;
+        }
+    }
+
+    /// Every attached device, by id.
+    #[must_use]
+    pub fn status(&self) -> Vec<RelayStatus> {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<RelayStatus> = devices.values().map(|attached| attached.cell.status()).collect();
+        all.sort_by(|a, b| a.device.cmp(&b.device));
+        all
+    }
+
+    /// How many messages of a device the broker has confirmed, as it grows; `None` if it is not attached.
+    #[must_use]
+    pub fn confirmed(&self, device: &DeviceId) -> Option<watch::Receiver<u64>> {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.get(device).map(|attached| attached.cell.confirmed.subscribe())
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("host", &self.shared.options.host).finish_non_exhaustive()
+    }
+}

@@ -115,11 +115,11 @@ impl Lane {
         }
     }
 
-    /// Takes what waits, in order, up to the in-flight bound. Each ticket is to be settled by
+    /// Takes what waits, in order, at most `max` and up to the in-flight bound. Each ticket is to be settled by
     /// [`confirm`](Self::confirm), [`dead_letter`](Self::dead_letter) or [`requeue`](Self::requeue).
     #[must_use]
-    pub fn take(&self) -> Vec<Outgoing> {
-        let (taken, refill) = self.0.with(|queue| (queue.take(), queue.wants_refill()));
+    pub fn take(&self, max: usize) -> Vec<Outgoing> {
+        let (taken, refill) = self.0.with(|queue| (queue.take(max), queue.wants_refill()));
         if refill {
             self.0.shared.refill(&self.0);
         }

@@ -187,11 +187,11 @@ impl Queue {
             && self.window_bytes < self.limits.window_bytes / 2
     }
 
-    /// Hands out entries in order, up to the in-flight bound.
-    pub(super) fn take(&mut self) -> Vec<Outgoing> {
+    /// Hands out entries in order, at most `max`, up to the in-flight bound.
+    pub(super) fn take(&mut self, max: usize) -> Vec<Outgoing> {
         self.served = true;
         self.pull_fresh();
-        let mut allowance = self.allowance();
+        let mut allowance = self.allowance().min(max);
         let mut out = Vec::with_capacity(allowance.min(self.window.len()));
         let mut index = self.index(self.taken);
         while allowance > 0 {

@@ -1,0 +1,58 @@
+//! TLS towards the broker: the pinned CA, a client certificate where asked for, and no way around either.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::RelayError;
+
+/// Certificates and keys, as files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The only CA that the broker's certificate may come from.
+    pub ca: PathBuf,
+    /// Client certificate chain and its key, where the broker asks for them.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// Reads the files into what a connection needs.
+    pub(super) fn load(&self) -> Result<Arc<ClientConfig>, RelayError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca)? {
+            roots.add(certificate).map_err(|source| RelayError::Tls { path: self.ca.clone(), source })?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|source| RelayError::Tls { path: self.ca.clone(), source })?
+            .with_root_certificates(roots);
+        let config = match &self.client {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain = certificates(chain)?;
+                let text = read(key)?;
+                let secret = PrivateKeyDer::from_pem_slice(&text)
+                    .map_err(|_| RelayError::NoPem { path: key.clone(), what: "private key" })?;
+                builder
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|source| RelayError::Tls { path: key.clone(), source })?
+            }
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RelayError> {
+    let text = read(path)?;
+    let none = || RelayError::NoPem { path: path.to_owned(), what: "certificate" };
+    let found = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|_| none())?;
+    if found.is_empty() { Err(none()) } else { Ok(found) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RelayError> {
+    std::fs::read(path).map_err(|source| RelayError::File { path: path.to_owned(), source })
+}
