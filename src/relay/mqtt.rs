@@ -214,9 +214,10 @@ fn classify(error: &ConnectionError, method_offered: bool) -> Failure {
         ConnectionError::MqttState(StateError::OutgoingPacketTooLarge { pkt_size, max }) => {
             Failure::Rejected(format!("0x95 packet too large: {pkt_size} bytes, the broker takes {max}"))
         }
-        ConnectionError::Tls(rumqttc::TlsError::Io(error)) => tls_or_network(error),
+        ConnectionError::Tls(rumqttc::TlsError::Io(error))
+        | ConnectionError::Io(error)
+        | ConnectionError::MqttState(StateError::Io(error)) => tls_or_network(error),
         ConnectionError::Tls(error) => Failure::Tls(error.to_string()),
-        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => tls_or_network(error),
         ConnectionError::Timeout(_) => Failure::Lost("the broker did not answer in time".to_owned()),
         error => Failure::Lost(error.to_string()),
     }

@@ -7,9 +7,18 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clawgate::clock::Clock;
+use clawgate::ids::DeviceId;
+use clawgate::token::scope::{Scope, Topics};
+use clawgate::token::{AccessToken, TokenFeed, TokenHandle, TokenState};
+use rumqttc::{AsyncClient, Broker, Event, Incoming, MqttOptions, QoS};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 /// Nothing here takes longer on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -111,6 +120,14 @@ impl Mosquitto {
         }
     }
 
+    /// Ends it in order: it saves its sessions where it is told to.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+            let _ = child.wait();
+        }
+    }
+
     /// Kills it: connections and everything it held in memory are gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -139,4 +156,115 @@ fn binary() -> PathBuf {
         .map(PathBuf::from)
         .find(|path| path.exists())
         .unwrap_or("mosquitto".into())
+}
+
+/// What a subscriber was sent.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub retained: bool,
+    pub content_type: String,
+    pub properties: Vec<(String, String)>,
+}
+
+impl Received {
+    /// One of the CloudEvents attributes.
+    pub fn attribute(&self, name: &str) -> &str {
+        self.properties.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    /// The seq at the end of a reading's id.
+    pub fn seq(&self) -> u64 {
+        self.attribute("id").rsplit('.').next().and_then(|seq| seq.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// A subscriber of its own, independent of the relay; its session survives a restart of the broker.
+pub struct Subscriber {
+    received: Arc<Mutex<Vec<Received>>>,
+    task: JoinHandle<()>,
+}
+
+impl Subscriber {
+    /// Subscribes to everything below `claw/`.
+    pub async fn start(broker: &Mosquitto) -> Self {
+        let mut options = MqttOptions::new("subscriber", Broker::tcp("127.0.0.1", broker.port()));
+        options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_keep_alive(5);
+        options.set_max_packet_size(Some(1 << 20));
+        let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&received);
+        let (ready_tx, ready) = tokio::sync::oneshot::channel();
+        client.subscribe("claw/#", QoS::AtLeastOnce).await.unwrap();
+        let task = tokio::spawn(async move {
+            let _client = client;
+            let mut ready = Some(ready_tx);
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Incoming::SubAck(_))) => {
+                        if let Some(ready) = ready.take() {
+                            let _ = ready.send(());
+                        }
+                    }
+                    Ok(Event::Incoming(Incoming::Publish(publish))) => {
+                        let properties = publish.properties.unwrap_or_default();
+                        into.lock().unwrap().push(Received {
+                            topic: String::from_utf8(publish.topic.to_vec()).unwrap(),
+                            payload: publish.payload.to_vec(),
+                            retained: publish.retain,
+                            content_type: properties.content_type.unwrap_or_default(),
+                            properties: properties.user_properties,
+                        });
+                    }
+                    Ok(_) => {}
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+        within("the subscriber is subscribed", ready).await.unwrap();
+        Self { received, task }
+    }
+
+    /// Everything so far on topics that end so.
+    pub fn on(&self, leaf: &str) -> Vec<Received> {
+        let all = self.received.lock().unwrap();
+        all.iter().filter(|message| message.topic.ends_with(leaf)).cloned().collect()
+    }
+
+    /// Seqs of the readings of one device, each where it came first.
+    pub fn seqs(&self, device: &str) -> Vec<u64> {
+        let mut seen = std::collections::HashSet::new();
+        let leaf = format!("/{device}/up/telemetry");
+        self.on(&leaf).iter().map(Received::seq).filter(|seq| seen.insert(*seq)).collect()
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A token as an issuer would make it for this device; nobody has signed it.
+pub fn token(device: &str, id: &str, life: Duration) -> AccessToken {
+    let device: DeviceId = device.parse().unwrap();
+    token_for(&device, id, life, &Topics::of_device("default", "site-1", &device, &[Scope::TelemetryWrite]))
+}
+
+/// A token for a device with topics of the test's choice.
+pub fn token_for(device: &DeviceId, id: &str, life: Duration, topics: &Topics) -> AccessToken {
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = part(serde_json::json!({ "alg": "ES256", "typ": "at+jwt" }));
+    let claims = part(serde_json::json!({
+        "iss": "test", "sub": device, "aud": "claw", "client_id": "site-1", "jti": id,
+        "iat": 1_000_000, "exp": 1_000_000 + life.as_secs(), "scope": "telemetry:write", "claw_aif": topics,
+    }));
+    AccessToken::received(format!("{header}.{claims}.c2ln"), &Clock::system()).unwrap()
+}
+
+/// Both ends of the token of a device that has one.
+pub fn token_feed(device: &str) -> (TokenFeed, TokenHandle) {
+    let state = TokenState::Valid(Arc::new(token(device, "first", Duration::from_secs(600))));
+    TokenFeed::new(device.parse().unwrap(), state)
 }
