@@ -19,6 +19,8 @@ pub mod terminal;
 mod token;
 mod watch;
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 
 use crate::control::failure::Failure;
@@ -28,9 +30,22 @@ use client::Client;
 use exit::Exit;
 use terminal::{Terminal, clean};
 
+/// A verb that is not for people: a simulated sensor.
+#[cfg(feature = "demo")]
+pub const SIMULATOR: &str = "simulator";
+
 /// Runs one command; the whole of `main`.
 #[must_use]
-pub fn main() -> Exit {
+pub fn main() -> ExitCode {
+    #[cfg(feature = "demo")]
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == SIMULATOR) {
+        // The sensors of the demo: this binary as another program, with a command line of its own.
+        return clawgate_simulator::main_with(std::env::args_os().skip(1));
+    }
+    run().into()
+}
+
+fn run() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -42,7 +57,6 @@ pub fn main() -> Exit {
     let terminal = Terminal::new(cli.common.json);
     match cli.command {
         Command::Run(file) => daemon::run(&file.config),
-
         Command::Audit(args::Audit::Verify { state_dir, key }) => {
             ended(&terminal, audit::verify(&terminal, &state_dir, key))
         }
@@ -74,7 +88,6 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Token(verb) => token::token(terminal, client, verb).await,
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
-
         Command::Issuer(args::Issuer::Serve { config }) => issuer::serve(terminal, &config).await,
         Command::Issuer(args::Issuer::Token(asked)) => issuer::token(terminal, &asked).await,
         Command::Audit(verb) => audit::audit(terminal, client, verb).await,
