@@ -157,7 +157,7 @@ impl Desk {
         if let Some(mut run) = self.run.take() {
             if run.poll_timeout().is_some_and(|at| now_ms >= at) {
                 let step = run.handle_timeout(now_ms);
-                let step = self.take(step);
+                let step = self.take(&step);
                 self.follow(&mut run, step);
             }
             self.run = Some(run);
@@ -178,7 +178,7 @@ impl Desk {
                 self.refused += u32::from(message == REFUSE);
                 if let Some(mut run) = self.run.take() {
                     let step = run.handle(message, now_ms);
-                    let step = self.take(step);
+                    let step = self.take(&step);
                     self.follow(&mut run, step);
                     self.run = Some(run);
                 }
@@ -199,18 +199,18 @@ impl Desk {
     }
 
     /// Does what a step asks for at once; true if the machine must be told that it is done, and which.
-    fn take(&mut self, step: GatewayStep<'_>) -> Option<bool> {
+    fn take(&mut self, step: &GatewayStep<'_>) -> Option<bool> {
         match step {
             GatewayStep::Send(message) => self.out.push_back(message.to_vec()),
             GatewayStep::CountAttempt => return Some(true),
             GatewayStep::StorePending { record, .. } => {
-                self.slots.store_pending(record.clone());
+                self.slots.store_pending((*record).clone());
                 return Some(false);
             }
             GatewayStep::Paired(record) => assert!(self.slots.prove(&record.pairing_id)),
             GatewayStep::Failed { failure, refuse } => {
-                self.failure = Some(failure);
-                if refuse {
+                self.failure = Some(*failure);
+                if *refuse {
                     self.out.push_back(REFUSE.to_vec());
                 }
             }
@@ -222,7 +222,7 @@ impl Desk {
     fn follow(&mut self, run: &mut Gateway, mut counted: Option<bool>) {
         while let Some(attempt) = counted {
             let step = if attempt { run.attempt_counted() } else { run.pending_stored() };
-            counted = self.take(step);
+            counted = self.take(&step);
         }
     }
 
