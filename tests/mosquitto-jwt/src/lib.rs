@@ -1,1 +1,22 @@
-//! Mosquitto plugin.
+//! Mosquitto plugin that enforces clawgate's tokens: who connects, what for, and for how long.
+//!
+//! A client brings its access token (RFC 9068 JWT, ES256) as the data of MQTT v5 enhanced authentication with method
+//! `OAUTH2-JWT`, or as its password. The topics come from the `claw_aif` claim. A connection is cut when its token
+//! expires or is revoked; re-authentication gives it a fresh one. Options of the plugin:
+//!
+//! ```text
+//! plugin /usr/lib/clawgate/libclawgate_mosquitto_jwt.so
+//! plugin_opt_key_file /etc/mosquitto/issuer.jwks     (JWKS, or a public key as PEM)
+//! plugin_opt_issuer https://issuer.site.example
+//! plugin_opt_audience claw
+//! plugin_opt_denylist_file /var/lib/clawgate-issuer/denylist
+//! ```
+//!
+//! Mosquitto 2.0.11 calls a plugin's timer only when the plugin is global: never set `per_listener_settings true`, or
+//! expiry and revocation would wait for the client's next message.
+
+mod decisions;
+mod deny;
+mod ffi;
+mod plugin;
+mod topics;
