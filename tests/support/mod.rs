@@ -103,7 +103,7 @@ impl Mosquitto {
     pub fn resume(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(mosquitto())
             .arg("-v")
             .arg("-c")
             .arg(self.folder.path().join("mosquitto.conf"))
@@ -150,7 +150,8 @@ impl Drop for Mosquitto {
     }
 }
 
-fn binary() -> PathBuf {
+/// Where Debian puts it.
+pub fn mosquitto() -> PathBuf {
     ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
         .iter()
         .map(PathBuf::from)

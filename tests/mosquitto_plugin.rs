@@ -1,0 +1,182 @@
+//! The plugin in Debian's mosquitto, as a real MQTT client meets it: the same promises as the embedded broker's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
+
+#[path = "support/mqtt_client.rs"]
+mod mqtt_client;
+#[path = "support/plugin.rs"]
+mod plugin;
+mod support;
+
+use std::time::Duration;
+
+use clawgate::clock::Clock;
+use clawgate::token::key::SigningKey;
+use clawgate::token::local::{DenyList, LocalIssuer, Mint};
+use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
+use clawgate::token::{Issuer, TokenRequest};
+use mqtt_client::{By, Connect, MqttClient};
+use support::Mosquitto;
+
+const UP: &str = "claw/v1/default/g/pump-3/up/telemetry";
+const ALL: &str = "claw/v1/default/+/+/up/#";
+
+struct Bed {
+    issuer: LocalIssuer,
+    broker: Mosquitto,
+}
+
+impl Bed {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let deny = DenyList::open(&folder.path().join("denylist")).unwrap();
+        let issuer = LocalIssuer::new("https://issuer.test", SigningKey::generate().unwrap(), deny, Clock::system());
+        std::fs::write(folder.path().join("jwks"), serde_json::to_string(&issuer.jwks()).unwrap()).unwrap();
+        let broker = Mosquitto::start_in(folder, &plugin::config("https://issuer.test"));
+        Self { issuer, broker }
+    }
+
+    fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
+        Connect { addr: self.broker.addr(), tls: None, client_id, token, by: By::EnhancedAuth, will: None }
+    }
+
+    async fn connect(&self, client_id: &str, token: &str) -> Result<MqttClient, String> {
+        MqttClient::connect(self.how(client_id, token)).await
+    }
+
+    async fn token(&self, device: &str, life_s: u64) -> String {
+        self.issuer.issue(&request(device, life_s)).await.unwrap().bearer().to_owned()
+    }
+
+    async fn subscriber(&self) -> MqttClient {
+        let mint = Mint {
+            sub: "dash".to_owned(),
+            client_id: "dash".to_owned(),
+            audience: "claw".to_owned(),
+            scope: TELEMETRY_READ.to_owned(),
+            topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
+            life: Duration::from_secs(60),
+        };
+        let client = self.connect("dash", &self.issuer.mint(mint).unwrap()).await.unwrap();
+        assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
+        client
+    }
+}
+
+fn request(device: &str, life_s: u64) -> TokenRequest {
+    TokenRequest {
+        tenant: "default".to_owned(),
+        gateway: "g".to_owned(),
+        device: device.parse().unwrap(),
+        scope: vec![Scope::TelemetryWrite],
+        life: Duration::from_secs(life_s),
+        audience: "claw".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn what_a_device_may_publish_reaches_a_subscriber_and_nothing_else_does() {
+    let bed = Bed::start();
+    let mut subscriber = bed.subscriber().await;
+    for by in [By::EnhancedAuth, By::Password] {
+        let token = bed.token("pump-3", 60).await;
+        let device = MqttClient::connect(Connect { by, ..bed.how("g.pump-3", &token) }).await.unwrap();
+        for elsewhere in ["claw/v1/default/g/pump-4/up/telemetry", "claw/v1/default/g/pump-3/down/cmd/x", "x"] {
+            assert_eq!(device.publish(elsewhere, "stray").await, "NotAuthorized", "{elsewhere}");
+        }
+        assert_eq!(device.subscribe("#").await, "NotAuthorized");
+        assert_eq!(device.publish(UP, "21.5").await, "Success");
+        let message = subscriber.next().await;
+        assert_eq!((&*message.topic, &*message.payload), (UP.as_bytes(), &b"21.5"[..]));
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_good_token_is_not_admitted() {
+    let bed = Bed::start();
+    let good = bed.token("pump-3", 60).await;
+    let for_others = bed.issuer.issue(&TokenRequest { audience: "other".to_owned(), ..request("pump-3", 60) }).await;
+    let stranger = LocalIssuer::new(
+        "https://issuer.test",
+        SigningKey::generate().unwrap(),
+        DenyList::in_memory(),
+        Clock::system(),
+    );
+    let strangers = stranger.issue(&request("pump-3", 60)).await.unwrap();
+    for (client_id, token, what) in [
+        ("g.pump-3", "", "no token"),
+        ("g.pump-3", "a.b.c", "garbage"),
+        ("g.pump-3", strangers.bearer(), "another key's"),
+        ("g.pump-3", for_others.as_ref().unwrap().bearer(), "for another broker"),
+        ("g.pump-4", &good, "another device's"),
+        ("h.pump-3", &good, "another gateway's"),
+    ] {
+        for by in [By::EnhancedAuth, By::Password] {
+            let answer = MqttClient::connect(Connect { by, ..bed.how(client_id, token) }).await;
+            assert_eq!(answer.err().as_deref(), Some("NotAuthorized"), "{what}, {by:?}: {}", bed.broker.log());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused_and_its_live_connection_cut() {
+    let bed = Bed::start();
+    let short = bed.token("pump-3", 2).await;
+    let mut device = bed.connect("g.pump-3", &short).await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    device.ended().await;
+    assert_eq!(bed.connect("g.pump-3", &short).await.err().as_deref(), Some("NotAuthorized"));
+    let published = other.publish("claw/v1/default/g/pump-4/up/telemetry", "1").await;
+    assert_eq!(published, "NoMatchingSubscribers", "permitted, and nobody there");
+}
+
+#[tokio::test]
+async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
+    let bed = Bed::start();
+    let mut subscriber = bed.subscriber().await;
+    let token = bed.token("pump-3", 60).await;
+    let state = "claw/v1/default/g/pump-3/up/state";
+    let how = Connect { will: Some((state, "offline")), ..bed.how("g.pump-3", &token) };
+    let mut revoked = MqttClient::connect(how).await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    bed.issuer.revoke(&request("pump-3", 60), None, "stolen").await.unwrap();
+    revoked.ended().await;
+    assert_eq!(bed.connect("g.pump-3", &token).await.err().as_deref(), Some("NotAuthorized"));
+    assert!(other.is_connected());
+    let message = subscriber.next().await;
+    assert_eq!((&*message.topic, &*message.payload), (state.as_bytes(), &b"offline"[..]), "the cloud learns of it");
+    bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.expect("a token issued after the revocation is good");
+}
+
+#[tokio::test]
+async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
+    let bed = Bed::start();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 3).await).await.unwrap();
+    device.reauthenticate(&bed.token("pump-3", 60).await).await.unwrap();
+    // Another token of three seconds ends when the first one would have.
+    let mut witness = bed.connect("g.pump-4", &bed.token("pump-4", 3).await).await.unwrap();
+    witness.ended().await;
+    assert_eq!(device.publish(UP, "still here").await, "NoMatchingSubscribers", "permitted, and nobody there");
+}
+
+#[tokio::test]
+async fn re_authentication_with_anothers_token_ends_the_connection() {
+    let bed = Bed::start();
+    let others = bed.token("pump-4", 60).await;
+    for bad in ["garbage", &others] {
+        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+        let _ = device.reauthenticate(bad).await;
+        device.ended().await;
+    }
+}
+
+#[test]
+fn a_broker_whose_plugin_is_set_up_wrong_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("mosquitto.conf");
+    let text = format!("listener {} 127.0.0.1\nplugin {}\n", support::free_port(), plugin::path().display());
+    std::fs::write(&config, text).unwrap();
+    let done = std::process::Command::new(support::mosquitto()).arg("-c").arg(&config).output().unwrap();
+    assert!(!done.status.success());
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("plugin_opt_key_file is missing"), "{said}");
+}
