@@ -3,7 +3,6 @@
 use core::fmt;
 
 use sha2::{Digest, Sha512};
-use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::id::{ID_MAX, Id};
@@ -152,12 +151,6 @@ impl PairingRecord {
             advertising_key: *take(&mut rest)?,
         })
     }
-
-    /// Whether both records are halves of (or the same half of) one pairing.
-    #[must_use]
-    pub fn is_same_pairing(&self, other: &Self) -> bool {
-        self.pairing_id.ct_eq(&other.pairing_id).into()
-    }
 }
 
 fn padded(id: &Id) -> [u8; ID_MAX + 1] {
@@ -230,17 +223,6 @@ impl Slots {
         self.current = self.pending.take();
         true
     }
-
-    /// Drops the pending key; the current one is untouched. True if there was one.
-    #[must_use]
-    pub fn drop_pending(&mut self) -> bool {
-        self.pending.take().is_some()
-    }
-
-    /// Erases both keys at once: a physical reset, or an unpairing.
-    pub fn erase(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]
@@ -295,12 +277,5 @@ mod tests {
         assert!(!slots.prove(&[1; 8]), "the old key proves nothing about the new one");
         assert!(slots.prove(&[3; 8]));
         assert_eq!((slots.current(), slots.pending()), (Some(&record(3)), None));
-    }
-
-    #[test]
-    fn a_reset_erases_both_keys() {
-        let mut slots = Slots::new(Some(record(1)), Some(record(2)));
-        slots.erase();
-        assert_eq!(slots.candidates().count(), 0);
     }
 }

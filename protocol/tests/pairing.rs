@@ -4,7 +4,7 @@
 
 mod pair;
 
-use clawgate_protocol::pairing::{Ceremony, Failure, RUN_LIMIT_MS, Suite};
+use clawgate_protocol::pairing::{Ceremony, Failure, Gateway, RUN_LIMIT_MS, Sensor, Suite};
 use pair::{Pair, honest};
 use proptest::prelude::*;
 
@@ -141,6 +141,12 @@ fn a_certificate_as_long_as_allowed_passes_and_a_longer_one_is_our_own_failure()
     pair.run(honest);
     assert_eq!(pair.sensor.failure, Some(Failure::Unencodable));
     assert_eq!(pair.gateway.failure, Some(Failure::Refused));
+}
+
+#[test]
+fn a_run_takes_a_bounded_piece_of_memory() {
+    let (gateway, sensor) = (size_of::<Gateway>(), size_of::<Sensor<'_>>());
+    assert!(gateway <= 6 * 1024 && sensor <= 4 * 1024, "gateway {gateway}, sensor {sensor} bytes");
 }
 
 proptest! {

@@ -4,12 +4,12 @@
 
 mod pair;
 
-use clawgate_protocol::Transport;
 use clawgate_protocol::keys::{PairingRecord, Slots};
 use clawgate_protocol::pairing::{Ceremony, Suite};
 use clawgate_protocol::session::{
     Gateway, HANDSHAKE1_LEN, HANDSHAKE2_LEN, PENDING_HOLD_MS, SESSION_LIMIT_MS, Sensor, SessionError,
 };
+use clawgate_protocol::{Random, Transport};
 use pair::{Pair, Seeded, honest};
 
 /// Both halves of one pairing.
@@ -213,6 +213,51 @@ fn no_two_sessions_share_a_key_or_a_neighbouring_index() {
         assert!(seen[n + 1..].iter().all(|other| other[6..] != one[6..]), "same key and counter");
     }
     assert!(seen.windows(2).all(|w| w[0][1] != w[1][1]), "an index differs from the one before");
+}
+
+#[test]
+fn a_restored_backup_reuses_no_nonce() {
+    // The gateway's machine was copied with its random source, both copies go on from there.
+    let mut ends = Ends::connected();
+    let mut records = Vec::new();
+    for now_ms in [PENDING_HOLD_MS, 2 * PENDING_HOLD_MS] {
+        let mut restored = Gateway::default();
+        let first = restored.connect(&ends.record, Transport::Uart, &mut Seeded(5)).unwrap().to_vec();
+        ends.now_ms = now_ms;
+        ends.sensor = Sensor::default(); // or it would know the repeated handshake again
+        let second = ends.answer(&first).unwrap();
+        restored.handle_handshake2(&second, now_ms).unwrap();
+        let mut out = [0; 64];
+        let length = restored.seal(b"the same text", &mut out).unwrap();
+        records.push(out[..length].to_vec());
+    }
+    assert_eq!(records[0][..6], records[1][..6], "same index, same counter");
+    assert_ne!(records[0][6..], records[1][6..], "another key: the sensor's ephemeral was fresh");
+}
+
+#[test]
+fn a_handshake_for_the_index_of_the_live_session_is_not_taken() {
+    /// Draws the index 0x55 each time, and an ephemeral of its own.
+    struct SameIndex(u8);
+    impl Random for SameIndex {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(if bytes.len() == 1 { 0x55 } else { self.0 });
+        }
+    }
+    let mut ends = Ends::new();
+    let first = ends.gateway.connect(&ends.record, Transport::Uart, &mut SameIndex(6)).unwrap().to_vec();
+    let second = ends.answer(&first).unwrap();
+    ends.gateway.handle_handshake2(&second, 0).unwrap();
+    let mut down = ends.gateway_says(b"time");
+    ends.sensor.open(&mut down).unwrap();
+    // A gateway that still holds the session draws another index by itself; one that restarted may not.
+    let renewed = ends.gateway.connect(&ends.record, Transport::Uart, &mut SameIndex(6)).unwrap()[1];
+    assert_eq!((first[1], renewed), (0x55, 0x56));
+    let restarted = Gateway::default().connect(&ends.record, Transport::Uart, &mut SameIndex(7)).unwrap().to_vec();
+    ends.now_ms = PENDING_HOLD_MS;
+    assert_eq!(ends.answer(&restarted), Err(SessionError::IndexInUse));
+    let mut up = ends.sensor_says(b"reading");
+    assert!(ends.gateway.open(&mut up).is_ok());
 }
 
 #[test]
