@@ -5,9 +5,11 @@
 
 mod act;
 mod commission;
+mod disk;
 mod harden;
 mod issuer;
 mod metrics_http;
+mod options;
 mod reload;
 #[cfg(feature = "standalone")]
 mod standalone;
@@ -39,10 +41,12 @@ use crate::metrics::Metrics;
 use crate::notify;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::Codes;
+use crate::relay::Relay;
 use crate::spool::Spool;
 use crate::standalone::issuer_server::Clients;
 use crate::store::Store;
 use crate::token::keeper::TokenKeeper;
+use commission::Service;
 use tasks::Tasks;
 
 /// The running gateway as its control API sees it. Cheap to clone.
@@ -69,6 +73,8 @@ struct Parts {
     issuer_url: String,
     subscribers: Option<watch::Sender<Clients>>,
     keeper: TokenKeeper,
+    relay: Arc<Relay>,
+    service: Service,
     links: Links,
     pairing: Pairing,
 }

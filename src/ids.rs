@@ -79,6 +79,15 @@ impl fmt::Display for DeviceId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PairingId(pub [u8; 8]);
 
+impl PairingId {
+    /// What a person may compare at both ends: the first half, as `9C41-77A0`.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let [a, b, c, d, ..] = self.0;
+        format!("{a:02X}{b:02X}-{c:02X}{d:02X}")
+    }
+}
+
 impl fmt::Display for PairingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", u64::from_be_bytes(self.0))

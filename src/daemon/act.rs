@@ -20,6 +20,7 @@ impl Gateway {
         let known = blocking(move || store.device(&wanted)).await?;
         let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
         let told = self.links().unpair(id).await;
+        self.0.relay.detach(id).await;
         if let Err(error) = self.keeper().remove(id, "unpaired").await {
             tracing::warn!(device = %id, %error, "the token of an unpaired device could not be revoked at the issuer");
         }
@@ -48,6 +49,15 @@ impl Gateway {
         let store = self.store().clone();
         let (from, to) = (id.clone(), name.clone());
         blocking(move || store.rename_device(&from, &to)).await?;
+        // The old name's topics and token end; what waits goes out under the new name.
+        self.0.relay.detach(id).await;
+        if let Err(error) = self.keeper().remove(id, "renamed").await {
+            tracing::warn!(device = %id, %error, "the token of the old name could not be revoked at the issuer");
+        }
+        let (store, to) = (self.store().clone(), name.clone());
+        let known = blocking(move || store.device(&to)).await?;
+        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(name.to_string())))?;
+        self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
         self.record(Event::done(actor, "device.rename", id.as_str()).with(serde_json::json!({ "to": name }))).await;
         Ok(())
     }

@@ -1,74 +1,128 @@
 //! Brings a device into service: token, relay, first reading confirmed. Pairing calls it once the keys stand;
 //! the start calls the same for every device that is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::DeviceId;
 use crate::pairing::{BoxFuture, Commission, CommissionError, FirstReading};
-use crate::store::{Device, Store};
-use crate::token::TokenState;
+use crate::relay::{Relay, RelayDevice};
+use crate::spool::Spool;
+use crate::store::{Device, KeySlot, Store};
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
+use crate::token::{TokenHandle, TokenState};
 
 /// Time for the first token of a device.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
+/// Time for the sensor's first reading to arrive.
+const READING_TIME: Duration = Duration::from_secs(30);
+/// Time for the broker to confirm it.
+const CONFIRM_TIME: Duration = Duration::from_secs(20);
 
 /// What a device needs to be in service.
 #[derive(Clone)]
 pub(super) struct Service {
-    pub(super) store: Store,
-    pub(super) keeper: TokenKeeper,
-    pub(super) life: Duration,
-    pub(super) audience: String,
+    store: Store,
+    spool: Spool,
+    keeper: TokenKeeper,
+    relay: Arc<Relay>,
+    clock: Clock,
+    life: Duration,
+    audience: String,
 }
 
 impl Service {
-    pub(super) fn new(store: Store, keeper: TokenKeeper, config: &Config) -> Self {
-        Self { store, keeper, life: config.issuer.life, audience: config.issuer.audience.clone() }
+    pub(super) fn new(
+        store: Store,
+        spool: Spool,
+        keeper: TokenKeeper,
+        relay: Arc<Relay>,
+        clock: Clock,
+        config: &Config,
+    ) -> Self {
+        let (life, audience) = (config.issuer.life, config.issuer.audience.clone());
+        Self { store, spool, keeper, relay, clock, life, audience }
     }
 
     /// Attaches a device to token and relay; never waits for the cloud.
-    pub(super) fn attach(&self, device: &Device) -> Result<(), CommissionError> {
+    pub(super) fn attach(&self, device: &Device) -> Result<TokenHandle, CommissionError> {
+        let slot = slot_of(device).ok_or_else(|| failed("it has no key", "Pair it again."))?;
         let grant = Grant { scope: scopes_of(device), life: self.life, audience: self.audience.clone() };
-        let _token = self.keeper.add(&device.id, grant).map_err(|error| CommissionError {
-            message: error.to_string(),
-            next_step: "Try again: clawgate token rotate.".to_owned(),
-        })?;
-        Ok(())
+        let retry = format!("Try again: clawgate token rotate {}", device.id);
+        let token = self.keeper.add(&device.id, grant).map_err(|error| failed(&error.to_string(), &retry))?;
+        let description = json!({
+            "name": device.info.sensor_name,
+            "firmware": device.info.firmware,
+            "capabilities": device.info.capabilities,
+        });
+        let known = RelayDevice { id: device.id.clone(), pairing: slot.pairing, description };
+        self.relay.attach(known, self.spool.lane(slot.pairing), token.clone());
+        Ok(token)
     }
 
     async fn first_token(&self, id: &DeviceId) -> Result<String, CommissionError> {
         let known = self.device(id).await?;
-        self.attach(&known)?;
-        let handle =
-            self.keeper.handle(id).ok_or_else(|| failed("the device was removed meanwhile", "Pair it again."))?;
+        // Paired again, it has another lane.
+        self.relay.detach(id).await;
+        let handle = self.attach(&known)?;
         let mut states = handle.watch();
-        let valid = states.wait_for(|state| !matches!(state, TokenState::Waiting { .. }));
-        match tokio::time::timeout(TOKEN_TIME, valid).await {
-            Ok(Ok(state)) => match &*state {
-                TokenState::Valid(token) => Ok(token.claims().scope.clone()),
-                TokenState::Quarantined { reason } | TokenState::Revoked { reason } => {
-                    Err(failed(reason, &format!("Mend that, then: clawgate token rotate {id}.")))
-                }
-                TokenState::Waiting { .. } => Err(failed("there is no token yet", "See clawgate status.")),
-            },
-            _ => {
-                let reason = match &*handle.watch().borrow() {
-                    TokenState::Waiting { last_error: Some(error), .. } => error.clone(),
-                    _ => format!("the issuer gave no token within {} s", TOKEN_TIME.as_secs()),
-                };
-                Err(failed(&reason, "It is asked again by itself; see clawgate token ls."))
+        let waiting = |state: &TokenState| matches!(state, TokenState::Waiting { .. });
+        let settled = tokio::time::timeout(TOKEN_TIME, states.wait_for(|state| !waiting(state))).await;
+        let state = match settled {
+            Ok(Ok(state)) => state.clone(),
+            _ => handle.watch().borrow().clone(),
+        };
+        match state {
+            TokenState::Valid(token) => Ok(token.claims().scope.clone()),
+            TokenState::Quarantined { reason } | TokenState::Revoked { reason } => {
+                Err(failed(&reason, &format!("Mend that, then: clawgate token rotate {id}")))
+            }
+            TokenState::Waiting { last_error, .. } => {
+                let none = || format!("the issuer gave no token within {} s", TOKEN_TIME.as_secs());
+                Err(failed(&last_error.unwrap_or_else(none), "It is asked again by itself; see clawgate token ls."))
             }
         }
     }
 
+    async fn await_first_reading(&self, id: &DeviceId) -> Result<FirstReading, CommissionError> {
+        let known = self.device(id).await?;
+        let slot = slot_of(&known).ok_or_else(|| failed("it has no key", "Pair it again."))?;
+        let mut progress = self.spool.lane(slot.pairing).progress();
+        let mut confirmed =
+            self.relay.confirmed(id).ok_or_else(|| failed("it was removed meanwhile", "Pair it again."))?;
+        let before = *confirmed.borrow();
+        let came = tokio::time::timeout(READING_TIME, progress.wait_for(|progress| progress.next > 1));
+        let came = matches!(came.await, Ok(Ok(_)));
+        if !came {
+            let text = format!("no reading came from the sensor within {} s", READING_TIME.as_secs());
+            return Err(failed(&text, "Look at the sensor; its session: clawgate status."));
+        }
+        let taken_at = self.clock.boot();
+        let heard = tokio::time::timeout(CONFIRM_TIME, confirmed.wait_for(|count| *count > before));
+        let heard = matches!(heard.await, Ok(Ok(_)));
+        if heard {
+            let confirmed_after = self.clock.boot().saturating_sub(taken_at);
+            return Ok(FirstReading { summary: None, confirmed_after });
+        }
+        let statuses = self.relay.status();
+        let reason = statuses.into_iter().find(|status| status.device == *id).and_then(|status| status.last_error);
+        let none = || format!("the broker confirmed no reading within {} s", CONFIRM_TIME.as_secs());
+        Err(failed(
+            &reason.unwrap_or_else(none),
+            "Readings are kept and go out by themselves when the broker answers; see clawgate status.",
+        ))
+    }
+
     async fn device(&self, id: &DeviceId) -> Result<Device, CommissionError> {
-        let (store, id) = (self.store.clone(), id.clone());
-        let found = tokio::task::spawn_blocking(move || store.device(&id)).await;
-        match found {
+        let (store, wanted) = (self.store.clone(), id.clone());
+        match tokio::task::spawn_blocking(move || store.device(&wanted)).await {
             Ok(Ok(Some(device))) => Ok(device),
-            Ok(Ok(None)) => Err(failed("the device is not in the registry", "Pair it again.")),
+            Ok(Ok(None)) => Err(failed("it is not in the registry", "Pair it again.")),
             Ok(Err(error)) => Err(failed(&error.to_string(), "See clawgate status.")),
             Err(error) => Err(failed(&error.to_string(), "See the log of clawgate.")),
         }
@@ -77,6 +131,11 @@ impl Service {
 
 fn failed(message: &str, next_step: &str) -> CommissionError {
     CommissionError { message: message.to_owned(), next_step: next_step.to_owned() }
+}
+
+/// The key that readings come under: the proven one, else the one to be proven.
+pub(super) fn slot_of(device: &Device) -> Option<&KeySlot> {
+    device.current.as_ref().or(device.pending.as_ref().map(|pending| &pending.key))
 }
 
 /// What the operator granted; telemetry, where nothing was said.
@@ -89,7 +148,7 @@ impl Commission for Service {
         Box::pin(self.first_token(device))
     }
 
-    fn first_reading<'a>(&'a self, _device: &'a DeviceId) -> BoxFuture<'a, Result<FirstReading, CommissionError>> {
-        Box::pin(async { Err(failed("there is no relay", "Wait for it.")) })
+    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<FirstReading, CommissionError>> {
+        Box::pin(self.await_first_reading(device))
     }
 }

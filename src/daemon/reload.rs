@@ -2,7 +2,8 @@
 
 use std::sync::PoisonError;
 
-use super::{Gateway, issuer, start};
+use super::options::uart_options;
+use super::{Gateway, issuer};
 use crate::config::{self, Config};
 
 /// Takes the configuration of the files as they are now.
@@ -36,7 +37,7 @@ fn apply(gateway: &Gateway, new: Config) -> Option<String> {
         }
     }
     if old.uart != new.uart {
-        gateway.links().reload(start::uart_options(&new));
+        gateway.links().reload(uart_options(&new));
     }
     if old.log != new.log {
         gateway.0.log.set_level(new.log.level);

@@ -9,25 +9,27 @@ use clawgate_protocol::pairing::Suite;
 use tokio::net::TcpListener;
 
 use super::commission::Service;
+use super::disk::{self, Disk};
 use super::issuer::IssuingError;
+use super::options::{keeper_options, relay_options, uart_options};
 use super::tasks::Tasks;
 use super::{Gateway, Parts, issuer, metrics_http, watchdog};
-use crate::audit::{Audit, AuditError};
+use crate::audit::AuditError;
 use crate::clock::Clock;
 use crate::config::{BrokerUrl, Config};
 use crate::control;
 use crate::control::socket::{ControlSocket, SocketError};
-use crate::link::uart::{PortOptions, UartOptions};
 use crate::link::{LinkParts, Links};
 use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::pairing::Pairing;
-use crate::pairing::code_book::{CodeError, Codes};
-use crate::spool::{Spool, SpoolError, SpoolOptions};
+use crate::pairing::code_book::CodeError;
+use crate::relay::{Relay, RelayError};
+use crate::spool::SpoolError;
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
-use crate::store::{Store, StoreError, StoreOptions};
-use crate::token::keeper::{KeeperOptions, TokenKeeper};
+use crate::store::StoreError;
+use crate::token::keeper::TokenKeeper;
 use crate::token::key::KeyError;
 use crate::token::local::LocalIssuer;
 
@@ -50,6 +52,9 @@ pub enum StartError {
     /// The spool's database.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The relay's certificates.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -81,7 +86,7 @@ pub(super) async fn start(
 ) -> Result<Gateway, StartError> {
     let clock = Clock::system();
     let metrics = Metrics::new();
-    let disk = open_disk(&config, &clock).await?;
+    let disk = disk::open(&config, &clock).await?;
     let Disk { store, spool, audit, codes } = disk.clone();
     let running = spool.clone();
     tasks.spawn("spool", |stop| async move {
@@ -92,13 +97,15 @@ pub(super) async fn start(
     let issuing = issuer::start(&config, &store, &clock, tasks).await?;
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
-    let service = Service::new(store.clone(), keeper.clone(), &config);
+    let relay = Arc::new(Relay::new(relay_options(&config, &broker), clock.clone(), metrics.relay.clone())?);
+    let service =
+        Service::new(store.clone(), spool.clone(), keeper.clone(), Arc::clone(&relay), clock.clone(), &config);
     for device in store.devices()? {
         if let Err(error) = service.attach(&device) {
             tracing::error!(device = %device.id, %error, "a device is not in service");
         }
     }
-    let parts = link_parts(&config, disk, service, &metrics, &clock)?;
+    let parts = link_parts(&config, disk, service.clone(), &metrics, &clock)?;
     let stop_links = tokio_util::sync::CancellationToken::new();
     let links = Links::start(uart_options(&config), parts, stop_links.clone());
     let pairing = Pairing::new(links.clone());
@@ -121,6 +128,8 @@ pub(super) async fn start(
         issuer_url: issuing.url,
         subscribers: issuing.subscribers,
         keeper,
+        relay,
+        service,
         links: links.clone(),
         pairing,
     }));
@@ -154,38 +163,6 @@ async fn serve_metrics(gateway: &Gateway, address: std::net::SocketAddr, tasks: 
     *gateway.0.metrics_address.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = bound;
 }
 
-/// What is on disk.
-#[derive(Clone)]
-struct Disk {
-    store: Store,
-    spool: Spool,
-    audit: Audit,
-    codes: Codes,
-}
-
-async fn open_disk(config: &Config, clock: &Clock) -> Result<Disk, StartError> {
-    let options = StoreOptions {
-        dir: config.state_dir.clone(),
-        master_key: config.master_key.clone(),
-        credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
-    };
-    let spool_options = SpoolOptions {
-        commit: Duration::from_millis(config.spool.commit_ms),
-        max_bytes: config.spool.max_bytes,
-        ..SpoolOptions::default()
-    };
-    let clock = clock.clone();
-    tokio::task::spawn_blocking(move || {
-        // The store first: it takes the directory for this process, and the others stand in it.
-        let store = Store::open(&options, clock.clone())?;
-        let audit = Audit::open(&store.dir().join("audit"), &store.seed("audit-key")?, clock.clone())?;
-        let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock.clone())?;
-        let codes = Codes::start(store.clone(), audit.clone(), clock)?;
-        Ok(Disk { store, spool, audit, codes })
-    })
-    .await?
-}
-
 /// The broker that readings go to, started first where it is our own.
 async fn broker(config: &Config, issuer: Option<&LocalIssuer>, tasks: &mut Tasks) -> Result<BrokerUrl, StartError> {
     match (&config.broker.url, issuer) {
@@ -198,10 +175,6 @@ async fn broker(config: &Config, issuer: Option<&LocalIssuer>, tasks: &mut Tasks
         // The configuration's check refuses this before.
         (None, _) => Err(StartError::NoBroker),
     }
-}
-
-fn keeper_options(config: &Config) -> KeeperOptions {
-    KeeperOptions { tenant: config.gateway.tenant.to_string(), gateway: config.gateway.id.to_string() }
 }
 
 fn link_parts(
@@ -224,14 +197,4 @@ fn link_parts(
         metrics: metrics.clone(),
         clock: clock.clone(),
     })
-}
-
-/// The serial lines of a configuration, as the links take them.
-pub(super) fn uart_options(config: &Config) -> UartOptions {
-    let port = |(name, port): (&crate::config::Name, &crate::config::PortConfig)| PortOptions {
-        name: name.to_string(),
-        path: port.path.clone(),
-        baud: port.baud,
-    };
-    UartOptions { ports: config.uart.ports.iter().map(port).collect() }
 }

@@ -14,6 +14,8 @@ pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");
         }
     }
+    // No reading comes any more: what is in flight gets its time to come back.
+    gateway.0.relay.shutdown().await;
     gateway.keeper().shutdown().await;
     // The last commit: what is not confirmed is on disk when this returns.
     for (name, seconds) in [("spool", 10), ("issuer", 6), ("broker", 6), ("metrics", 1)] {

@@ -3,11 +3,12 @@
 use std::sync::PoisonError;
 
 use super::Gateway;
-use super::commission::scopes_of;
+use super::commission::{scopes_of, slot_of};
 use crate::config::Mode;
 use crate::control::api::{Device, Health, Port, Problem, Relay, Spool, Status, Token};
-use crate::ids::PairingId;
+use crate::ids::{DeviceId, PairingId};
 use crate::link::{LineCondition, PortCondition, PortState};
+use crate::relay::RelayState;
 use crate::store::{self, StoreError};
 use crate::token::keeper::TokenStatus;
 
@@ -75,19 +76,42 @@ pub(crate) fn devices(gateway: &Gateway) -> Result<Vec<Device>, StoreError> {
 
 /// One device.
 pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
-    let slot = known.current.as_ref().or(known.pending.as_ref().map(|pending| &pending.key));
+    let slot = slot_of(known);
     Device {
         id: known.id.to_string(),
         sensor: known.hardware_id.clone(),
         pairing: slot.map(|slot| slot.pairing.to_string()).unwrap_or_default(),
-        fingerprint: String::new(),
+        fingerprint: slot.map(|slot| slot.pairing.fingerprint()).unwrap_or_default(),
         firmware: known.info.firmware.clone(),
         paired_at: rfc3339(known.confirmed_ms.unwrap_or(known.created_ms)),
         scopes: scopes_of(known).iter().map(ToString::to_string).collect(),
         token: gateway.keeper().status(&known.id).map_or_else(|| no_token(known), token),
-        relay: Relay { state: "none".to_owned(), for_s: 0, error: None, published: 0, confirmed: 0, refused: 0 },
+        relay: relay(gateway, &known.id),
         waiting: slot.map_or(0, |slot| waiting(gateway, slot.pairing)),
     }
+}
+
+/// The connection of one device.
+fn relay(gateway: &Gateway, id: &DeviceId) -> Relay {
+    let none = Relay { state: "none".to_owned(), for_s: 0, error: None, published: 0, confirmed: 0, refused: 0 };
+    let status = gateway.0.relay.status().into_iter().find(|status| status.device == *id);
+    status.map_or(none, |status| Relay {
+        state: match status.state {
+            RelayState::WaitingForToken => "waiting_for_token",
+            RelayState::Queued => "queued",
+            RelayState::Connecting => "connecting",
+            RelayState::Connected => "connected",
+            RelayState::Idle => "idle",
+            RelayState::BackingOff => "backing_off",
+            RelayState::Paused => "paused",
+        }
+        .to_owned(),
+        for_s: status.for_ms / 1000,
+        error: status.last_error,
+        published: status.published,
+        confirmed: status.confirmed,
+        refused: status.refused,
+    })
 }
 
 /// Readings of one pairing that wait for the broker.
@@ -168,7 +192,12 @@ fn problems(ports: &[Port], devices: &[Device]) -> Vec<Problem> {
         let reason = device.token.reason.as_deref().unwrap_or_default();
         problem(&device.id, &format!("token {}: {reason}", device.token.state))
     });
-    ports.chain(tokens).collect()
+    let bad_relay = |device: &&Device| matches!(device.relay.state.as_str(), "backing_off" | "paused" | "queued");
+    let relays = devices.iter().filter(bad_relay).map(|device| {
+        let reason = device.relay.error.as_deref().unwrap_or("no reason is known");
+        problem(&device.id, &format!("cloud {}: {reason}", device.relay.state.replace('_', " ")))
+    });
+    ports.chain(tokens).chain(relays).collect()
 }
 
 /// The gateway in one line, for `systemctl status`.

@@ -511,10 +511,9 @@ impl Agreed {
         Self { device, pairing, code, actor: Actor::Daemon, ceremony: ceremony.name() }
     }
 
-    /// What a person may compare at both ends: the first half of the pairing's name.
+    /// What a person may compare at both ends.
     pub(crate) fn fingerprint(&self) -> String {
-        let [a, b, c, d, ..] = self.pairing.0;
-        format!("{a:02X}{b:02X}-{c:02X}{d:02X}")
+        self.pairing.fingerprint()
     }
 }
 

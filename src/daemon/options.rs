@@ -1,0 +1,37 @@
+//! The configuration in the words of each part.
+
+use std::path::Path;
+
+use crate::config::{BrokerUrl, Config, Name, PortConfig};
+use crate::link::uart::{PortOptions, UartOptions};
+use crate::relay::{RelayOptions, TlsFiles};
+use crate::token::keeper::KeeperOptions;
+
+/// Whose tokens are kept.
+pub(super) fn keeper_options(config: &Config) -> KeeperOptions {
+    KeeperOptions { tenant: config.gateway.tenant.to_string(), gateway: config.gateway.id.to_string() }
+}
+
+/// How the relay reaches the broker.
+pub(super) fn relay_options(config: &Config, broker: &BrokerUrl) -> RelayOptions {
+    let (tenant, gateway) = (config.gateway.tenant.to_string(), config.gateway.id.to_string());
+    let client = config.broker.client_cert.clone().zip(config.broker.client_key.clone());
+    let tls = |ca: &Path| TlsFiles { ca: ca.to_owned(), client };
+    RelayOptions {
+        // The configuration's check insists on a CA where TLS is spoken.
+        tls: config.broker.ca.as_deref().filter(|_| broker.tls).map(tls),
+        reauth: config.broker.reauth,
+        payload: config.broker.payload,
+        ..RelayOptions::new(broker.host.clone(), broker.port, tenant, gateway)
+    }
+}
+
+/// The serial lines of a configuration, as the links take them.
+pub(super) fn uart_options(config: &Config) -> UartOptions {
+    let port = |(name, port): (&Name, &PortConfig)| PortOptions {
+        name: name.to_string(),
+        path: port.path.clone(),
+        baud: port.baud,
+    };
+    UartOptions { ports: config.uart.ports.iter().map(port).collect() }
+}
