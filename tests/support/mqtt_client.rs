@@ -1,5 +1,6 @@
 //! An MQTT v5 client for tests: connects once, never again by itself, and tells everything that happened to it.
 //! Included by path where a test needs it.
+#![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
