@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rumqttc::mqttbytes::v5::AuthProperties;
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, Incoming, MqttOptions, Publish, PublishOptions, PublishResult, QoS,
-    TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, Event, Incoming, MqttOptions, Publish, PublishOptions, PublishProperties,
+    PublishResult, QoS, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -95,6 +95,17 @@ impl MqttClient {
     /// Publishes at QoS 1: the reason of the PUBACK, or why there was none.
     pub(crate) async fn publish(&self, topic: &str, payload: &str) -> String {
         self.publish_as(topic, payload, PublishOptions::new(QoS::AtLeastOnce)).await
+    }
+
+    /// The same with the CloudEvents attributes of a reading.
+    pub(crate) async fn publish_named(&self, topic: &str, payload: &str, id: &str) -> String {
+        let attribute = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let properties = PublishProperties {
+            content_type: Some("application/senml+json".to_owned()),
+            user_properties: vec![attribute("id", id), attribute("type", "claw.telemetry.v1")],
+            ..PublishProperties::default()
+        };
+        self.publish_as(topic, payload, PublishOptions::new(QoS::AtLeastOnce).properties(properties)).await
     }
 
     /// The same with a retained message.
