@@ -1,102 +1,26 @@
 //! The relay against a real broker: everything arrives, in order, under its name, whatever the broker does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
 
+#[path = "support/back_half.rs"]
+mod back_half;
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use back_half::{Gateway, pack, pairing, reading, submit};
 use bytes::Bytes;
-use clawgate::clock::Clock;
 use clawgate::config::Payload;
-use clawgate::ids::{DeviceId, PairingId};
-use clawgate::metrics::Metrics;
-use clawgate::relay::{Relay, RelayDevice, RelayOptions, RelayState};
-use clawgate::spool::{Capture, Incoming, Kind, Lane, Spool, SpoolError, SpoolOptions, Submitted};
+use clawgate::ids::DeviceId;
+use clawgate::relay::RelayState;
+use clawgate::spool::{Capture, Incoming, Kind};
 use clawgate::token::scope::{Action, Topics};
-use clawgate::token::{TokenFeed, TokenState, TokenWish};
-use clawgate_protocol::senml::{self, Number, Record, Value};
-use support::{Mosquitto, Subscriber, token, token_feed, token_for, until, within};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use clawgate::token::{TokenState, TokenWish};
+use clawgate_protocol::senml::{self, Record, Value};
+use support::{Mosquitto, Subscriber, token, token_for, until, within};
 
 /// A broker that keeps sessions over its own restart.
 const DURABLE: &str = "allow_anonymous true\npersistence true\npersistence_location {dir}/\nautosave_interval 1\n";
-
-struct Gateway {
-    _folder: tempfile::TempDir,
-    spool: Spool,
-    relay: Relay,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), SpoolError>>,
-}
-
-impl Gateway {
-    fn start(port: u16, change: impl FnOnce(&mut RelayOptions)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = SpoolOptions { commit: Duration::from_millis(100), ..SpoolOptions::default() };
-        let spool = Spool::open(&folder.path().join("spool.db"), options, Clock::system()).unwrap();
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(spool.clone().run(stop.clone()));
-        let mut options = RelayOptions::new("127.0.0.1".into(), port, "default".into(), "site-1".into());
-        options.backoff = (Duration::from_millis(20), Duration::from_millis(200));
-        change(&mut options);
-        let relay = Relay::new(options, Clock::system(), Metrics::new().relay).unwrap();
-        Self { _folder: folder, spool, relay, stop, task }
-    }
-
-    fn attach(&self, device: &str) -> (Lane, TokenFeed) {
-        let (feed, handle) = token_feed(device);
-        let lane = self.spool.lane(pairing(device));
-        let description = serde_json::json!({ "units": ["Cel"] });
-        let device = RelayDevice { id: device.parse().unwrap(), pairing: pairing(device), description };
-        self.relay.attach(device, lane.clone(), handle);
-        (lane, feed)
-    }
-
-    fn state(&self) -> RelayState {
-        self.relay.status()[0].state
-    }
-
-    fn last_error(&self) -> String {
-        self.relay.status()[0].last_error.clone().unwrap_or_default()
-    }
-
-    async fn stop(self) {
-        within("the relay ends", self.relay.shutdown()).await;
-        self.stop.cancel();
-        within("the spool ends", self.task).await.unwrap().unwrap();
-    }
-}
-
-fn pairing(device: &str) -> PairingId {
-    let mut id = [0; 8];
-    id[..device.len().min(8)].copy_from_slice(&device.as_bytes()[..device.len().min(8)]);
-    PairingId(id)
-}
-
-fn pack(value: u64) -> Bytes {
-    let record = Record {
-        base_time: Some(Number::Integer(1_700_000_000)),
-        name: Some("t"),
-        unit: Some("Cel"),
-        value: Some(Value::Number(Number::Integer(value.cast_signed()))),
-        ..Record::default()
-    };
-    let mut out = [0; 128];
-    let len = senml::encode(&[record], &mut out).unwrap();
-    Bytes::copy_from_slice(&out[..len])
-}
-
-fn reading(seq: u64) -> Incoming {
-    Incoming { epoch: 0xfeed, seq, kind: Kind::Telemetry, content: pack(seq), captured: Capture::Exact }
-}
-
-fn submit(lane: &Lane, seqs: std::ops::RangeInclusive<u64>) {
-    for seq in seqs {
-        assert_eq!(lane.submit(reading(seq)).unwrap(), Submitted::Accepted, "seq {seq}");
-    }
-}
 
 async fn arrives(subscriber: &Subscriber, device: &str, last: u64) {
     until("every reading arrives", || {

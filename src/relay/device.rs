@@ -62,6 +62,8 @@ pub(super) struct Task {
     refused: Option<String>,
     /// Messages still to be sent one by one.
     careful: u64,
+    /// Connections in a row that ended with messages unanswered and none confirmed.
+    fruitless: u32,
 }
 
 /// What one connection carries along.
@@ -92,7 +94,20 @@ impl Task {
         let (first, cap) = shared.options.backoff;
         let tokens = token.watch();
         let backoff = Backoff::new(first, cap);
-        Self { shared, device, composer, lane, token, tokens, cell, stop, backoff, refused: None, careful: 0 }
+        Self {
+            shared,
+            device,
+            composer,
+            lane,
+            token,
+            tokens,
+            cell,
+            stop,
+            backoff,
+            refused: None,
+            careful: 0,
+            fruitless: 0,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -385,6 +400,7 @@ impl Task {
         }
         if !it.confirmed.is_empty() {
             self.backoff.reset();
+            self.fruitless = 0;
             let confirmed = self.lane.confirm(&it.confirmed) as u64;
             self.careful = self.careful.saturating_sub(confirmed);
             it.confirmed.clear();
@@ -404,12 +420,19 @@ impl Task {
         }
     }
 
-    /// The broker ended the connection over a message: find it, and let the others through.
+    /// The broker ended the connection over a message: find it, and let the others through. What the broker said
+    /// may be lost with the connection, so two ends in a row that brought nothing count as such, too.
     fn suspect(&mut self, end: &End, it: &Serving) {
-        let End::Failed(Failure::Rejected(reason)) = end else { return };
-        match it.lost.as_slice() {
-            [only] => self.bury(*only, reason),
-            _ => self.careful = CAREFUL,
+        match (end, it.lost.as_slice()) {
+            (_, []) => {}
+            (End::Failed(Failure::Rejected(reason)), [only]) => self.bury(*only, reason),
+            (End::Failed(Failure::Rejected(_)), _) => self.careful = CAREFUL,
+            _ => {
+                self.fruitless += 1;
+                if self.fruitless >= 2 {
+                    self.careful = CAREFUL;
+                }
+            }
         }
     }
 

@@ -216,7 +216,9 @@ fn classify(error: &ConnectionError, method_offered: bool) -> Failure {
         }
         ConnectionError::Tls(rumqttc::TlsError::Io(error))
         | ConnectionError::Io(error)
-        | ConnectionError::MqttState(StateError::Io(error)) => tls_or_network(error),
+        | ConnectionError::MqttState(StateError::Io(error) | StateError::Deserialization(rumqttc::Error::Io(error))) => {
+            tls_or_network(error)
+        }
         ConnectionError::Tls(error) => Failure::Tls(error.to_string()),
         ConnectionError::Timeout(_) => Failure::Lost("the broker did not answer in time".to_owned()),
         error => Failure::Lost(error.to_string()),

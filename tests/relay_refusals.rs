@@ -1,0 +1,279 @@
+//! What a broker may answer: late, never, twice, to nothing, or with a refusal. A broker by script plays it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+#[path = "support/back_half.rs"]
+mod back_half;
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use back_half::{Gateway, submit};
+use clawgate::relay::RelayState;
+use clawgate::token::TokenWish;
+use support::{until, within};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// What the broker does about one publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Ack(u8),
+    Nothing,
+    Twice,
+    Unknown,
+    Late(Duration),
+    Disconnect(u8),
+    Cut,
+}
+
+/// Decides by seq and by how often that seq was seen.
+type Script = dyn Fn(u64, usize) -> Reply + Send + Sync;
+
+struct Scripted {
+    port: u16,
+    seen: Arc<Mutex<Vec<u64>>>,
+    connects: Arc<Mutex<Vec<tokio::time::Instant>>>,
+    task: JoinHandle<()>,
+}
+
+impl Scripted {
+    async fn start(connack: u8, script: impl Fn(u64, usize) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (seen, connects) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let script: Arc<Script> = Arc::new(script);
+        let (all, times) = (Arc::clone(&seen), Arc::clone(&connects));
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                times.lock().unwrap().push(tokio::time::Instant::now());
+                tokio::spawn(talk(stream, connack, Arc::clone(&script), Arc::clone(&all)));
+            }
+        });
+        Self { port, seen, connects, task }
+    }
+
+    fn seen(&self) -> Vec<u64> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Each seq where it came last.
+    fn count(&self, seq: u64) -> usize {
+        self.seen().iter().filter(|seen| **seen == seq).count()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let kind = stream.read_u8().await.ok()?;
+    let mut len = 0usize;
+    for shift in (0..28).step_by(7) {
+        let byte = stream.read_u8().await.ok()?;
+        len |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await.ok()?;
+    Some((kind, body))
+}
+
+async fn talk(mut stream: TcpStream, connack: u8, script: Arc<Script>, seen: Arc<Mutex<Vec<u64>>>) {
+    let Some((0x10, connect)) = packet(&mut stream).await else { return };
+    // One that offers a method is told that there is none, as mosquitto does.
+    let code =
+        if connect.windows(11).any(|part| part == b"OAUTH2-JWT\x16") || has_method(&connect) { 0x8c } else { connack };
+    stream.write_all(&[0x20, 3, 0, code, 0]).await.unwrap();
+    if code != 0 {
+        return;
+    }
+    let mut late: VecDeque<u16> = VecDeque::new();
+    while let Some((kind, body)) = packet(&mut stream).await {
+        if kind == 0xe0 {
+            return;
+        }
+        if kind & 0xf0 != 0x30 {
+            let _ = stream.write_all(&[0xd0, 0]).await;
+            continue;
+        }
+        let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let id = u16::from_be_bytes([body[2 + topic], body[3 + topic]]);
+        let text = String::from_utf8_lossy(&body);
+        let seq = text.rsplit_once("\"v\":").and_then(|(_, rest)| rest.split(['}', ',']).next()?.parse::<u64>().ok());
+        let reply = match seq {
+            None => Reply::Ack(0),
+            Some(seq) => {
+                let times = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(seq);
+                    seen.iter().filter(|known| **known == seq).count()
+                };
+                script(seq, times)
+            }
+        };
+        let ack = |id: u16, code| [0x40, 4, id.to_be_bytes()[0], id.to_be_bytes()[1], code, 0];
+        let sent = match reply {
+            Reply::Ack(code) => stream.write_all(&ack(id, code)).await,
+            Reply::Nothing => Ok(()),
+            Reply::Twice => stream.write_all(&[ack(id, 0), ack(id, 0)].concat()).await,
+            Reply::Unknown => stream.write_all(&ack(99, 0)).await,
+            Reply::Late(wait) => {
+                late.push_back(id);
+                tokio::time::sleep(wait).await;
+                stream.write_all(&ack(id, 0)).await
+            }
+            Reply::Disconnect(code) => {
+                let _ = stream.write_all(&[0xe0, 2, code, 0]).await;
+                return;
+            }
+            Reply::Cut => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn has_method(connect: &[u8]) -> bool {
+    connect.windows(10).any(|part| part == b"OAUTH2-JWT")
+}
+
+async fn all_confirmed(gateway: &Gateway, readings: u64) {
+    until("the spool is empty", || gateway.spool.status().depth == 0).await;
+    let lane = gateway.spool.lane(back_half::pairing("pump-3"));
+    assert_eq!(lane.progress().borrow().safe, readings);
+}
+
+#[tokio::test]
+async fn no_matching_subscribers_is_success_and_counted() {
+    let broker = Scripted::start(0, |seq, _| Reply::Ack(if seq % 2 == 0 { 0x10 } else { 0 })).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=10);
+    all_confirmed(&gateway, 10).await;
+    let status = &gateway.relay.status()[0];
+    assert_eq!((status.confirmed, status.unheard), (10, 5));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_puback_that_comes_late_twice_for_nothing_or_never_loses_nothing() {
+    let broker = Scripted::start(0, |seq, times| match (seq, times) {
+        (10, 1) => Reply::Nothing,
+        (20, 1) => Reply::Twice,
+        (30, 1) => Reply::Unknown,
+        (40, _) => Reply::Late(Duration::from_millis(100)),
+        (50, 1) => Reply::Cut,
+        _ => Reply::Ack(0),
+    })
+    .await;
+    let gateway = Gateway::start(broker.port, |options| options.ack_timeout = Duration::from_millis(300));
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=60);
+    all_confirmed(&gateway, 60).await;
+    let mut seen = broker.seen();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, (1..=60).collect::<Vec<_>>());
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_unauthorized_publish_stops_the_device_keeps_its_queue_and_tells_the_keeper_once() {
+    let broker = Scripted::start(0, |seq, _| Reply::Ack(if seq > 3 { 0x87 } else { 0 })).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (lane, mut feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=20);
+    assert_eq!(
+        within("the keeper is told", feed.wishes.recv()).await,
+        Some(TokenWish::Refused { jti: "first".to_owned() })
+    );
+    until("it is paused", || gateway.state() == RelayState::Paused).await;
+    assert!(feed.wishes.try_recv().is_err());
+    assert_eq!(gateway.spool.status().depth, 17, "an ACL mistake loses no backlog");
+    assert_eq!(gateway.spool.status().dead_letters, 0);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_connect_is_not_tried_again_with_the_same_token() {
+    let broker = Scripted::start(0x87, |_, _| Reply::Ack(0)).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (_lane, mut feed) = gateway.attach("pump-3");
+    within("the keeper is told", feed.wishes.recv()).await.unwrap();
+    until("it is paused", || gateway.state() == RelayState::Paused).await;
+    let connects = broker.connects.lock().unwrap().len();
+    assert_eq!(connects, 2, "once with the method, once with the password");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn quota_is_waited_out_and_nothing_is_lost_or_buried() {
+    let broker = Scripted::start(0, |seq, times| Reply::Ack(if seq == 5 && times < 4 { 0x97 } else { 0 })).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=10);
+    all_confirmed(&gateway, 10).await;
+    assert_eq!((broker.count(5), broker.count(4)), (4, 1));
+    assert_eq!(gateway.spool.status().dead_letters, 0);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_puback_that_refuses_the_message_itself_buries_it_and_the_queue_goes_on() {
+    let broker = Scripted::start(0, |seq, _| {
+        Reply::Ack(match seq {
+            4 => 0x90,
+            6 => 0x99,
+            _ => 0,
+        })
+    })
+    .await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=10);
+    all_confirmed(&gateway, 10).await;
+    until("both are buried", || gateway.spool.status().dead_letters == 2).await;
+    assert_eq!(gateway.relay.status()[0].connects, 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_over_one_message_gets_the_others_and_that_one_is_found() {
+    let broker = Scripted::start(0, |seq, _| if seq == 7 { Reply::Disconnect(0x99) } else { Reply::Ack(0) }).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=50);
+    all_confirmed(&gateway, 50).await;
+    let letters = gateway.spool.dead_letters(10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.id.seq).collect::<Vec<_>>(), [7]);
+    assert!(letters[0].reason.contains("PayloadFormatInvalid"), "{}", letters[0].reason);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn reconnects_are_spaced_and_not_a_storm() {
+    let broker = Scripted::start(0, |_, _| Reply::Cut).await;
+    let gateway = Gateway::start(broker.port, |options| {
+        options.backoff = (Duration::from_millis(40), Duration::from_millis(400));
+    });
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=1);
+    until("it tried a few times", || broker.connects.lock().unwrap().len() >= 8).await;
+    let times = broker.connects.lock().unwrap().clone();
+    // The first is the one with the method, which is answered at once with the next.
+    let gaps: Vec<Duration> = times[1..].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (gap, least) in gaps.iter().zip([20, 40, 80, 160, 200, 200]) {
+        assert!(*gap >= Duration::from_millis(least), "{gaps:?}");
+    }
+    gateway.stop().await;
+}

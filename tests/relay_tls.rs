@@ -1,0 +1,105 @@
+//! The relay over TLS: the pinned CA and no other, a client certificate where asked for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+#[path = "support/back_half.rs"]
+mod back_half;
+mod support;
+
+use std::path::Path;
+
+use back_half::{Gateway, submit};
+use clawgate::clock::Clock;
+use clawgate::metrics::Metrics;
+use clawgate::relay::{Relay, RelayError, RelayOptions, RelayState, TlsFiles};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use support::{Mosquitto, until};
+
+/// Writes a CA and what it signed: `NAME.pem`, and `NAME-leaf.pem` with its key for `localhost`.
+fn authority(folder: &Path, name: &str, leaf: impl FnOnce(&mut CertificateParams)) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, format!("{name} CA"));
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    leaf(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let write = |suffix: &str, text: String| std::fs::write(folder.join(format!("{name}{suffix}")), text).unwrap();
+    write(".pem", issuer.pem());
+    write("-leaf.pem", certificate.pem());
+    write("-leaf.key", key.serialize_pem());
+}
+
+fn broker(leaf: impl FnOnce(&mut CertificateParams), more: &str) -> Mosquitto {
+    let folder = tempfile::tempdir().unwrap();
+    authority(folder.path(), "site", leaf);
+    authority(folder.path(), "other", |_| ());
+    let tls = "certfile {dir}/site-leaf.pem\nkeyfile {dir}/site-leaf.key\ncafile {dir}/site.pem\n";
+    Mosquitto::start_in(folder, &format!("allow_anonymous true\n{tls}{more}"))
+}
+
+fn gateway(broker: &Mosquitto, ca: &str, client: Option<&str>) -> Gateway {
+    let file = |name: &str| broker.folder().join(name);
+    let client = client.map(|name| (file(&format!("{name}-leaf.pem")), file(&format!("{name}-leaf.key"))));
+    let tls = TlsFiles { ca: file(ca), client };
+    Gateway::start(broker.port(), |options| {
+        options.host = "localhost".to_owned();
+        options.tls = Some(tls);
+    })
+}
+
+async fn delivers(gateway: Gateway) {
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=100);
+    until("all is confirmed", || gateway.spool.status().depth == 0 && gateway.relay.status()[0].confirmed == 100).await;
+    gateway.stop().await;
+}
+
+async fn refuses(gateway: Gateway, broker: &Mosquitto) {
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=10);
+    until("it says why", || gateway.last_error().contains("TLS")).await;
+    assert_eq!(gateway.state(), RelayState::BackingOff);
+    assert_eq!(gateway.spool.status().depth, 10);
+    assert!(!broker.log().contains("up/telemetry"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_pinned_ca_delivers_and_any_other_is_refused() {
+    let broker = broker(|_| (), "");
+    refuses(gateway(&broker, "other.pem", None), &broker).await;
+    delivers(gateway(&broker, "site.pem", None)).await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused() {
+    let broker = broker(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1), "");
+    refuses(gateway(&broker, "site.pem", None), &broker).await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused() {
+    let broker = broker(|params| *params = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap(), "");
+    refuses(gateway(&broker, "site.pem", None), &broker).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_asks_for_a_client_certificate_gets_the_configured_one() {
+    let broker = broker(|_| (), "require_certificate true\n");
+    refuses(gateway(&broker, "site.pem", None), &broker).await;
+    delivers(gateway(&broker, "site.pem", Some("site"))).await;
+}
+
+#[tokio::test]
+async fn files_that_are_no_certificates_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let mut options = RelayOptions::new("localhost".into(), 8883, "default".into(), "site-1".into());
+    options.tls = Some(TlsFiles { ca: ca.clone(), client: None });
+    let relay = |options: &RelayOptions| Relay::new(options.clone(), Clock::system(), Metrics::new().relay);
+    assert!(matches!(relay(&options).unwrap_err(), RelayError::File { path, .. } if path == ca));
+    std::fs::write(&ca, "-----BEGIN NOTHING-----").unwrap();
+    let error = relay(&options).unwrap_err();
+    assert!(error.to_string().contains("ca.pem") && error.to_string().contains("certificate"), "{error}");
+}
