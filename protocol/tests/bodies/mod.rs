@@ -4,6 +4,8 @@
 #![allow(clippy::expect_used, reason = "these are tests")]
 #![allow(dead_code, reason = "each test and each fuzz target uses its own part")]
 
+pub(crate) mod machines;
+
 use clawgate_protocol::app::App;
 use clawgate_protocol::cbor::Reader;
 use clawgate_protocol::code::Code;

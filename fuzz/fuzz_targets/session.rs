@@ -1,0 +1,9 @@
+//! Sessions on a line that an attacker owns.
+#![no_main]
+
+#[path = "../../protocol/tests/bodies/mod.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    bodies::machines::session(bytes);
+});
