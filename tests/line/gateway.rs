@@ -1,0 +1,235 @@
+//! The gateway's front half on a state directory of its own, with a cloud that takes what the spool gives.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clawgate::audit::{Actor, Audit};
+use clawgate::clock::Clock;
+use clawgate::ids::{DeviceId, PairingId};
+use clawgate::link::uart::{PortOptions, UartOptions};
+use clawgate::link::{LinkParts, Links};
+use clawgate::metrics::Metrics;
+use clawgate::pairing::code_book::Codes;
+use clawgate::pairing::{
+    BoxFuture, Ceremony, Commission, CommissionError, FirstReading, PairEvent, PairFailure, PairRequest, Pairing,
+};
+use clawgate::spool::{Outgoing, Spool, SpoolOptions};
+use clawgate::store::{Store, StoreOptions};
+use clawgate_protocol::code::Code;
+use clawgate_protocol::pairing::Suite;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::{SOON, until};
+
+/// A folder for the state and for the ports' stable names.
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn port(&self, name: &str) -> PathBuf {
+        let folder = self.0.path().join("by-id");
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join(name)
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+}
+
+/// The running front half.
+pub(crate) struct Gateway {
+    pub(crate) links: Links,
+    pub(crate) pairing: Pairing,
+    pub(crate) store: Store,
+    pub(crate) codes: Codes,
+    pub(crate) audit: Audit,
+    pub(crate) cloud: Cloud,
+    pub(crate) clock: Clock,
+    stop: CancellationToken,
+    spool: tokio::task::JoinHandle<()>,
+    stop_spool: CancellationToken,
+}
+
+impl Gateway {
+    pub(crate) fn start(place: &Place, ports: &[&Path]) -> Self {
+        Self::start_with(place, ports, Suite::One)
+    }
+
+    pub(crate) fn start_with(place: &Place, ports: &[&Path], min_suite: Suite) -> Self {
+        let clock = Clock::system();
+        let options = StoreOptions { dir: place.state(), ..StoreOptions::default() };
+        let store = Store::open(&options, clock.clone()).unwrap();
+        let audit = Audit::open(&place.state().join("audit"), &store.seed("audit").unwrap(), clock.clone()).unwrap();
+        let codes = Codes::start(store.clone(), audit.clone(), clock.clone()).unwrap();
+        let options = SpoolOptions { commit: Duration::from_millis(50), ..SpoolOptions::default() };
+        let spool = Spool::open(&place.state().join("spool.db"), options, clock.clone()).unwrap();
+        let stop_spool = CancellationToken::new();
+        let running = spool.clone().run(stop_spool.clone());
+        let cloud =
+            Cloud { store: store.clone(), spool: spool.clone(), taken: Arc::default(), attached: Arc::default() };
+        for device in store.devices().unwrap() {
+            cloud.attach(&device.id);
+        }
+        let ports = ports.iter().enumerate().map(|(number, path)| PortOptions {
+            name: format!("line{number}"),
+            path: path.to_path_buf(),
+            baud: 115_200,
+        });
+        let parts = LinkParts {
+            gateway: "shed".parse().unwrap(),
+            min_suite,
+            attempts: 3,
+            store: store.clone(),
+            spool: spool.clone(),
+            codes: codes.clone(),
+            audit: audit.clone(),
+            commission: Arc::new(cloud.clone()),
+            metrics: Metrics::new(),
+            clock: clock.clone(),
+        };
+        let stop = CancellationToken::new();
+        let links = Links::start(UartOptions { ports: ports.collect() }, parts, stop.clone());
+        let spool = tokio::spawn(async move { running.await.unwrap() });
+        let pairing = Pairing::new(links.clone());
+        Self { links, pairing, store, codes, audit, cloud, clock, stop, spool, stop_spool }
+    }
+
+    /// Ends in order, as the daemon does.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(SOON, self.links.stopped()).await.expect("the links did not end");
+        self.stop_spool.cancel();
+        self.spool.await.unwrap();
+    }
+
+    /// Waits until a sensor shows itself on the first port.
+    pub(crate) async fn meets_a_sensor(&self) {
+        for _ in 0..100 {
+            if !self.links.scan(Duration::from_millis(100)).await.is_empty() {
+                return;
+            }
+        }
+        panic!("no sensor was found: {:?}", self.links.ports());
+    }
+
+    pub(crate) fn request(target: &str, name: Option<&str>, ceremony: Ceremony) -> PairRequest {
+        PairRequest {
+            target: target.to_owned(),
+            name: name.map(|name| name.parse().unwrap()),
+            ceremony,
+            scopes: vec![],
+            actor: Actor::Uid { uid: 1000, name: None },
+        }
+    }
+
+    /// Pairs by a code on a label; the stages that passed, and the end.
+    pub(crate) async fn pair_label(&self, target: &str, name: &str, code: &Code) -> Outcome {
+        let request = Self::request(target, Some(name), Ceremony::Label(code.clone()));
+        Outcome::of(self.pairing.pair(request)).await
+    }
+
+    pub(crate) fn pairing_of(&self, device: &str) -> PairingId {
+        let device = self.store.device(&device.parse().unwrap()).unwrap().expect("not in the registry");
+        device.current.expect("no current key").pairing
+    }
+}
+
+/// How a pairing went, as its operator saw it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) stages: Vec<String>,
+    pub(crate) end: Result<String, PairFailure>,
+}
+
+impl Outcome {
+    pub(crate) async fn of(mut events: tokio::sync::mpsc::Receiver<PairEvent>) -> Self {
+        let mut stages = Vec::new();
+        let end = tokio::time::timeout(SOON, async {
+            loop {
+                match events.recv().await.expect("the pairing ended without an end") {
+                    PairEvent::Code { .. } => {}
+                    PairEvent::Stage { stage, .. } => stages.push(stage.to_string()),
+                    PairEvent::Failed(failure) => return Err(failure),
+                    PairEvent::Paired { fingerprint, .. } => return Ok(fingerprint),
+                }
+            }
+        });
+        let end = end.await.expect("the pairing never ended");
+        Self { stages, end }
+    }
+
+    pub(crate) fn failure(self) -> PairFailure {
+        self.end.expect_err("it succeeded")
+    }
+
+    pub(crate) fn assert_paired(&self) {
+        assert!(self.end.is_ok(), "{self:?}");
+        assert_eq!(self.stages, ["connect", "key exchange", "confirm", "token", "first reading"]);
+    }
+}
+
+/// A broker that takes everything at once.
+#[derive(Clone)]
+pub(crate) struct Cloud {
+    store: Store,
+    spool: Spool,
+    taken: Arc<Mutex<Vec<Outgoing>>>,
+    attached: Arc<Mutex<Vec<PairingId>>>,
+}
+
+impl Cloud {
+    pub(crate) fn attach(&self, device: &DeviceId) {
+        let device = self.store.device(device).unwrap().unwrap();
+        let Some(key) = device.current else { return };
+        let mut attached = self.attached.lock().unwrap();
+        if attached.contains(&key.pairing) {
+            return;
+        }
+        attached.push(key.pairing);
+        let (lane, taken) = (self.spool.lane(key.pairing), Arc::clone(&self.taken));
+        tokio::spawn(async move {
+            loop {
+                lane.ready().await;
+                let entries = lane.take();
+                let tickets: Vec<_> = entries.iter().map(|entry| entry.ticket).collect();
+                taken.lock().unwrap().extend(entries);
+                lane.confirm(&tickets);
+            }
+        });
+    }
+
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&[Outgoing]) -> T) -> T {
+        at(&self.taken.lock().unwrap())
+    }
+
+    /// Identities of what was taken, each once, sorted.
+    pub(crate) fn readings(&self) -> Vec<(u64, u64)> {
+        let mut names: Vec<_> = self.look(|taken| taken.iter().map(|out| (out.id.epoch, out.id.seq)).collect());
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+impl Commission for Cloud {
+    fn token<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<String, CommissionError>> {
+        Box::pin(async {
+            self.attach(device);
+            Ok("telemetry:write".to_owned())
+        })
+    }
+
+    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<FirstReading, CommissionError>> {
+        Box::pin(async {
+            let pairing = self.store.device(device).unwrap().unwrap().current.unwrap().pairing;
+            until("a first reading", || self.look(|taken| taken.iter().any(|out| out.id.pairing == pairing))).await;
+            Ok(FirstReading { summary: None, confirmed_after: Duration::from_millis(1) })
+        })
+    }
+}

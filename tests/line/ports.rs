@@ -1,0 +1,1 @@
+//! Ports that come, go, or cannot be had.
