@@ -16,6 +16,9 @@ use crate::session::blocking;
 /// A run that began just before the code's end may still end, and its device come into service.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// How soon an operator who waits learns that his code was revoked.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Makes the code and waits.
 pub(super) async fn issue(
     links: Links,
@@ -81,12 +84,11 @@ async fn make(
 async fn wait(links: &Links, id: &CodeId, ttl: Duration, report: &Report) {
     let engine = links.engine();
     let end = Instant::now() + ttl;
-    let mut codes = engine.watch_codes();
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(end) => break,
             () = report.abandoned() => return engine.forget_code(id),
-            Ok(()) = codes.changed() => {
+            () = tokio::time::sleep(LOOK) => {
                 if engine.has_begun(id) {
                     continue;
                 }

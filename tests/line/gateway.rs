@@ -196,7 +196,7 @@ impl Cloud {
         tokio::spawn(async move {
             loop {
                 lane.ready().await;
-                let entries = lane.take();
+                let entries = lane.take(usize::MAX);
                 let tickets: Vec<_> = entries.iter().map(|entry| entry.ticket).collect();
                 taken.lock().unwrap().extend(entries);
                 lane.confirm(&tickets);

@@ -1,1 +1,128 @@
-//! Ports that come, go, or cannot be had.
+//! Ports that come, go, are held by others, or carry nothing but noise: none of them stops another.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use clawgate::link::uart::{PortOptions, UartOptions};
+use clawgate::link::{FoundState, LineCondition, PortCondition};
+use tokio::io::AsyncWriteExt as _;
+use tokio_serial::{SerialPort as _, SerialStream};
+
+use crate::gateway::{Gateway, Place};
+use crate::unit::{Unit, label};
+use crate::until;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_another_process_holds_is_named_and_taken_when_it_is_free() {
+    let place = Place::new();
+    let port = place.port("usb-sensor");
+    let unit = Unit::plug_in(&port, "th-0001");
+    let mut holder = Command::new("flock")
+        .args(["--exclusive", unit.slave().to_str().unwrap(), "sh", "-c", "echo held; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let gateway = Gateway::start(&place, &[&port]);
+    until("the holder is named", || {
+        matches!(
+            gateway.links.ports().first().map(|port| port.condition.clone()),
+            Some(PortCondition::Busy { pid: Some(_), process: Some(_) })
+        )
+    })
+    .await;
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    gateway.meets_a_sensor().await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_do_not_share_a_port() {
+    let (place, second_place) = (Place::new(), Place::new());
+    let port = place.port("usb-sensor");
+    let _unit = Unit::plug_in(&port, "th-0001");
+    let first = Gateway::start(&place, &[&port]);
+    first.meets_a_sensor().await;
+    let second = Gateway::start(&second_place, &[&port]);
+    until("the second is told", || {
+        matches!(second.links.ports().first().map(|p| p.condition.clone()), Some(PortCondition::Busy { .. }))
+    })
+    .await;
+    first.stop().await;
+    second.meets_a_sensor().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_absent_is_taken_when_it_comes() {
+    let place = Place::new();
+    let port = place.port("usb-sensor");
+    let gateway = Gateway::start(&place, &[&port]);
+    until("it is absent", || gateway.links.ports().first().is_some_and(|port| port.condition == PortCondition::Absent))
+        .await;
+    let unit = Unit::plug_in(&port, "th-0001");
+    gateway.meets_a_sensor().await;
+    let found = gateway.links.scan(Duration::from_millis(100)).await;
+    assert_eq!((found[0].id.as_str(), &found[0].state), ("line0", &FoundState::Closed));
+    assert!(!found[0].name.contains('\u{1b}') && found[0].link.ends_with("by-id/usb-sensor"), "{found:?}");
+    drop(unit);
+    until("it is gone", || gateway.links.ports()[0].condition == PortCondition::Absent).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_of_noise_is_named_and_the_other_port_pairs() {
+    let place = Place::new();
+    let (noisy, port) = (place.port("usb-a"), place.port("usb-b"));
+    let (mut wire, keep) = SerialStream::pair().unwrap();
+    std::os::unix::fs::symlink(keep.name().unwrap(), &noisy).unwrap();
+    let noise = tokio::spawn(async move {
+        let mut byte = 1_u8;
+        loop {
+            let burst: Vec<u8> = (0..500)
+                .map(|_| {
+                    byte = byte.wrapping_mul(157).wrapping_add(91);
+                    byte
+                })
+                .collect();
+            wire.write_all(&burst).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let unit = Unit::plug_in(&port, "th-0001");
+    let gateway = Gateway::start(&place, &[&noisy, &port]);
+    until("the noise is named", || gateway.links.ports()[0].line == LineCondition::WrongBaudRate).await;
+    unit.press_button();
+    unit.measure(1);
+    until("the other answers", || gateway.links.ports()[1].frames_in > 0).await;
+    gateway.pair_label("line1", "pump-3", &label()).await.assert_paired();
+    let failure = gateway.pair_label("line0", "pump-4", &label()).await.failure();
+    assert!(failure.message.contains("baud"), "{failure}");
+    noise.abort();
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_up_new_ports_and_gives_up_others() {
+    let place = Place::new();
+    let (first, second) = (place.port("usb-a"), place.port("usb-b"));
+    let (_one, _two) = (Unit::plug_in(&first, "th-0001"), Unit::plug_in(&second, "th-0002"));
+    let gateway = Gateway::start(&place, &[&first]);
+    gateway.meets_a_sensor().await;
+    let folder = first.with_file_name("usb-*");
+    let option = |path| PortOptions { name: "all".to_owned(), path, baud: 115_200 };
+    gateway.links.reload(UartOptions { ports: vec![option(folder)] });
+    until("both are open", || {
+        let ports = gateway.links.ports();
+        ports.len() == 2 && ports.iter().all(|port| port.condition == PortCondition::Open)
+    })
+    .await;
+    let names: Vec<String> = gateway.links.ports().into_iter().map(|port| port.alias).collect();
+    assert_eq!(names, ["all", "all.2"]);
+    gateway.links.reload(UartOptions { ports: vec![option(second)] });
+    until("one is left", || gateway.links.ports().len() == 1).await;
+    gateway.stop().await;
+}

@@ -1,1 +1,227 @@
-//! Sessions.
+//! Sessions over a real line: readings arrive once and in order whatever happens to the wire or to either end.
+
+use std::time::Duration;
+
+use clawgate::spool::{Capture, Kind as Entry};
+use clawgate_protocol::message::Kind;
+use clawgate_protocol::sensor::Event;
+
+use crate::gateway::{Gateway, Place};
+use crate::unit::{Unit, Way, label};
+use crate::until;
+
+/// One paired sensor with one reading at the cloud.
+async fn paired() -> (Place, Unit, Gateway) {
+    let place = Place::new();
+    let port = place.port("usb-sensor");
+    let unit = Unit::plug_in(&port, "th-0001");
+    let gateway = Gateway::start(&place, &[&port]);
+    gateway.meets_a_sensor().await;
+    unit.press_button();
+    unit.measure(1);
+    gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
+    (place, unit, gateway)
+}
+
+/// Everything that was made is at the cloud, in order, and the sensor holds nothing any more.
+async fn all_arrived(unit: &Unit, gateway: &Gateway) {
+    let made = || {
+        let mut made = unit.look(|seen| seen.made.clone());
+        made.sort_unstable();
+        made
+    };
+    until("every reading at the cloud", || gateway.cloud.readings() == made()).await;
+    until("every reading acknowledged", || unit.look(|seen| seen.held == 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_arrive_once_and_in_order() {
+    let (_place, unit, gateway) = paired().await;
+    for _ in 0..20 {
+        unit.measure(50);
+    }
+    all_arrived(&unit, &gateway).await;
+    let raw: Vec<u64> = gateway.cloud.look(|taken| taken.iter().map(|out| out.id.seq).collect());
+    assert_eq!(raw, (1..=1001).collect::<Vec<_>>());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lossy_line_loses_nothing_and_a_doubling_one_doubles_nothing() {
+    let (_place, unit, gateway) = paired().await;
+    let mut count = 0_u32;
+    unit.bend(move |_, message| {
+        count += 1;
+        match count % 7 {
+            0 => vec![],
+            1 | 2 => vec![message.clone(), message],
+            _ => vec![message],
+        }
+    });
+    for _ in 0..20 {
+        unit.measure(50);
+    }
+    all_arrived(&unit, &gateway).await;
+    assert_eq!(gateway.cloud.look(<[_]>::len), 1001, "a reading went out twice");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_gateway_goes_on_where_it_was() {
+    let (place, unit, gateway) = paired().await;
+    let port = place.port("usb-sensor");
+    unit.measure(100);
+    all_arrived(&unit, &gateway).await;
+    let pairing = gateway.pairing_of("pump-3");
+    gateway.stop().await;
+    unit.measure(100);
+    let gateway = Gateway::start(&place, &[&port]);
+    until("the rest arrives", || gateway.cloud.readings().len() == 100).await;
+    assert_eq!(gateway.pairing_of("pump-3"), pairing);
+    until("acknowledged", || unit.look(|seen| seen.held == 0)).await;
+    let first = gateway.cloud.look(|taken| taken.iter().map(|out| out.id.seq).min());
+    assert_eq!(first, Some(102), "a reading that was safe before came again");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sensor_that_loses_power_is_back_within_seconds() {
+    let (_place, unit, gateway) = paired().await;
+    unit.measure(10);
+    all_arrived(&unit, &gateway).await;
+    unit.power_cycle();
+    unit.measure(10);
+    until("the readings of its new life", || gateway.cloud.readings().len() == 21).await;
+    let epochs: std::collections::BTreeSet<u64> =
+        gateway.cloud.readings().into_iter().map(|(epoch, _)| epoch).collect();
+    assert_eq!(epochs.len(), 2, "a new reading was taken for an old one");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sensor_that_is_unplugged_and_plugged_into_another_port_goes_on() {
+    let (place, unit, gateway) = paired().await;
+    let (flash, old) = (unit.flash(), unit.slave().to_owned());
+    unit.measure(2000);
+    drop(unit);
+    let unit = Unit::plug_in_with(&place.port("usb-sensor"), "th-0001", flash);
+    assert_ne!(unit.slave(), old);
+    unit.measure(5);
+    let made = unit.look(|seen| seen.made.clone());
+    let _ = made;
+    until("its readings", || {
+        let here = gateway.cloud.readings();
+        unit.look(|seen| seen.made.len() == 5 && seen.made.iter().all(|name| here.contains(name)))
+    })
+    .await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replayed_handshakes_and_records_change_nothing() {
+    let (_place, unit, gateway) = paired().await;
+    let mut heard: Vec<(Way, Vec<u8>)> = Vec::new();
+    unit.bend(move |way, message| {
+        let is_session = matches!(Kind::of(&message), Ok(Kind::Handshake1 | Kind::Handshake2 | Kind::Record));
+        let mut out: Vec<Vec<u8>> = heard.iter().filter(|(old, _)| *old == way).map(|(_, old)| old.clone()).collect();
+        if is_session && heard.len() < 20 {
+            heard.push((way, message.clone()));
+        }
+        out.push(message);
+        out
+    });
+    for _ in 0..10 {
+        unit.measure(10);
+    }
+    all_arrived(&unit, &gateway).await;
+    assert_eq!(gateway.cloud.look(<[_]>::len), 101);
+    let opened = unit.look(|seen| seen.events.iter().filter(|event| **event == Event::SessionOpened).count());
+    assert_eq!(opened, 1, "a replay opened a session");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sensor_without_a_clock_gets_the_same_times_after_a_restart() {
+    let (place, unit, gateway) = paired().await;
+    let port = place.port("usb-sensor");
+    let is_mapped = gateway.cloud.look(|taken| taken.iter().all(|out| out.captured == Capture::Mapped));
+    if !is_mapped {
+        // This machine's clock is synchronised, so the sensor was told the time.
+        return gateway.stop().await;
+    }
+    let pairing = gateway.pairing_of("pump-3");
+    let epoch = gateway.cloud.readings()[0].0;
+    let anchor = gateway.store.anchor(pairing, epoch).unwrap();
+    assert!(anchor.is_some());
+    gateway.stop().await;
+    unit.measure(1);
+    let gateway = Gateway::start(&place, &[&port]);
+    until("the next reading", || gateway.cloud.readings().len() == 1).await;
+    assert_eq!(gateway.store.anchor(pairing, epoch).unwrap(), anchor);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_that_a_sensor_had_to_drop_are_reported_as_a_gap() {
+    let (place, unit, gateway) = paired().await;
+    all_arrived(&unit, &gateway).await;
+    gateway.stop().await;
+    // More than its memory holds, while nobody listens.
+    unit.measure(20_000);
+    let gateway = Gateway::start(&place, &[&place.port("usb-sensor")]);
+    until("what it still has", || unit.look(|seen| seen.made.len() == 20_001 && seen.held == 0)).await;
+    until("the rest at the cloud", || gateway.cloud.readings().last().is_some_and(|(_, seq)| *seq == 20_001)).await;
+    let (gaps, missing) = gateway.cloud.look(|taken| {
+        let gaps = taken.iter().filter_map(|out| match out.kind {
+            Entry::Gap { to } => Some(to - out.id.seq + 1),
+            Entry::Telemetry => None,
+        });
+        let readings = taken.iter().filter(|out| out.kind == Entry::Telemetry).count() as u64;
+        (gaps.sum::<u64>(), 20_000 - readings)
+    });
+    assert!(gaps > 0);
+    assert_eq!(gaps, missing, "what is missing is not what was reported missing");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unpaired_sensor_forgets_its_key() {
+    let (_place, unit, gateway) = paired().await;
+    assert!(gateway.links.unpair(&"pump-3".parse().unwrap()).await, "the sensor did not confirm");
+    gateway.store.remove_device(&"pump-3".parse().unwrap()).unwrap();
+    until("the key is gone", || unit.look(|seen| !seen.paired)).await;
+    assert!(!gateway.links.unpair(&"pump-3".parse().unwrap()).await);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_dies_before_the_confirmation_finds_old_key_or_new() {
+    for lost in [Kind::M5, Kind::M6] {
+        let (place, unit, gateway) = paired().await;
+        let before = gateway.pairing_of("pump-3");
+        unit.bend(move |_, message| if Kind::of(&message) == Ok(lost) { vec![] } else { vec![message] });
+        let request = Gateway::request("pump-3", None, clawgate::pairing::Ceremony::Label(label()));
+        let _events = gateway.pairing.pair(request);
+        let device = "pump-3".parse().unwrap();
+        until("the new key is pending", || gateway.store.device(&device).unwrap().unwrap().pending.is_some()).await;
+        gateway.stop().await;
+        unit.bend(|_, message| vec![message]);
+        unit.measure(1);
+        let gateway = Gateway::start(&place, &[&place.port("usb-sensor")]);
+        // A device with a pending key: its relay follows whichever key is proven.
+        until("a session under either key", || unit.look(|seen| seen.connected)).await;
+        until("the reading arrives", || !gateway.cloud.readings().is_empty()).await;
+        let after = gateway.pairing_of("pump-3");
+        assert!(lost == Kind::M6 || after == before, "a key that the sensor never took is current");
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identify_makes_the_sensor_blink() {
+    let (_place, unit, gateway) = paired().await;
+    gateway.links.identify("pump-3", Duration::from_secs(7)).await.unwrap();
+    until("it blinks", || unit.look(|seen| seen.events.contains(&Event::Blink { seconds: 7 }))).await;
+    assert!(gateway.links.identify("nobody", Duration::from_secs(1)).await.is_err());
+    gateway.stop().await;
+}
