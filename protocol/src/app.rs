@@ -144,7 +144,8 @@ pub enum Status {
 pub struct Hello<'b> {
     /// The run of numbers of what follows.
     pub epoch: u64,
-    /// The lowest number it still holds; with nothing held, the number its next reading will have.
+    /// The lowest number it still owes: of a reading it holds, or of one it dropped and has yet to report as a
+    /// [`Gap`]; owing nothing, the number its next reading will have.
     pub lowest: u64,
     /// Milliseconds since it started.
     pub uptime_ms: u64,

@@ -67,7 +67,7 @@ fn drops(kind: Kind, mut count: u32) -> impl FnMut(Way, Vec<u8>) -> Vec<Vec<u8>>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sensor_is_paired_by_the_code_on_its_label() {
     let (_place, unit, gateway) = bench().await;
-    unit.press_button();
+    unit.press_button().await;
     unit.measure(3);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     assert_eq!(gateway.cloud.readings(), unit.look(|seen| seen.made.clone()));
@@ -115,7 +115,7 @@ async fn without_the_button_nothing_begins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_label_code_says_when_to_try_again_and_the_right_one_pairs_then() {
     let (_place, unit, gateway) = bench().await;
-    unit.press_button();
+    unit.press_button().await;
     let failure = gateway.pair_label("line0", "pump-3", &wrong()).await.failure();
     assert_eq!((failure.stage, failure.cause, failure.exit_code), (Stage::Confirm, Cause::WrongCode, 4));
     assert_eq!(failure.message, "The code does not match. The sensor takes the next try in 1 s.");
@@ -197,7 +197,7 @@ async fn a_used_code_pairs_nobody_else() {
 async fn a_code_of_one_ceremony_is_nothing_in_the_other() {
     let (_place, unit, gateway) = bench().await;
     let code = gateway.make_code(Duration::from_secs(60));
-    unit.press_button();
+    unit.press_button().await;
     let failure = gateway.pair_label("line0", "pump-3", &code).await.failure();
     assert_eq!(failure.cause, Cause::WrongCode);
     // The label's code, entered at the sensor: the gateway's own code is what it is tried against.
@@ -289,7 +289,7 @@ async fn a_lost_message_of_each_kind_does_not_stop_a_pairing() {
     for kind in [Kind::M1, Kind::M2, Kind::M3, Kind::M4, Kind::M5, Kind::M6] {
         let (_place, unit, gateway) = bench().await;
         unit.bend(drops(kind, 1));
-        unit.press_button();
+        unit.press_button().await;
         unit.measure(1);
         gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
         gateway.stop().await;
@@ -300,7 +300,7 @@ async fn a_lost_message_of_each_kind_does_not_stop_a_pairing() {
 async fn a_sensor_whose_confirmation_never_arrives_proves_the_key_in_a_session() {
     let (_place, unit, gateway) = bench().await;
     unit.bend(drops(Kind::M6, u32::MAX));
-    unit.press_button();
+    unit.press_button().await;
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     gateway.stop().await;
@@ -309,7 +309,7 @@ async fn a_sensor_whose_confirmation_never_arrives_proves_the_key_in_a_session()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paired_sensor_is_paired_again_without_its_button() {
     let (_place, unit, gateway) = bench().await;
-    unit.press_button();
+    unit.press_button().await;
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     let before = gateway.pairing_of("pump-3");
@@ -335,13 +335,13 @@ async fn a_sensor_that_only_pretends_to_be_another_changes_nothing() {
     let unit = Unit::plug_in(&port, "th-0001");
     let gateway = Gateway::start(&place, &[&port, &other]);
     gateway.meets_a_sensor().await;
-    unit.press_button();
+    unit.press_button().await;
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     let before = gateway.pairing_of("pump-3");
     let liar = Unit::plug_in(&other, "th-0001");
     until("the second shows itself", || gateway.links.ports()[1].frames_in > 0).await;
-    liar.press_button();
+    liar.press_button().await;
     let failure = gateway.pair_label("line1", "pump-3", &wrong()).await.failure();
     assert_eq!(failure.cause, Cause::WrongCode);
     unit.measure(1);
@@ -357,10 +357,10 @@ async fn a_name_that_is_taken_is_said_before_an_attempt_is_used() {
     let (unit, second) = (Unit::plug_in(&port, "th-0001"), Unit::plug_in(&other, "th-0002"));
     let gateway = Gateway::start(&place, &[&port, &other]);
     gateway.meets_a_sensor().await;
-    unit.press_button();
+    unit.press_button().await;
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
-    second.press_button();
+    second.press_button().await;
     let failure = gateway.pair_label("line1", "pump-3", &label()).await.failure();
     assert_eq!((failure.stage, failure.cause), (Stage::Connect, Cause::NameTaken));
     assert!(second.look(|seen| seen.events.iter().all(|event| !matches!(event, Event::PairingFailed(_)))));
@@ -374,7 +374,7 @@ async fn too_weak_a_suite_is_refused_by_policy() {
     let unit = Unit::plug_in(&port, "th-0001");
     let gateway = Gateway::start_with(&place, &[&port], Suite::Two);
     gateway.meets_a_sensor().await;
-    unit.press_button();
+    unit.press_button().await;
     let failure = gateway.pair_label("line0", "pump-3", &label()).await.failure();
     assert_eq!((failure.cause, failure.exit_code), (Cause::Unsupported, 6));
     gateway.stop().await;
@@ -395,7 +395,7 @@ async fn who_is_not_there_is_not_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_pairing_is_audited() {
     let (_place, unit, gateway) = bench().await;
-    unit.press_button();
+    unit.press_button().await;
     gateway.pair_label("line0", "pump-3", &wrong()).await.failure();
     tokio::time::sleep(Duration::from_millis(1100)).await;
     unit.measure(1);

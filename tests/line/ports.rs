@@ -94,8 +94,11 @@ async fn a_line_of_noise_is_named_and_the_other_port_pairs() {
     });
     let unit = Unit::plug_in(&port, "th-0001");
     let gateway = Gateway::start(&place, &[&noisy, &port]);
-    until("the noise is named", || gateway.links.ports()[0].line == LineCondition::WrongBaudRate).await;
-    unit.press_button();
+    until("the noise is named", || {
+        gateway.links.ports().first().is_some_and(|port| port.line == LineCondition::WrongBaudRate)
+    })
+    .await;
+    unit.press_button().await;
     unit.measure(1);
     until("the other answers", || gateway.links.ports()[1].frames_in > 0).await;
     gateway.pair_label("line1", "pump-3", &label()).await.assert_paired();

@@ -17,7 +17,7 @@ async fn paired() -> (Place, Unit, Gateway) {
     let unit = Unit::plug_in(&port, "th-0001");
     let gateway = Gateway::start(&place, &[&port]);
     gateway.meets_a_sensor().await;
-    unit.press_button();
+    unit.press_button().await;
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     (place, unit, gateway)

@@ -109,8 +109,12 @@ impl Unit {
         &self.slave
     }
 
-    pub(crate) fn press_button(&self) {
+    /// Opens the window for the label's code, and sees that it is open.
+    pub(crate) async fn press_button(&self) {
+        let opened = || self.look(|seen| seen.events.iter().filter(|e| matches!(e, Event::WindowOpened(_))).count());
+        let before = opened();
         self.act(Act::Button);
+        crate::until("the window opens", || opened() > before).await;
     }
 
     pub(crate) fn enter(&self, code: &Code) {

@@ -168,7 +168,10 @@ impl<'a> Telemetry<'a> {
     ) -> Result<Option<usize>, MessageError> {
         match self.flow {
             Flow::Greet => {
-                let len = App::Hello(hello(self.epoch, self.lowest)).encode(out)?;
+                // What was dropped and not yet reported is owed too: the gateway must ask for it to hear of the gap.
+                let (safe, _) = self.last_ack;
+                let owed = self.lowest.min(safe.saturating_add(1));
+                let len = App::Hello(hello(self.epoch, owed)).encode(out)?;
                 self.flow = Flow::Greeted;
                 self.again_at_ms = Some(now_ms.saturating_add(self.wait_ms));
                 return Ok(Some(len));
