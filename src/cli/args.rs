@@ -81,6 +81,13 @@ pub enum Command {
     /// The local issuer alone, and what its clients need
     #[command(subcommand)]
     Issuer(Issuer),
+    /// Show it all on this machine: the daemon, simulated sensors, a subscriber; no cloud, no root
+    #[cfg(feature = "demo")]
+    Demo(Demo),
+    /// A process of the demonstration
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoSubscriber(crate::demo::subscriber::SubscriberOptions),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -100,6 +107,18 @@ pub struct ConfigFile {
     /// The main file; conf.d/*.toml beside it is merged in
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
+}
+
+/// `demo`.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// End by itself so long after the first pairing, and count what arrived
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub time: Option<Duration>,
+    /// So many sensors
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub sensors: u8,
 }
 
 /// `pair`.

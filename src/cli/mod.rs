@@ -8,6 +8,8 @@ mod audit;
 pub mod client;
 mod code;
 mod config;
+#[cfg(feature = "demo")]
+mod demo;
 mod devices;
 pub mod exit;
 mod issuer;
@@ -90,6 +92,10 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Watch => watch::watch(terminal, client).await,
         Command::Issuer(args::Issuer::Serve { config }) => issuer::serve(terminal, &config).await,
         Command::Issuer(args::Issuer::Token(asked)) => issuer::token(terminal, &asked).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(asked) => demo::demo(terminal, &asked).await,
+        #[cfg(feature = "demo")]
+        Command::DemoSubscriber(options) => demo::subscriber(options).await,
         Command::Audit(verb) => audit::audit(terminal, client, verb).await,
         // The others need no daemon and were done before.
         Command::Run(_)

@@ -27,20 +27,20 @@ pub(super) async fn pair(terminal: &Terminal, client: &Client, args: Pair) -> Re
         scopes: args.scopes,
     };
     let mut lines = client.stream(Method::POST, "/v1/pair", Some(&request)).await?;
-    let mut exit = Exit::Failed;
     while let Some(line) = lines.next_as::<PairLine>().await? {
         if terminal.is_json() {
             terminal.result(&line, |_| String::new());
         } else {
             show(terminal, &line);
         }
+        // These two are the last ones; the daemon keeps the answer open until we go.
         match line {
-            PairLine::Failed { exit_code, .. } => exit = Exit::of(exit_code),
-            PairLine::Paired { .. } => exit = Exit::Ok,
+            PairLine::Failed { exit_code, .. } => return Ok(Exit::of(exit_code)),
+            PairLine::Paired { .. } => return Ok(Exit::Ok),
             PairLine::Code { .. } | PairLine::Stage { .. } => {}
         }
     }
-    Ok(exit)
+    Ok(Exit::Failed)
 }
 
 fn show(terminal: &Terminal, line: &PairLine) {

@@ -9,6 +9,7 @@ pub(crate) enum Command {
     Button,
     PowerCycle,
     Reset,
+    Silence,
     Status,
     Quit,
 }
@@ -17,7 +18,7 @@ pub(crate) enum Command {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum CommandError {
-    #[error("{0:?} is not a command: use code CODE, button, power-cycle, reset, status or quit")]
+    #[error("{0:?} is not a command: use code CODE, button, power-cycle, reset, silence, status or quit")]
     Unknown(String),
     #[error("{0}")]
     Code(#[from] CodeError),
@@ -34,6 +35,7 @@ impl std::str::FromStr for Command {
             ("button", true) => Ok(Self::Button),
             ("power-cycle", true) => Ok(Self::PowerCycle),
             ("reset", true) => Ok(Self::Reset),
+            ("silence", true) => Ok(Self::Silence),
             ("status", true) => Ok(Self::Status),
             ("quit", true) => Ok(Self::Quit),
             _ => Err(CommandError::Unknown(line.to_owned())),

@@ -64,6 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<(), RunError> {
         },
         stdin: Some(Lines::default()),
         made: 0,
+        silent: false,
     };
     let mut store = Store::open(options.keys.as_deref(), options.device, options.label.as_ref())?;
     say(&format!("device {}", store.device));
@@ -92,6 +93,8 @@ struct Bench<'o> {
     source: Source,
     stdin: Option<Lines>,
     made: u64,
+    /// Somebody said so: no more readings.
+    silent: bool,
 }
 
 impl Bench<'_> {
@@ -194,7 +197,7 @@ impl Unit<'_, '_, '_> {
         }
         for _ in 0..BURST {
             let now = self.start.elapsed();
-            let silent = self.bench.options.count.is_some_and(|count| self.bench.made >= count);
+            let silent = self.is_silent();
             let full = self.interval.is_zero() && self.sensor.held() >= self.flood_limit;
             if silent || full || now < self.next_reading {
                 break;
@@ -292,8 +295,11 @@ impl Unit<'_, '_, '_> {
     }
 
     fn is_held_back(&self) -> bool {
-        self.interval.is_zero() && self.sensor.held() >= self.flood_limit
-            || self.bench.options.count.is_some_and(|count| self.bench.made >= count)
+        self.interval.is_zero() && self.sensor.held() >= self.flood_limit || self.is_silent()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.bench.silent || self.bench.options.count.is_some_and(|count| self.bench.made >= count)
     }
 
     fn read(&mut self) {
@@ -371,6 +377,10 @@ impl Unit<'_, '_, '_> {
                 }
                 Err(error) => say(&error.to_string()),
             },
+            Command::Silence => {
+                self.bench.silent = true;
+                say("silent");
+            }
             Command::Status => self.tell_status(now_ms),
             Command::PowerCycle | Command::Quit => (),
         }
