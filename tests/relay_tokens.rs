@@ -1,0 +1,162 @@
+//! Tokens on a live stream: replaced by re-authentication without a gap, cut when they are revoked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+#![cfg(feature = "standalone")]
+
+#[path = "support/back_half.rs"]
+mod back_half;
+#[path = "support/mqtt_client.rs"]
+mod mqtt_client;
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use back_half::{Gateway, submit};
+use clawgate::clock::Clock;
+use clawgate::relay::RelayState;
+use clawgate::standalone::{Broker, BrokerOptions};
+use clawgate::token::key::SigningKey;
+use clawgate::token::local::{DenyList, LocalIssuer, Mint};
+use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
+use clawgate::token::{AccessToken, Issuer as _, TokenFeed, TokenRequest, TokenState, TokenWish};
+use mqtt_client::{By, Connect, MqttClient};
+use support::{until, within};
+
+struct Site {
+    issuer: LocalIssuer,
+    broker: Broker,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let key = SigningKey::generate().unwrap();
+        let issuer = LocalIssuer::new("urn:clawgate:test", key, DenyList::in_memory(), Clock::system());
+        let options = BrokerOptions { listen: "127.0.0.1:0".parse().unwrap(), tls: None, max_clients: 16 };
+        let broker = Broker::start(options, issuer.verifier("claw").unwrap()).await.unwrap();
+        Self { issuer, broker }
+    }
+
+    async fn token(&self, device: &str, life_s: u64) -> Arc<AccessToken> {
+        let request = TokenRequest {
+            tenant: "default".to_owned(),
+            gateway: "site-1".to_owned(),
+            device: device.parse().unwrap(),
+            scope: vec![Scope::TelemetryWrite],
+            life: Duration::from_secs(life_s),
+            audience: "claw".to_owned(),
+        };
+        Arc::new(self.issuer.issue(&request).await.unwrap())
+    }
+
+    async fn feed(&self, device: &str) -> (TokenFeed, clawgate::token::TokenHandle) {
+        TokenFeed::new(device.parse().unwrap(), TokenState::Valid(self.token(device, 600).await))
+    }
+
+    async fn subscriber(&self) -> MqttClient {
+        const ALL: &str = "claw/v1/default/+/+/up/telemetry";
+        let mint = Mint {
+            sub: "dash".to_owned(),
+            client_id: "dash".to_owned(),
+            audience: "claw".to_owned(),
+            scope: TELEMETRY_READ.to_owned(),
+            topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
+            life: Duration::from_secs(600),
+        };
+        let token = self.issuer.mint(mint).unwrap();
+        let how = Connect {
+            addr: self.broker.addr(),
+            tls: None,
+            client_id: "dash",
+            token: &token,
+            by: By::EnhancedAuth,
+            will: None,
+        };
+        let client = MqttClient::connect(how).await.unwrap();
+        assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
+        client
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_through_re_authentications_without_a_loss_or_a_repetition() {
+    let site = Site::start().await;
+    let mut subscriber = site.subscriber().await;
+    let gateway = Gateway::start(site.broker.addr().port(), |_| ());
+    let (feed, handle) = site.feed("pump-3").await;
+    let lane = gateway.attach_with("pump-3", handle);
+    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    let mut seq = 0;
+    for round in 1..=10 {
+        submit(&lane, seq + 1..=seq + 150);
+        seq += 150;
+        feed.state.send_replace(TokenState::Valid(site.token("pump-3", 600).await));
+        submit(&lane, seq + 1..=seq + 50);
+        seq += 50;
+        until("the broker took the new token", || gateway.relay.status()[0].reauths == round).await;
+    }
+    for seq in 1..=seq {
+        let message = subscriber.next().await;
+        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        assert!(payload.contains(&format!("\"v\":{seq}}}")), "{payload} instead of {seq}");
+    }
+    assert_eq!(gateway.relay.status()[0].connects, 1);
+    gateway.stop().await;
+    site.broker.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_that_change_faster_than_the_broker_answers_do_not_overlap() {
+    let site = Site::start().await;
+    let gateway = Gateway::start(site.broker.addr().port(), |_| ());
+    let (feed, handle) = site.feed("pump-3").await;
+    let lane = gateway.attach_with("pump-3", handle);
+    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    for _ in 0..50 {
+        feed.state.send_replace(TokenState::Valid(site.token("pump-3", 600).await));
+    }
+    submit(&lane, 1..=100);
+    until("all is confirmed", || gateway.spool.status().depth == 0).await;
+    assert_eq!(gateway.relay.status()[0].connects, 1);
+    gateway.stop().await;
+    site.broker.stop().await;
+}
+
+#[tokio::test]
+async fn an_expiry_in_an_outage_is_waited_out_until_a_token_comes() {
+    let site = Site::start().await;
+    let gateway = Gateway::start(site.broker.addr().port(), |_| ());
+    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(site.token("pump-3", 1).await));
+    let lane = gateway.attach_with("pump-3", handle);
+    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    until("the broker cuts the expired token", || gateway.state() != RelayState::Connected).await;
+    submit(&lane, 1..=10);
+    until("it waits", || matches!(gateway.state(), RelayState::WaitingForToken | RelayState::Paused)).await;
+    assert_eq!(gateway.spool.status().depth, 10);
+    feed.state.send_replace(TokenState::Valid(site.token("pump-3", 600).await));
+    until("the queue drains", || gateway.spool.status().depth == 0).await;
+    gateway.stop().await;
+    site.broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_revoked_at_the_issuer_cuts_that_device_and_no_other() {
+    let site = Site::start().await;
+    let gateway = Gateway::start(site.broker.addr().port(), |_| ());
+    let token = site.token("pump-3", 600).await;
+    let (mut feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(Arc::clone(&token)));
+    let cut = gateway.attach_with("pump-3", handle);
+    let (_feed, handle) = site.feed("pump-4").await;
+    let other = gateway.attach_with("pump-4", handle);
+    until("both are connected", || gateway.relay.status().iter().all(|it| it.state == RelayState::Connected)).await;
+    site.issuer.deny_list().deny_token(token.jti(), token.claims().exp, site.issuer.now()).unwrap();
+    submit(&cut, 1..=10);
+    assert_eq!(
+        within("the keeper is told", feed.wishes.recv()).await,
+        Some(TokenWish::Refused { jti: token.jti().to_owned() })
+    );
+    submit(&other, 1..=10);
+    until("the other goes on", || gateway.relay.status()[1].confirmed == 10).await;
+    assert_eq!(gateway.relay.status()[1].connects, 1);
+    gateway.stop().await;
+    site.broker.stop().await;
+}
