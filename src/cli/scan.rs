@@ -45,7 +45,9 @@ fn row(sensor: &Found) -> Vec<String> {
         ("closed", ..) => "closed: its button opens it".to_owned(),
         (state, ..) => state.to_owned(),
     };
-    vec![sensor.id.clone(), sensor.name.clone(), sensor.link.clone(), signal, state]
+    // A paired sensor tells its name only inside a session.
+    let name = if sensor.name.is_empty() { "-".to_owned() } else { sensor.name.clone() };
+    vec![sensor.id.clone(), name, sensor.link.clone(), signal, state]
 }
 
 pub(super) async fn identify(terminal: &Terminal, client: &Client, target: String) -> Result<Exit, Failure> {

@@ -346,6 +346,14 @@ pub struct WhyRequest {
     pub why: String,
 }
 
+impl WhyRequest {
+    /// What was said, or that nothing was.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        if self.why.is_empty() { "no reason was given" } else { &self.why }
+    }
+}
+
 /// An answer with nothing to say but that it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {

@@ -59,8 +59,7 @@ pub(super) async fn revoke(
     Body(request): Body<WhyRequest>,
 ) -> Result<Json<Done>, Failure> {
     let id = known_id(&id)?;
-    let why = if request.why.is_empty() { "no reason was given".to_owned() } else { request.why };
-    let record = book(gateway, move |gateway| gateway.codes().revoke(&id, caller.actor(), &why)).await?;
+    let record = book(gateway, move |gateway| gateway.codes().revoke(&id, caller.actor(), request.reason())).await?;
     Ok(Json(Done { done: format!("{} is revoked.", record.id) }))
 }
 

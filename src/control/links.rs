@@ -184,7 +184,7 @@ fn pair_line(event: PairEvent) -> PairLine {
             exit_code: failure.exit_code,
         },
         PairEvent::Paired { device, fingerprint, confirmed_after } => {
-            PairLine::Paired { device: device.to_string(), fingerprint, confirmed_after_ms: millis(confirmed_after) }
+            PairLine::Paired { device: device.to_string(), fingerprint, confirmed_after_ms: millis(confirmed_after).max(1) }
         }
     }
 }

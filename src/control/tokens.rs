@@ -31,7 +31,7 @@ pub(super) async fn revoke(
     Body(request): Body<WhyRequest>,
 ) -> Result<Json<Done>, Failure> {
     let id = known_id(&id)?;
-    gateway.revoke_token(&id, &request.why, caller.actor()).await?;
+    gateway.revoke_token(&id, request.reason(), caller.actor()).await?;
     Ok(Json(Done {
         done: format!("The token of {id} is revoked and the device cut off; pairing it again lets it back in."),
     }))

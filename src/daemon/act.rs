@@ -58,6 +58,7 @@ impl Gateway {
         let known = blocking(move || store.device(&to)).await?;
         let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(name.to_string())))?;
         self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
+        self.links().renamed(id).await;
         self.record(Event::done(actor, "device.rename", id.as_str()).with(serde_json::json!({ "to": name }))).await;
         Ok(())
     }

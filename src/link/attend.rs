@@ -324,6 +324,11 @@ impl<'a> Attendance<'a> {
             }
             Order::Pair(job) => self.begin(*job),
             Order::Unpair(device, answer) => self.unpair(&device, answer),
+            Order::Renamed(old) => {
+                if self.session.as_ref().is_some_and(|session| *session.device() == old) {
+                    self.end_session();
+                }
+            }
         }
     }
 

@@ -208,6 +208,14 @@ impl Links {
         answered.await.unwrap_or(false)
     }
 
+    /// A device has another name in the registry: its session is opened anew under that.
+    pub async fn renamed(&self, old: &DeviceId) {
+        let handles = self.handles();
+        if let Some(handle) = handles.iter().find(|handle| handle.view.device().as_ref() == Some(old)) {
+            handle.order(Order::Renamed(old.clone())).await;
+        }
+    }
+
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.0.engine
     }

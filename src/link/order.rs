@@ -17,6 +17,8 @@ pub(crate) enum Order {
     Pair(Box<LabelJob>),
     /// End the session of the device, and have the sensor erase its key; whether it did.
     Unpair(DeviceId, oneshot::Sender<bool>),
+    /// The device has another name: its session ends, and the next one goes by that.
+    Renamed(DeviceId),
 }
 
 impl Order {
@@ -28,6 +30,8 @@ impl Order {
             Self::Identify(_, answer) => drop(answer.send(Err(why.to_owned()))),
             Self::Pair(job) => job.unreachable(why),
             Self::Unpair(_, answer) => drop(answer.send(false)),
+            // No session, so no old name.
+            Self::Renamed(_) => {}
         }
     }
 }
