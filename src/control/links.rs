@@ -183,8 +183,10 @@ fn pair_line(event: PairEvent) -> PairLine {
             next_step: failure.next_step,
             exit_code: failure.exit_code,
         },
-        PairEvent::Paired { device, fingerprint, confirmed_after } => {
-            PairLine::Paired { device: device.to_string(), fingerprint, confirmed_after_ms: millis(confirmed_after).max(1) }
-        }
+        PairEvent::Paired { device, fingerprint, confirmed_after } => PairLine::Paired {
+            device: device.to_string(),
+            fingerprint,
+            confirmed_after_ms: millis(confirmed_after).max(1),
+        },
     }
 }
