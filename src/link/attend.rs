@@ -348,12 +348,11 @@ impl<'a> Attendance<'a> {
             Some(session) if session.device() == device => session.command(Action::Unpair),
             _ => None,
         };
-        match command {
-            Some(id) => self.unpairing = Some((id, answer, Instant::now() + UNPAIRING)),
-            None => {
-                let _ = answer.send(false);
-                self.end_session();
-            }
+        if let Some(id) = command {
+            self.unpairing = Some((id, answer, Instant::now() + UNPAIRING));
+        } else {
+            let _ = answer.send(false);
+            self.end_session();
         }
     }
 

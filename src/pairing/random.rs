@@ -10,7 +10,8 @@ impl Random for OsRandom {
     fn fill(&mut self, bytes: &mut [u8]) {
         if let Err(error) = getrandom::fill(bytes) {
             // Keys from anything else would be worse than none; the port's supervisor reports it.
-            std::panic::panic_any(format!("no random bytes from the operating system: {error}"));
+            tracing::error!(error = %error, "no random bytes from the operating system");
+            std::panic::resume_unwind(Box::new("no random bytes from the operating system"));
         }
     }
 }

@@ -160,7 +160,7 @@ impl Intake {
         if changed {
             self.want_ack();
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

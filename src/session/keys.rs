@@ -13,6 +13,12 @@ pub(crate) struct Keys {
     pending: Option<(PairingId, Option<String>)>,
 }
 
+/// A pending key was proven.
+pub(super) struct Proof {
+    /// The code it was made with, if it was one of ours.
+    pub(super) code: Option<String>,
+}
+
 impl Keys {
     /// The keys of `device`; the key that the sensor showed first, else the pending one. None without a
     /// usable key.
@@ -41,12 +47,12 @@ impl Keys {
         true
     }
 
-    /// The sensor has shown that it holds the key of `pairing`. If that was pending, the inner value is the
-    /// code it was made with; either way no other key is tried any more.
-    pub(super) fn prove(&mut self, pairing: PairingId) -> Option<Option<String>> {
+    /// The sensor has shown that it holds the key of `pairing`: if that was pending, no other key is tried
+    /// any more.
+    pub(super) fn prove(&mut self, pairing: PairingId) -> Option<Proof> {
         let (_, code) = self.pending.take_if(|(pending, _)| *pending == pairing)?;
         self.other = None;
-        Some(code)
+        Some(Proof { code })
     }
 }
 

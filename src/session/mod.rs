@@ -307,10 +307,10 @@ impl Session {
 
     /// The sensor's first record under a key: if the key was pending, it is current from now on.
     async fn prove(&mut self, pairing: PairingId) -> Result<Happened, SessionEnd> {
-        let Some(code) = self.keys.prove(pairing) else { return Ok(Happened::Nothing) };
+        let Some(proof) = self.keys.prove(pairing) else { return Ok(Happened::Nothing) };
         let (store, device) = (self.parts.store.clone(), self.device.clone());
         blocking(move || store.confirm_pending(&device, pairing)).await?;
-        Ok(Happened::Proven { code })
+        Ok(Happened::Proven { code: proof.code })
     }
 
     fn acknowledge(&mut self, now: Instant) {

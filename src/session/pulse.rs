@@ -37,7 +37,7 @@ impl Pulse {
         let interval = now.saturating_duration_since(self.last);
         self.last = now;
         // Grows at once, shrinks slowly: a burst after a pause does not make the pause look long.
-        self.usual = interval.max(self.usual - self.usual / 8).min(LONGEST);
+        self.usual = interval.max(self.usual / 8 * 7).min(LONGEST);
         self.patience = (self.usual * INTERVALS).clamp(SHORTEST, LONGEST);
     }
 

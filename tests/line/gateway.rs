@@ -50,7 +50,6 @@ pub(crate) struct Gateway {
     pub(crate) codes: Codes,
     pub(crate) audit: Audit,
     pub(crate) cloud: Cloud,
-    pub(crate) clock: Clock,
     stop: CancellationToken,
     spool: tokio::task::JoinHandle<()>,
     stop_spool: CancellationToken,
@@ -81,7 +80,7 @@ impl Gateway {
             path: path.to_path_buf(),
             baud: 115_200,
         });
-        let parts = LinkParts {
+        let link_parts = LinkParts {
             gateway: "shed".parse().unwrap(),
             min_suite,
             attempts: 3,
@@ -94,10 +93,10 @@ impl Gateway {
             clock: clock.clone(),
         };
         let stop = CancellationToken::new();
-        let links = Links::start(UartOptions { ports: ports.collect() }, parts, stop.clone());
+        let links = Links::start(UartOptions { ports: ports.collect() }, link_parts, stop.clone());
         let spool = tokio::spawn(async move { running.await.unwrap() });
         let pairing = Pairing::new(links.clone());
-        Self { links, pairing, store, codes, audit, cloud, clock, stop, spool, stop_spool }
+        Self { links, pairing, store, codes, audit, cloud, stop, spool, stop_spool }
     }
 
     /// Ends in order, as the daemon does.

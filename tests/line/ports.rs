@@ -79,7 +79,7 @@ async fn a_line_of_noise_is_named_and_the_other_port_pairs() {
     let (noisy, port) = (place.port("usb-a"), place.port("usb-b"));
     let (mut wire, keep) = SerialStream::pair().unwrap();
     std::os::unix::fs::symlink(keep.name().unwrap(), &noisy).unwrap();
-    let noise = tokio::spawn(async move {
+    let hiss = tokio::spawn(async move {
         let mut byte = 1_u8;
         loop {
             let burst: Vec<u8> = (0..500)
@@ -104,7 +104,7 @@ async fn a_line_of_noise_is_named_and_the_other_port_pairs() {
     gateway.pair_label("line1", "pump-3", &label()).await.assert_paired();
     let failure = gateway.pair_label("line0", "pump-4", &label()).await.failure();
     assert!(failure.message.contains("baud"), "{failure}");
-    noise.abort();
+    hiss.abort();
     gateway.stop().await;
 }
 

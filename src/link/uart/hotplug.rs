@@ -36,7 +36,7 @@ impl Hotplug {
     /// Ends at the next change; never, once the watch has stopped.
     pub(crate) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

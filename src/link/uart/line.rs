@@ -301,9 +301,9 @@ mod tests {
         let mut link = start(ours, 115_200, &meter);
         let message: Vec<u8> = (0..=255).cycle().take(1000).collect();
         for (header, part) in clawgate_protocol::fragment::split(&message, 100) {
-            let mut line = [0; 128];
-            let length = uart::encode(uart::ADDRESS, header, part, &mut line).unwrap();
-            theirs.write_all(&line[..length]).await.unwrap();
+            let mut encoded = [0; 128];
+            let length = uart::encode(uart::ADDRESS, header, part, &mut encoded).unwrap();
+            theirs.write_all(&encoded[..length]).await.unwrap();
         }
         assert_eq!(soon(link.receive()).await.unwrap(), message);
     }

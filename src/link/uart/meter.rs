@@ -89,15 +89,12 @@ impl Meter {
         self.frames_bad.fetch_add(1, Ordering::Relaxed);
         let mut line = self.line();
         line.bad += 1;
-        match &mut line.burst {
-            Some(burst) => {
-                burst.count += 1;
-                burst.last = Instant::now();
-            }
-            None => {
-                tracing::warn!(link = %self.alias, error = %error, "bytes that are no frame; more of them are only counted");
-                line.burst = Some(Burst { count: 1, last: Instant::now() });
-            }
+        if let Some(burst) = &mut line.burst {
+            burst.count += 1;
+            burst.last = Instant::now();
+        } else {
+            tracing::warn!(link = %self.alias, error = %error, "bytes that are no frame; more of them are only counted");
+            line.burst = Some(Burst { count: 1, last: Instant::now() });
         }
         self.judge(&mut line);
     }

@@ -21,10 +21,10 @@ const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 /// The condition that stands in the way.
 pub(crate) fn open(port: &Port) -> Result<SerialStream, PortCondition> {
     let look = first_look(&port.path)?;
-    let rdev = look.metadata().map_err(failed)?.rdev();
+    let rdev = look.metadata().map_err(|error| failed(&error))?.rdev();
     // Let go before the real open takes the same lock; `look` stays open so that DTR does not drop in
     // between, which would reset many boards.
-    rustix::fs::flock(&look, FlockOperation::Unlock).map_err(|e| failed(e.into()))?;
+    rustix::fs::flock(&look, FlockOperation::Unlock).map_err(|error| failed(&error.into()))?;
     let path = port.path.to_string_lossy();
     let mut stream = SerialStream::open(&tokio_serial::new(path, port.baud)).map_err(|error| match error.kind() {
         // tokio-serial's word for both locks being taken: somebody came between.
@@ -59,11 +59,11 @@ fn first_look(path: &Path) -> Result<File, PortCondition> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(held(metadata.rdev())),
-        Err(error) => Err(failed(error.into())),
+        Err(error) => Err(failed(&error.into())),
     }
 }
 
-fn failed(error: io::Error) -> PortCondition {
+fn failed(error: &io::Error) -> PortCondition {
     PortCondition::Failed { reason: error.to_string() }
 }
 
