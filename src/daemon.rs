@@ -26,6 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use issuer::IssuingError;
 pub(crate) use metrics_http::text as metrics_text;
@@ -60,6 +61,8 @@ struct Parts {
     /// Why the last reload was refused.
     config_refused: Mutex<Option<String>>,
     log: Log,
+    /// Cancelled first of all when the daemon stops.
+    stopping: CancellationToken,
     clock: Clock,
     /// On the boot clock.
     started: Duration,
@@ -144,6 +147,16 @@ impl Gateway {
             Err(error) => error.to_string(),
         };
         tracing::error!(%error, "an audit event is missing in the log");
+    }
+
+    /// Whether the stop has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
+    }
+
+    /// What `work` yields, or nothing once the stop has begun.
+    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.0.stopping.run_until_cancelled(work).await
     }
 
     fn config_refused(&self) -> Option<String> {

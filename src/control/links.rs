@@ -40,7 +40,7 @@ async fn scanning(gateway: Gateway, time: Duration, lines: Lines) {
     loop {
         let step = end.saturating_sub(gateway.clock().boot()).min(SCAN_STEP);
         let found = tokio::select! {
-            found = gateway.links().scan(step) => found,
+            found = gateway.unless_stopping(gateway.links().scan(step)) => found.unwrap_or_default(),
             () = lines.gone() => return,
         };
         for sensor in found.into_iter().map(found_line) {
@@ -54,7 +54,7 @@ async fn scanning(gateway: Gateway, time: Duration, lines: Lines) {
                 None => sent.push(sensor),
             }
         }
-        if gateway.clock().boot() >= end {
+        if gateway.clock().boot() >= end || gateway.is_stopping() {
             return;
         }
     }
@@ -130,9 +130,10 @@ pub(super) async fn pair(
     let mut events = gateway.pairing().pair(request);
     let (lines, response) = ndjson();
     tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            // The pairing goes on to its end even if nobody reads any more.
-            if lines.send(&pair_line(event)).await.is_err() {
+        // Where nobody reads any more the receiver is dropped: a code that waits to be entered ends with it.
+        while let Some(event) = gateway.unless_stopping(events.recv()).await.flatten() {
+            let last = matches!(event, PairEvent::Paired { .. } | PairEvent::Failed(_));
+            if lines.send(&pair_line(event)).await.is_err() || last {
                 return;
             }
         }

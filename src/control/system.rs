@@ -43,7 +43,7 @@ async fn follow(gateway: Gateway, mut before: Status, lines: Lines) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            ticked = gateway.unless_stopping(ticks.tick()) => if ticked.is_none() { return },
             () = lines.gone() => return,
         }
         let Ok(now) = snapshot(&gateway).await else { continue };

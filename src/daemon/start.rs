@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use clawgate_protocol::pairing::Suite;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::commission::Service;
 use super::disk::{self, Disk};
@@ -106,7 +107,7 @@ pub(super) async fn start(
         }
     }
     let parts = link_parts(&config, disk, service.clone(), &metrics, &clock)?;
-    let stop_links = tokio_util::sync::CancellationToken::new();
+    let stop_links = CancellationToken::new();
     let links = Links::start(uart_options(&config), parts, stop_links.clone());
     let pairing = Pairing::new(links.clone());
     let socket_path = config.control.socket.clone();
@@ -116,6 +117,7 @@ pub(super) async fn start(
         config_path: config_path.to_owned(),
         config_refused: Mutex::default(),
         log,
+        stopping: CancellationToken::new(),
         clock,
         started,
         metrics,

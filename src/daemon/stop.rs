@@ -9,7 +9,8 @@ use crate::audit::{Actor, Event};
 /// Stops every part. What a part leaves behind after its time is on disk or still with its sensor.
 pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
     tracing::info!("clawgate stops");
-    for (name, seconds) in [("watchdog", 2), ("links", 5), ("control", 3)] {
+    gateway.0.stopping.cancel();
+    for (name, seconds) in [("watchdog", 2), ("control", 3), ("links", 5)] {
         if !tasks.stop(name, Duration::from_secs(seconds)).await {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");
         }
