@@ -169,3 +169,87 @@ const fn times_a(value: u8) -> u8 {
     let doubled = value << 1;
     if doubled & 0x20 == 0 { doubled } else { (doubled ^ 0x25) & 0x1f }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+    use std::string::{String, ToString};
+
+    use super::*;
+
+    struct Counting(u8);
+
+    impl Random for Counting {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            for byte in bytes {
+                self.0 = self.0.wrapping_mul(5).wrapping_add(37);
+                *byte = self.0;
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_is_read_as_people_write_it() {
+        let code = Code::random(&mut Counting(3));
+        let shown = code.to_string();
+        assert_eq!((shown.len(), shown.as_bytes()[4]), (9, b'-'));
+        for typed in
+            [shown.clone(), shown.to_lowercase(), shown.replace('-', ""), format!(" {} ", shown.replace('-', " "))]
+        {
+            assert_eq!(Code::parse(&typed), Ok(code.clone()), "{typed}");
+        }
+        // Zeros and ones as people take them.
+        let mut zeros = Counting(0);
+        let with_both = (0..200).map(|_| Code::random(&mut zeros)).find(|code| {
+            let text = code.to_string();
+            text.contains('0') && text.contains('1')
+        });
+        let with_both = with_both.unwrap().to_string();
+        assert!(Code::parse(&with_both.replace('0', "o").replace('1', "L")).is_ok());
+        assert!(Code::parse(&with_both.replace('0', "O").replace('1', "i")).is_ok());
+    }
+
+    #[test]
+    fn every_wrong_symbol_and_every_swap_is_found() {
+        let shown = Code::random(&mut Counting(11)).to_string().replace('-', "");
+        for at in 0..8 {
+            for symbol in ALPHABET.iter().map(|symbol| char::from(*symbol)) {
+                let mut typo: String = shown.clone();
+                typo.replace_range(at..=at, symbol.encode_utf8(&mut [0; 4]));
+                assert_eq!(Code::parse(&typo).is_ok(), typo == shown, "{typo}");
+            }
+        }
+        for at in 0..7 {
+            let mut letters: std::vec::Vec<char> = shown.chars().collect();
+            letters.swap(at, at + 1);
+            let swapped: String = letters.into_iter().collect();
+            assert_eq!(Code::parse(&swapped).is_ok(), swapped == shown, "{swapped}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_code_is_said() {
+        assert_eq!(Code::parse("K7QU-3M9B"), Err(CodeError::UnknownSymbol { position: 4 }));
+        assert_eq!(Code::parse("K7QF-3M9"), Err(CodeError::WrongLength { symbols: 7 }));
+        assert_eq!(Code::parse("K7QF-3M9BB"), Err(CodeError::WrongLength { symbols: 9 }));
+        assert_eq!(Code::parse("K7QF-3M9C"), Err(CodeError::CheckSymbol));
+        assert_eq!(Code::parse(""), Err(CodeError::WrongLength { symbols: 0 }));
+        assert_eq!(Code::parse("\u{1b}[2J"), Err(CodeError::UnknownSymbol { position: 1 }));
+    }
+
+    #[test]
+    fn a_qr_text_names_the_device_or_none() {
+        let code = Code::parse("K7QF-3M9B").unwrap();
+        let text = code.qr(None).to_string();
+        assert_eq!(text, "CLAWGATE:1::K7QF-3M9B");
+        assert_eq!(Code::parse_qr(&text), Ok((None, code.clone())));
+        let named = code.qr(Some("th-kit")).to_string();
+        assert_eq!(Code::parse_qr(&named), Ok((Some("th-kit"), code)));
+        assert_eq!(Code::parse_qr("https://example.org"), Err(CodeError::NotOurQr));
+    }
+
+    #[test]
+    fn debug_does_not_show_a_code() {
+        assert_eq!(format!("{:?}", Code::parse("K7QF-3M9B")), "Ok(Code(..))");
+    }
+}

@@ -427,6 +427,21 @@ fn a_sensor_that_runs_out_of_memory_drops_the_oldest_and_says_so() {
 }
 
 #[test]
+fn what_was_dropped_before_the_first_session_is_named_too() {
+    let mut table = Table::with_memory(26, 600);
+    table.sensor.open_label_window(0).unwrap();
+    let prs = table.label.prs();
+    table.pair(Ceremony::Label, prs);
+    table.read(100);
+    table.desk.connect(table.now_ms);
+    table.run_for(5_000);
+    let lost: Vec<_> = table.desk.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
+    let (from, to) = lost[0];
+    assert_eq!((lost.len(), from), (1, 1));
+    assert_eq!(table.arrived(), (to + 1..=100).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_power_cycle_keeps_the_keys_and_begins_a_new_epoch() {
     let mut table = Table::connected(13);
     table.read(5);

@@ -1,52 +1,12 @@
-//! Strict deterministic CBOR over `minicbor`: the one form of a message, or a refusal.
-//!
-//! Refused: indefinite lengths, keys that are unsorted or stand twice, integers and lengths that are not in
-//! their shortest form, tags, `null` and other simple values, bytes after the end. A float may have any
-//! width. Keys sort by their encoded bytes (RFC 8949, section 4.2.1): 0, 1, 2, ... then -1, -2, ...
-//! Nothing is allocated, and a length is compared with what is there before anything else.
-
-use core::fmt;
+//! Reading: `minicbor` takes an item apart, this file checks that it stood in its one form.
 
 use minicbor::data::Type;
 use minicbor::decode::Decoder;
-use minicbor::encode::Encoder;
-use minicbor::encode::write::Cursor;
+
+use super::{CborError, len64};
 
 /// How deep a value that the reader does not know may be nested.
-const MAX_DEPTH: u8 = 8;
-
-/// Why bytes were refused, or why nothing was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CborError {
-    /// The peer: the bytes end inside an item, or an item is of another type than the protocol says.
-    Malformed,
-    /// The peer: an indefinite length, a longer form than needed, or unsorted or doubled keys.
-    NotDeterministic,
-    /// The peer: a number outside the range of its field.
-    OutOfRange,
-    /// The peer: bytes after the end of the item.
-    Trailing,
-    /// The peer: the map has no such key.
-    Missing(i64),
-    /// Us: the buffer is too small for what is to be written.
-    NoRoom,
-}
-
-impl fmt::Display for CborError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Malformed => f.write_str("truncated, or not the type that the protocol says"),
-            Self::NotDeterministic => f.write_str("not in deterministic form"),
-            Self::OutOfRange => f.write_str("a number is out of its range"),
-            Self::Trailing => f.write_str("bytes after the end"),
-            Self::Missing(key) => write!(f, "key {key} is missing"),
-            Self::NoRoom => f.write_str("the buffer is too small"),
-        }
-    }
-}
-
-impl core::error::Error for CborError {}
+pub(super) const MAX_DEPTH: u8 = 8;
 
 /// Reads items one after the other.
 #[derive(Debug, Clone)]
@@ -331,7 +291,7 @@ impl<'b> Map<'_, 'b> {
         Ok(())
     }
 
-    fn key(&mut self, depth: u8) -> Result<Option<Key>, CborError> {
+    pub(super) fn key(&mut self, depth: u8) -> Result<Option<Key>, CborError> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
         let start = self.reader.position();
@@ -352,161 +312,9 @@ impl<'b> Map<'_, 'b> {
     }
 }
 
-enum Key {
+pub(super) enum Key {
     Integer(i64),
     Other,
-}
-
-/// Writes items one after the other, in the one form that [`Reader`] takes. The caller keeps keys sorted.
-#[derive(Debug)]
-pub struct Writer<'b> {
-    encoder: Encoder<Cursor<&'b mut [u8]>>,
-}
-
-impl<'b> Writer<'b> {
-    /// A writer at the start of `buffer`.
-    #[must_use]
-    pub fn new(buffer: &'b mut [u8]) -> Self {
-        Self { encoder: Encoder::new(Cursor::new(buffer)) }
-    }
-
-    /// How many bytes were written.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.encoder.writer().position()
-    }
-
-    /// Whether nothing was written.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The head of a map of `entries` keys and values.
-    ///
-    /// # Errors
-    /// `NoRoom`, as for every method here.
-    pub fn map(&mut self, entries: usize) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.map(len64(entries)).map(|_| ()))
-    }
-
-    /// The head of an array of `items`.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn array(&mut self, items: usize) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.array(len64(items)).map(|_| ()))
-    }
-
-    /// An unsigned integer.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn uint(&mut self, value: impl Into<u64>) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.u64(value.into()).map(|_| ()))
-    }
-
-    /// A signed integer.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn int(&mut self, value: i64) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.i64(value).map(|_| ()))
-    }
-
-    /// A byte string.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn bytes(&mut self, bytes: &[u8]) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.bytes(bytes).map(|_| ()))
-    }
-
-    /// A text string.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn text(&mut self, text: &str) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.str(text).map(|_| ()))
-    }
-
-    /// `true` or `false`.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn bool(&mut self, value: bool) -> Result<&mut Self, CborError> {
-        self.write(|encoder| encoder.bool(value).map(|_| ()))
-    }
-
-    /// A float: 32 bits where that is exact, else 64.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn float(&mut self, value: f64) -> Result<&mut Self, CborError> {
-        #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "only taken where it is exact")]
-        let narrow = value as f32;
-        if f64::from(narrow).to_bits() == value.to_bits() {
-            self.write(|encoder| encoder.f32(narrow).map(|_| ()))
-        } else {
-            self.write(|encoder| encoder.f64(value).map(|_| ()))
-        }
-    }
-
-    /// Bytes that are CBOR already.
-    ///
-    /// # Errors
-    /// `NoRoom`.
-    pub fn raw(&mut self, item: &[u8]) -> Result<&mut Self, CborError> {
-        use minicbor::encode::Write as _;
-        self.encoder.writer_mut().write_all(item).map_err(|_| CborError::NoRoom)?;
-        Ok(self)
-    }
-
-    fn write<E>(
-        &mut self,
-        write: impl FnOnce(&mut Encoder<Cursor<&'b mut [u8]>>) -> Result<(), E>,
-    ) -> Result<&mut Self, CborError> {
-        write(&mut self.encoder).map_err(|_| CborError::NoRoom)?;
-        Ok(self)
-    }
-}
-
-/// Copies the map `map` without the keys in `without` (the protocol's "encoded again without that key").
-/// Returns how many bytes were written.
-///
-/// # Errors
-/// As the reader's for `map`; `NoRoom`.
-pub fn copy_without(map: &[u8], without: &[i64], out: &mut [u8]) -> Result<usize, CborError> {
-    let kept = |key: i64| !without.contains(&key);
-    let mut entries: usize = 0;
-    for_each_entry(map, |key, _| {
-        entries = entries.saturating_add(usize::from(key.is_none_or(kept)));
-        Ok(())
-    })?;
-    let mut writer = Writer::new(out);
-    writer.map(entries)?;
-    for_each_entry(map, |key, entry| if key.is_none_or(kept) { writer.raw(entry).map(|_| ()) } else { Ok(()) })?;
-    Ok(writer.len())
-}
-
-/// Calls `each` with the integer key, if it is one, and the encoded key and value of every entry.
-fn for_each_entry(
-    map: &[u8],
-    mut each: impl FnMut(Option<i64>, &[u8]) -> Result<(), CborError>,
-) -> Result<(), CborError> {
-    let mut reader = Reader::new(map);
-    let mut entries = reader.map()?;
-    loop {
-        let start = entries.reader.position();
-        let key = match entries.key(MAX_DEPTH)? {
-            Some(Key::Integer(key)) => Some(key),
-            Some(Key::Other) => None,
-            None => break,
-        };
-        entries.reader.skip()?;
-        each(key, map.get(start..entries.reader.position()).ok_or(CborError::Malformed)?)?;
-    }
-    reader.end()
 }
 
 /// How many bytes the head of an item with this argument takes.
@@ -528,8 +336,4 @@ fn is_indefinite(initial: Option<u8>) -> bool {
 /// Orders integer keys as their encoded bytes do.
 const fn sort_key(key: i64) -> (bool, u64) {
     (key < 0, key.unsigned_abs())
-}
-
-fn len64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
 }
