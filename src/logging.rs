@@ -26,12 +26,11 @@ pub fn start(level: LogLevel) -> Log {
     let (filter, handle) = reload::Layer::new(filter_of(level));
     let registry = tracing_subscriber::registry().with(filter);
     // A second log in one process is a test's; the first one stays.
-    let _ = match journal() {
-        Some(journal) => registry.with(journal).try_init(),
-        None => {
-            let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colour).with_target(false)).try_init()
-        }
+    let _ = if let Some(journal) = journal() {
+        registry.with(journal).try_init()
+    } else {
+        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colour).with_target(false)).try_init()
     };
     Log { level: handle }
 }

@@ -16,29 +16,29 @@ const DEFAULT_SOCKET: &str = "/run/clawgate/control.sock";
 #[command(name = "clawgate", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 wrong code, 5 time-out, \
                         6 radio or port, 7 cloud or token, 8 degraded, 78 config.")]
-pub struct Cli {
+pub(super) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(super) command: Command,
     /// Options of every verb.
     #[command(flatten)]
-    pub common: Common,
+    pub(super) common: Common,
 }
 
 /// Options of every verb.
 #[derive(Debug, Args)]
-pub struct Common {
+pub(super) struct Common {
     /// The daemon's control socket
     #[arg(long, global = true, value_name = "PATH", env = "CLAWGATE_SOCKET", default_value = DEFAULT_SOCKET)]
-    pub socket: PathBuf,
+    pub(super) socket: PathBuf,
     /// Results as JSON on standard output
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(super) json: bool,
 }
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run the daemon in the foreground (systemd does)
     Run(ConfigFile),
     /// List the sensors in reach
@@ -103,48 +103,48 @@ pub enum Command {
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
-pub struct ConfigFile {
+pub(super) struct ConfigFile {
     /// The main file; conf.d/*.toml beside it is merged in
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
-    pub config: PathBuf,
+    pub(super) config: PathBuf,
 }
 
 /// `demo`.
 #[cfg(feature = "demo")]
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(super) struct Demo {
     /// End by itself so long after the first pairing, and count what arrived
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
-    pub time: Option<Duration>,
+    pub(super) time: Option<Duration>,
     /// So many sensors
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub sensors: u8,
+    pub(super) sensors: u8,
 }
 
 /// `pair`.
 #[derive(Debug, Args)]
 #[command(after_help = "The code is asked for at the terminal, else read from standard input or from the variable \
                         OPENCLAW_PAIRING_CODE. It is never an argument: arguments can be seen by every user.")]
-pub struct Pair {
+pub(super) struct Pair {
     /// The sensor, as `scan` names it; or a device that is paired again
-    pub target: String,
+    pub(super) target: String,
     /// The name it gets: 1 to 32 of a-z, 0-9, '_', '-'
     #[arg(long)]
-    pub name: Option<String>,
+    pub(super) name: Option<String>,
     /// Make a code here, to be entered at the sensor
     #[arg(long)]
-    pub issue: bool,
+    pub(super) issue: bool,
     /// Life of the code that is made
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "issue")]
-    pub ttl: Option<Duration>,
+    pub(super) ttl: Option<Duration>,
     /// What its token grants (telemetry:write, command:read); may be given again
     #[arg(long = "scope", value_name = "SCOPE")]
-    pub scopes: Vec<String>,
+    pub(super) scopes: Vec<String>,
 }
 
 /// `devices`.
 #[derive(Debug, Subcommand)]
-pub enum Devices {
+pub(super) enum Devices {
     /// List them
     Ls,
     /// Show one
@@ -163,7 +163,7 @@ pub enum Devices {
 
 /// `code`.
 #[derive(Debug, Subcommand)]
-pub enum Code {
+pub(super) enum Code {
     /// Make a code, to be entered at a sensor; shown once
     New {
         /// The name that the sensor gets
@@ -204,7 +204,7 @@ pub enum Code {
 
 /// `token`.
 #[derive(Debug, Subcommand)]
-pub enum Token {
+pub(super) enum Token {
     /// List them; never the tokens themselves
     Ls,
     /// Get a new one now
@@ -224,7 +224,7 @@ pub enum Token {
 
 /// `audit`.
 #[derive(Debug, Subcommand)]
-pub enum Audit {
+pub(super) enum Audit {
     /// Check the log on disk; works without the daemon
     Verify {
         /// The state directory, or a copy of it
@@ -246,7 +246,7 @@ pub enum Audit {
 
 /// `issuer`.
 #[derive(Debug, Subcommand)]
-pub enum Issuer {
+pub(super) enum Issuer {
     /// Issue tokens to the gateways and subscribers of a site, until stopped; SIGHUP reads the clients again
     Serve {
         /// Where it listens, its key, its clients
@@ -264,27 +264,27 @@ pub enum Issuer {
 
 /// `issuer token`.
 #[derive(Debug, Args)]
-pub struct OwnToken {
+pub(super) struct OwnToken {
     /// The issuer
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7480")]
-    pub url: String,
+    pub(super) url: String,
     /// The subscriber's name there
     #[arg(long, value_name = "NAME")]
-    pub client: String,
+    pub(super) client: String,
     /// Its private key
     #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
+    pub(super) key: PathBuf,
     /// The broker it is for
     #[arg(long, value_name = "NAME", default_value = "claw")]
-    pub audience: String,
+    pub(super) audience: String,
     /// The only CA that the issuer's certificate may come from
     #[arg(long, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
+    pub(super) ca: Option<PathBuf>,
 }
 
 /// `config`.
 #[derive(Debug, Subcommand)]
-pub enum Config {
+pub(super) enum Config {
     /// Check the configuration; exits 78 with file, line and key when it is refused
     Check(ConfigFile),
 }

@@ -68,5 +68,6 @@ fn show(device: &Device) -> String {
     ];
     let reasons = [("token reason", &device.token.reason), ("cloud error", &device.relay.error)];
     rows.extend(reasons.into_iter().filter_map(|(name, reason)| Some((name, reason.clone()?))));
-    rows.iter().map(|(name, value)| format!("{name:<13} {}\n", clean(value))).collect()
+    let lines: Vec<_> = rows.iter().map(|(name, value)| format!("{name:<13} {}", clean(value))).collect();
+    lines.join("\n")
 }

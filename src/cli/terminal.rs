@@ -59,7 +59,8 @@ impl Terminal {
         let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
     }
 
-    /// Bytes on standard output as they are.
+    /// Bytes on standard output as they are; whether they were taken.
+    #[must_use]
     pub fn raw(&self, bytes: &[u8]) -> bool {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).is_ok()

@@ -61,31 +61,33 @@ async fn scanning(gateway: Gateway, time: Duration, lines: Lines) {
 }
 
 fn found_line(found: link::Found) -> Found {
-    let mut line = Found {
+    let mut window_left_s = None;
+    let mut ceremonies = Vec::new();
+    let mut device = None;
+    let state = match found.state {
+        FoundState::Pairable { left, label, issued } => {
+            window_left_s = Some(left.as_secs());
+            let takes = [("label", label), ("issued", issued)];
+            ceremonies = takes.into_iter().filter(|(_, takes)| *takes).map(|(name, _)| name.to_owned()).collect();
+            "pairable"
+        }
+        FoundState::Closed => "closed",
+        FoundState::Paired { device: known, .. } => {
+            device = Some(known.to_string());
+            "paired"
+        }
+        FoundState::PairedElsewhere => "paired_elsewhere",
+    };
+    Found {
         id: found.id,
         name: found.name,
         link: found.link,
         rssi_dbm: found.rssi_dbm,
-        state: String::new(),
-        window_left_s: None,
-        ceremonies: Vec::new(),
-        device: None,
-    };
-    match found.state {
-        FoundState::Pairable { left, label, issued } => {
-            line.state = "pairable".to_owned();
-            line.window_left_s = Some(left.as_secs());
-            let takes = [("label", label), ("issued", issued)];
-            line.ceremonies = takes.into_iter().filter(|(_, takes)| *takes).map(|(name, _)| name.to_owned()).collect();
-        }
-        FoundState::Closed => line.state = "closed".to_owned(),
-        FoundState::Paired { device, .. } => {
-            line.state = "paired".to_owned();
-            line.device = Some(device.to_string());
-        }
-        FoundState::PairedElsewhere => line.state = "paired_elsewhere".to_owned(),
+        state: state.to_owned(),
+        window_left_s,
+        ceremonies,
+        device,
     }
-    line
 }
 
 pub(super) async fn identify(

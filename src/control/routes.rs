@@ -12,7 +12,8 @@ use axum::{Extension, Router};
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
-use super::role::{Caller, Role};
+use super::role::Caller;
+use super::role::Role::{self, Admin, Operator, Viewer};
 use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, devices, links, system, tokens};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
@@ -35,7 +36,6 @@ pub fn routes() -> Vec<Route> {
     let get = |path, role, handler| Route { method: Method::GET, path, role, handler };
     let post = |path, role, handler| Route { method: Method::POST, path, role, handler };
     let delete = |path, role, handler| Route { method: Method::DELETE, path, role, handler };
-    use Role::{Admin, Operator, Viewer};
     vec![
         get("/v1/status", Viewer, self::get(system::status)),
         get("/v1/watch", Viewer, self::get(system::watch)),
@@ -94,13 +94,11 @@ async fn pass(
         tracing::info!(uid = caller.uid, %needed, "a control request was refused for its role");
         return refuse(failure, "role");
     }
-    match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());
-            refuse(Failure::new(Exit::TimeOut, "too_slow", text, "Try again."), "too_slow")
-        }
+    if let Ok(response) = tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+        return response;
     }
+    let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());
+    refuse(Failure::new(Exit::TimeOut, "too_slow", text, "Try again."), "too_slow")
 }
 
 /// A JSON body; what is wrong with it is said in our words.

@@ -32,7 +32,7 @@ impl Gateway {
             match self.0.spool.purge(slot.pairing).await {
                 Ok(count) => lost += count,
                 Err(error) => {
-                    tracing::warn!(device = %id, %error, "readings of an unpaired device are still in the spool")
+                    tracing::warn!(device = %id, %error, "readings of an unpaired device are still in the spool");
                 }
             }
         }

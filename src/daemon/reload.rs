@@ -15,9 +15,10 @@ pub(super) async fn reload(gateway: &Gateway) {
         Ok(Err(error)) => Some(error.to_string()),
         Err(error) => Some(error.to_string()),
     };
-    match &refused {
-        Some(error) => tracing::error!(%error, "the new configuration is refused; the one before goes on"),
-        None => tracing::info!("the configuration was read again"),
+    if let Some(error) = &refused {
+        tracing::error!(%error, "the new configuration is refused; the one before goes on");
+    } else {
+        tracing::info!("the configuration was read again");
     }
     *gateway.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
 }
