@@ -40,6 +40,8 @@ pub const SIMULATOR: &str = "simulator";
 #[must_use]
 pub fn main() -> ExitCode {
     #[cfg(feature = "demo")]
+    crate::demo::end_with_parent();
+    #[cfg(feature = "demo")]
     if std::env::args_os().nth(1).is_some_and(|verb| verb == SIMULATOR) {
         // The sensors of the demo: this binary as another program, with a command line of its own.
         return clawgate_simulator::main_with(std::env::args_os().skip(1));

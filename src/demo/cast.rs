@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::process::Process;
+use super::received::Line;
 use super::workshop::{SITE, SUBSCRIBER, Workshop};
 use crate::cli::SIMULATOR;
 use crate::cli::client::Client;
@@ -176,15 +177,24 @@ pub(super) async fn daemon(workshop: &Workshop) -> io::Result<(Process, Status)>
     }
 }
 
-/// Starts the subscriber.
-pub(super) fn subscriber(workshop: &Workshop, status: &Status) -> io::Result<Process> {
+/// Starts the subscriber and waits until the broker took its subscription: what is published before is not for it.
+pub(super) async fn subscriber(workshop: &Workshop, status: &Status) -> io::Result<Process> {
     let broker = status.broker.split_once("://").map_or(status.broker.as_str(), |(_, address)| address);
     let issuer = status.issuer.as_str();
     let mut args = words(&["demo-subscriber", "--issuer", issuer, "--broker", broker, "--client", SUBSCRIBER]);
     args.extend(words(&["--audience", "claw", "--filter", &format!("claw/v1/{SITE}/{SITE}/+/up/telemetry")]));
     args.extend([OsString::from("--key"), workshop.subscriber_key().into()]);
     args.extend([OsString::from("--log"), workshop.subscriber_log().into()]);
-    Process::start("subscriber", workshop.path(), args)
+    let mut process = Process::start("subscriber", workshop.path(), args)?;
+    let deadline = Instant::now() + READY;
+    let subscribed = |line: &str| matches!(serde_json::from_str(line), Ok(Line::Subscribed));
+    while !text(&workshop.subscriber_log()).lines().any(subscribed) {
+        if process.ended().is_some() || Instant::now() > deadline {
+            return Err(io::Error::other(format!("the subscriber did not subscribe: {}", process.last_words())));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(process)
 }
 
 /// The text of a file; empty where there is none.

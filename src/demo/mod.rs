@@ -31,6 +31,7 @@ use show::Show;
 use tally::{SensorLog, Tokens, tally};
 use workshop::{SUBSCRIBER, Workshop, WorkshopError};
 
+pub use process::end_with_parent;
 pub use tally::Tally;
 
 /// Between two looks at everything.
@@ -167,7 +168,7 @@ impl Stage {
             sensors.push(Sensor::start(&self.workshop, number).await?);
         }
         let (daemon, status) = cast::daemon(&self.workshop).await?;
-        let subscriber = cast::subscriber(&self.workshop, &status)?;
+        let subscriber = cast::subscriber(&self.workshop, &status).await?;
         Ok(Cast { sensors, daemon, subscriber, status })
     }
 

@@ -7,16 +7,26 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+/// Set for a process that must not outlive the demonstration.
+const WITH_PARENT: &str = "CLAWGATE_DEMO_PROCESS";
 /// Lines of a process that wait for us; older ones are read and dropped.
 const LINES: usize = 64;
 /// How long a process may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// In a process of the demonstration: ends with it, even where it was killed outright.
+pub fn end_with_parent() {
+    if std::env::var_os(WITH_PARENT).is_some() {
+        // Where the kernel refuses, the end of standard input still reaches all but the daemon.
+        let _ = set_parent_process_death_signal(Some(Signal::TERM));
+    }
+}
 
 /// A running process. Dropping it kills it, by its id, also when the demonstration panics.
 #[derive(Debug)]
@@ -41,6 +51,7 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(File::create(&log)?)
             .env_remove("CLAWGATE_SOCKET")
+            .env(WITH_PARENT, "1")
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;

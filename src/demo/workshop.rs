@@ -67,9 +67,8 @@ impl Workshop {
 
     fn configuration(&self, sensors: usize) -> String {
         let dir = self.0.display();
-        let ports: String = (1..=sensors)
-            .map(|sensor| format!("[uart.ports.line-{sensor}]\npath = \"{}\"\n", self.line(sensor).display()))
-            .collect();
+        let port = |sensor| format!("[uart.ports.line-{sensor}]\npath = \"{}\"", self.line(sensor).display());
+        let ports: Vec<String> = (1..=sensors).map(port).collect();
         format!(
             "mode = \"standalone\"\nstate_dir = \"{dir}/state\"\n\
              [gateway]\nid = \"{SITE}\"\ntenant = \"{SITE}\"\n\
@@ -78,7 +77,8 @@ impl Workshop {
              [standalone]\nlisten = \"127.0.0.1:0\"\n\
              [standalone.subscribers.{SUBSCRIBER}]\npublic_key = \"{dir}/subscriber.pub.pem\"\n\
              topics = [\"claw/v1/{SITE}/{SITE}/+/up/telemetry\"]\n\
-             [metrics]\nlisten = \"off\"\n{ports}"
+             [metrics]\nlisten = \"off\"\n{}\n",
+            ports.join("\n")
         )
     }
 }
