@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::line::{Pace, Sent};
@@ -14,6 +14,11 @@ use crate::process::Service;
 use crate::receiver::{Identify, Identity};
 use crate::simulator::{self, Line, Simulator, Work};
 use crate::subject::{Gateway, Site, Subject};
+
+/// Exit code of a verb that did not find what it was given.
+const NOT_FOUND: i32 = 3;
+/// A sensor on a line is found within this time.
+const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// The daemon and the simulator, as built.
 #[derive(Clone)]
@@ -105,7 +110,8 @@ impl Daemon {
         let (dir, socket) = (site.dir.clone(), site.dir.join("control.sock"));
         let text = format!(
             "state_dir = \"{}\"\n[gateway]\nid = \"bench\"\n[control]\nsocket = \"{}\"\n\
-             [broker]\nurl = \"mqtt://{}\"\n[metrics]\nlisten = \"off\"\n[log]\nlevel = \"warn\"\n{ports}",
+             [broker]\nurl = \"mqtt://{}\"\n[metrics]\nlisten = \"off\"\n\
+             [issuer]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n{ports}",
             dir.join("state").display(),
             socket.display(),
             site.broker,
@@ -128,20 +134,32 @@ impl Daemon {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             Ok(command)
         })?;
-        notify.wait_ready()?;
+        notify.wait_ready().map_err(|error| format!("{error}; its log ends: {}", self.last_words()))?;
         Ok(service)
     }
 
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.dir.join("clawgate.log")).unwrap_or_default();
+        log.lines().last().unwrap_or("nothing").to_owned()
+    }
+
     fn pair(&self, port: &str, name: &str, code: &str) -> Outcome<()> {
-        let output = Command::new(&self.program)
-            .args(["pair", port, "--name", name, "--socket"])
-            .arg(&self.socket)
-            .env("OPENCLAW_PAIRING_CODE", code)
-            .stdin(Stdio::null())
-            .output()?;
-        if output.status.success() {
-            return Ok(());
-        }
+        let asked = Instant::now();
+        let output = loop {
+            let output = Command::new(&self.program)
+                .args(["pair", port, "--name", name, "--socket"])
+                .arg(&self.socket)
+                .env("OPENCLAW_PAIRING_CODE", code)
+                .stdin(Stdio::null())
+                .output()?;
+            if output.status.success() {
+                return Ok(());
+            }
+            // The sensor may not have answered the first probe yet.
+            if output.status.code() != Some(NOT_FOUND) || asked.elapsed() > FOUND_WITHIN {
+                break output;
+            }
+        };
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(format!("pairing {name} failed ({}):\n{told}", output.status).into())
     }

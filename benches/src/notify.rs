@@ -22,6 +22,7 @@ impl Notify {
     /// It cannot be made.
     pub(crate) fn bind(dir: &Path) -> Outcome<Self> {
         let path = dir.join("notify");
+        let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path)?;
         socket.set_read_timeout(Some(LIMIT))?;
         Ok(Self { socket, path })

@@ -21,8 +21,10 @@ const LINES: [(u32, bool); 2] = [(115_200, true), (3_000_000, false)];
 const PAIRING: std::ops::RangeInclusive<u8> = 0x11..=0x16;
 /// Cold starts; the median is reported.
 const STARTS: usize = 5;
-/// A line fills for so long before it is measured.
-const FILL: Duration = Duration::from_secs(4);
+/// A sensor that was switched off and on delivers again within this time.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+/// Then the line fills for so long before it is measured.
+const FILL: Duration = Duration::from_secs(3);
 /// Arrivals so close belong to one record.
 const ONE_RECORD_NS: u64 = 5_000_000;
 
@@ -84,6 +86,7 @@ fn on_line(clawgate: &Clawgate, options: &Options, baud: u32, suite1: bool) -> O
     let pairing = pairing(&tap.traffic(), if suite1 { 1 } else { 2 });
 
     bed.gateway.feed(Pace::Flood, options.line() + FILL)?;
+    bed.receiver.wait_any(STARTS_WITHIN)?;
     std::thread::sleep(FILL);
     bed.receiver.take();
     let (before, started) = (tap.traffic().up_bytes, Instant::now());

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::line::now_ns;
@@ -69,6 +69,21 @@ impl Receiver {
             idle = if now == last { idle + step } else { Duration::ZERO };
             last = now;
         }
+    }
+
+    /// Waits until a delivery waits.
+    ///
+    /// # Errors
+    /// None came within `limit`.
+    pub(crate) fn wait_any(&self, limit: Duration) -> Outcome<()> {
+        let asked = Instant::now();
+        while self.waiting() == 0 {
+            if asked.elapsed() > limit {
+                return Err(format!("nothing arrived at the broker within {} s", limit.as_secs()).into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Ends the subscription.

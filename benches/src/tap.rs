@@ -20,7 +20,9 @@ use crate::pty::Pty;
 /// Start bit, eight data bits, stop bit.
 pub(crate) const BITS_A_BYTE: u32 = 10;
 /// How often a direction moves bytes while it is busy.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(5);
+/// A sleep that was too long is made up for within this time, so that the mean rate is the line's.
+const CREDIT: Duration = Duration::from_millis(250);
 
 /// How long an idle or blocked direction goes without looking whether it should end.
 const LIMIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -125,8 +127,7 @@ fn pump(
         }
         let length = from.read(&mut buffer)?;
         let bytes = &buffer[..length];
-        // A sleep that was too long is made up for within one tick, so that the mean rate is the line's.
-        let start = Instant::now().checked_sub(TICK).map_or(free_at, |earliest| free_at.max(earliest));
+        let start = Instant::now().checked_sub(CREDIT).map_or(free_at, |earliest| free_at.max(earliest));
         free_at = start + byte_time * u32::try_from(length).unwrap_or(u32::MAX);
         std::thread::sleep(free_at.saturating_duration_since(Instant::now()));
         write_all(&mut to, bytes, stop)?;
