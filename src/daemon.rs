@@ -6,6 +6,7 @@
 mod act;
 mod commission;
 mod disk;
+mod gauges;
 mod harden;
 mod issuer;
 mod metrics_http;

@@ -77,8 +77,8 @@ pub struct Metrics {
 pub struct LinkMetrics {
     /// Ports that are open.
     pub ports_open: Gauge,
-    /// Whole messages received, by link.
-    pub messages: Family<Link, Counter>,
+    /// Valid frames received, by link.
+    pub frames: Family<Link, Counter>,
     /// Frames that failed CRC, length or form, by link.
     pub bad_frames: Family<Link, Counter>,
     /// Messages that did not parse or came in the wrong state, by link.
@@ -128,16 +128,16 @@ pub struct SpoolMetrics {
     pub bytes: Gauge,
     /// Bytes on disk.
     pub disk_bytes: Gauge,
-    /// Readings committed to disk.
-    pub committed: Counter,
-    /// Commits.
+    /// Bytes in memory.
+    pub memory_bytes: Gauge,
+    /// Commits to disk.
     pub commits: Counter,
-    /// Commits that failed.
-    pub commit_errors: Counter,
-    /// Readings dropped at the byte cap, by device.
-    pub dropped: Family<Device, Counter>,
-    /// Readings a broker refused for good, by device.
-    pub dead_letters: Family<Device, Counter>,
+    /// 1 while nothing can be committed.
+    pub trouble: Gauge,
+    /// Readings dropped at the byte cap.
+    pub dropped: Counter,
+    /// Readings that a broker refused for good, kept aside.
+    pub dead_letters: Gauge,
 }
 
 /// MQTT connections.
@@ -170,12 +170,12 @@ pub struct TokenMetrics {
     pub valid: Gauge,
     /// Tokens issued.
     pub issued: Counter,
-    /// Refreshes that failed, by reason.
-    pub failed: Family<Reason, Counter>,
+    /// Requests for a token that failed.
+    pub failed: Counter,
     /// Devices in quarantine.
     pub quarantined: Gauge,
-    /// Devices revoked since start.
-    pub revoked: Counter,
+    /// Devices whose token is revoked.
+    pub revoked: Gauge,
 }
 
 /// The control socket.
@@ -242,7 +242,7 @@ impl LinkMetrics {
         let it = Self::default();
         let to = to.sub_registry_with_prefix("link");
         to.register("ports_open", "Ports that are open", it.ports_open.clone());
-        to.register("messages", "Whole messages received", it.messages.clone());
+        to.register("frames", "Valid frames received", it.frames.clone());
         to.register("bad_frames", "Frames that failed CRC, length or form", it.bad_frames.clone());
         to.register("bad_messages", "Messages that did not parse", it.bad_messages.clone());
         to.register_with_unit("received", "Bytes received", Unit::Bytes, it.received_bytes.clone());
@@ -284,11 +284,11 @@ impl SpoolMetrics {
         to.register("waiting", "Readings waiting for the broker", it.waiting.clone());
         to.register_with_unit("size", "Bytes waiting, memory and disk", Unit::Bytes, it.bytes.clone());
         to.register_with_unit("disk", "Bytes on disk", Unit::Bytes, it.disk_bytes.clone());
-        to.register("committed", "Readings committed to disk", it.committed.clone());
-        to.register("commits", "Commits", it.commits.clone());
-        to.register("commit_errors", "Commits that failed", it.commit_errors.clone());
+        to.register_with_unit("memory", "Bytes in memory", Unit::Bytes, it.memory_bytes.clone());
+        to.register("commits", "Commits to disk", it.commits.clone());
+        to.register("trouble", "1 while nothing can be committed", it.trouble.clone());
         to.register("dropped", "Readings dropped at the byte cap", it.dropped.clone());
-        to.register("dead_letters", "Readings a broker refused for good", it.dead_letters.clone());
+        to.register("dead_letters", "Readings that a broker refused for good, kept aside", it.dead_letters.clone());
         it
     }
 }
@@ -326,9 +326,9 @@ impl TokenMetrics {
         let to = to.sub_registry_with_prefix("token");
         to.register("valid", "Devices with a valid token", it.valid.clone());
         to.register("issued", "Tokens issued", it.issued.clone());
-        to.register("failed", "Refreshes that failed", it.failed.clone());
+        to.register("failed", "Requests for a token that failed", it.failed.clone());
         to.register("quarantined", "Devices in quarantine", it.quarantined.clone());
-        to.register("revoked", "Devices revoked since start", it.revoked.clone());
+        to.register("revoked", "Devices whose token is revoked", it.revoked.clone());
         it
     }
 }

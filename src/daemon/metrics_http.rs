@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Gateway, view};
+use super::{Gateway, gauges};
 
 /// Scrapers at a time.
 const MAX_CONNECTIONS: usize = 8;
@@ -22,7 +22,7 @@ const SCRAPE_TIME: Duration = Duration::from_secs(10);
 /// OpenMetrics text, and its media type.
 pub(crate) async fn text(gateway: Gateway) -> ([(axum::http::HeaderName, &'static str); 1], String) {
     let text = tokio::task::spawn_blocking(move || {
-        view::refresh_gauges(&gateway);
+        gauges::refresh(&gateway);
         gateway.metrics().text()
     });
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text.await.unwrap_or_default())

@@ -14,7 +14,7 @@ use super::disk::{self, Disk};
 use super::issuer::IssuingError;
 use super::options::{keeper_options, relay_options, uart_options};
 use super::tasks::Tasks;
-use super::{Gateway, Parts, issuer, metrics_http, watchdog};
+use super::{Gateway, Parts, gauges, issuer, metrics_http, watchdog};
 use crate::audit::AuditError;
 use crate::clock::Clock;
 use crate::config::{BrokerUrl, Config};
@@ -135,6 +135,7 @@ pub(super) async fn start(
         links: links.clone(),
         pairing,
     }));
+    gauges::state_limits(&gateway);
     tasks.spawn("links", |stop| async move {
         stop.cancelled().await;
         stop_links.cancel();

@@ -220,14 +220,6 @@ pub(super) fn one_line(gateway: &Gateway) -> String {
     }
 }
 
-/// Sets the gauges that are read rather than counted.
-pub(super) fn refresh_gauges(gateway: &Gateway) {
-    let tally = gateway.keeper().tally();
-    let token = &gateway.metrics().token;
-    token.valid.set(i64::try_from(tally.valid).unwrap_or(i64::MAX));
-    token.quarantined.set(i64::try_from(tally.quarantined).unwrap_or(i64::MAX));
-}
-
 /// Milliseconds since 1970 as RFC 3339.
 pub(crate) fn rfc3339(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map(|time| format!("{time:.0}")).unwrap_or_default()

@@ -239,6 +239,12 @@ impl Relay {
         }
     }
 
+    /// The bound on connections at once.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.shared.options.max_connections
+    }
+
     /// Detaches every device, all at once.
     pub async fn shutdown(&self) {
         let all: Vec<Attached> = {

@@ -1,0 +1,64 @@
+//! Metrics that are read from the parts at a scrape rather than counted as things happen.
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::Gateway;
+use super::commission::slot_of;
+use crate::metrics::{Device, Link};
+use crate::pairing::code::MOST_LIVE;
+
+/// States the bounds that are fixed for this run.
+pub(super) fn state_limits(gateway: &Gateway) {
+    let metrics = gateway.metrics();
+    let max_bytes = usize::try_from(gateway.0.spool.status().max_bytes).unwrap_or(usize::MAX);
+    metrics.limit("spool_bytes", max_bytes);
+    metrics.limit("codes_active", MOST_LIVE);
+    metrics.limit("relay_connections", gateway.0.relay.max_connections());
+}
+
+/// Reads the parts. Reads the registry: call it where blocking is allowed.
+pub(super) fn refresh(gateway: &Gateway) {
+    spool(gateway);
+    let tally = gateway.keeper().tally();
+    let token = &gateway.metrics().token;
+    token.valid.set(signed(tally.valid));
+    token.quarantined.set(signed(tally.quarantined));
+    token.revoked.set(signed(tally.revoked));
+    follow(&token.issued, tally.refreshes);
+    follow(&token.failed, tally.failures);
+    let metrics = &gateway.metrics().link;
+    for port in gateway.links().ports() {
+        let label = Link { link: port.alias };
+        follow(&metrics.frames.get_or_create(&label), port.frames_in);
+        follow(&metrics.bad_frames.get_or_create(&label), port.frames_bad);
+        follow(&metrics.received_bytes.get_or_create(&label), port.bytes_in);
+    }
+}
+
+fn spool(gateway: &Gateway) {
+    let metrics = &gateway.metrics().spool;
+    let status = gateway.0.spool.status();
+    metrics.bytes.set(signed(status.lanes.iter().map(|lane| lane.bytes).sum()));
+    metrics.memory_bytes.set(signed(status.memory_bytes));
+    metrics.disk_bytes.set(signed(status.disk_bytes));
+    metrics.dead_letters.set(signed(status.dead_letters));
+    metrics.trouble.set(i64::from(status.trouble.is_some()));
+    follow(&metrics.commits, status.commits);
+    follow(&metrics.dropped, status.dropped);
+    // Unpaired devices leave no row behind.
+    metrics.waiting.clear();
+    for device in gateway.store().devices().unwrap_or_default() {
+        let lane = slot_of(&device).and_then(|slot| status.lanes.iter().find(|lane| lane.pairing == slot.pairing));
+        let depth = lane.map_or(0, |lane| lane.depth);
+        metrics.waiting.get_or_create(&Device::of(&device.id)).set(signed(depth));
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Moves a counter up to a total that is kept elsewhere.
+fn follow(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
