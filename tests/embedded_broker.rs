@@ -33,7 +33,15 @@ impl Bed {
     }
 
     fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
-        Connect { addr: self.broker.addr(), tls: None, client_id, token, by: By::EnhancedAuth, will: None }
+        Connect {
+            addr: self.broker.addr(),
+            tls: None,
+            client_id,
+            token,
+            by: By::EnhancedAuth,
+            will: None,
+            keeps_session: false,
+        }
     }
 
     async fn connect(&self, client_id: &str, token: &str) -> Result<MqttClient, String> {
@@ -41,7 +49,7 @@ impl Bed {
     }
 
     async fn subscriber(&self) -> MqttClient {
-        let client = self.connect("dash", &subscriber_token(&self.issuer)).await.unwrap();
+        let client = self.connect("dash", &subscriber_token(&self.issuer, 60)).await.unwrap();
         assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
         client
     }
@@ -71,14 +79,14 @@ fn request(device: &str, life_s: u64) -> TokenRequest {
     }
 }
 
-fn subscriber_token(issuer: &LocalIssuer) -> String {
+fn subscriber_token(issuer: &LocalIssuer, life_s: u64) -> String {
     let mint = Mint {
         sub: "dash".to_owned(),
         client_id: "dash".to_owned(),
         audience: "claw".to_owned(),
         scope: TELEMETRY_READ.to_owned(),
         topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
-        life: Duration::from_secs(60),
+        life: Duration::from_secs(life_s),
     };
     issuer.mint(mint).unwrap()
 }
@@ -190,6 +198,21 @@ async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
 }
 
 #[tokio::test]
+async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token() {
+    let bed = Bed::start().await;
+    let short = subscriber_token(&bed.issuer, 2);
+    let how = Connect { keeps_session: true, ..bed.how("dash", &short) };
+    let mut subscriber = MqttClient::connect(how).await.unwrap();
+    assert_eq!(subscriber.subscribe(ALL).await, "Success(AtLeastOnce)");
+    subscriber.ended().await;
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    assert_eq!(device.publish(UP, "1").await, "Success");
+    let fresh = subscriber_token(&bed.issuer, 60);
+    let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
+    assert_eq!(MqttClient::connect(how).await.unwrap().next().await.payload, "1");
+}
+
+#[tokio::test]
 async fn over_tls_a_pinned_ca_is_enough_to_connect() {
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -213,6 +236,7 @@ async fn over_tls_a_pinned_ca_is_enough_to_connect() {
         token: &token,
         by: By::EnhancedAuth,
         will: None,
+        keeps_session: false,
     };
     let device = MqttClient::connect(how).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success");

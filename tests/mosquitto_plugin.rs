@@ -31,12 +31,23 @@ impl Bed {
         let deny = DenyList::open(&folder.path().join("denylist")).unwrap();
         let issuer = LocalIssuer::new("https://issuer.test", SigningKey::generate().unwrap(), deny, Clock::system());
         std::fs::write(folder.path().join("jwks"), serde_json::to_string(&issuer.jwks()).unwrap()).unwrap();
-        let broker = Mosquitto::start_in(folder, &plugin::config("https://issuer.test"));
+        let broker = Mosquitto::start_in(
+            folder,
+            &(plugin::config("https://issuer.test") + "persistence true\npersistence_location {dir}/\n"),
+        );
         Self { issuer, broker }
     }
 
     fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
-        Connect { addr: self.broker.addr(), tls: None, client_id, token, by: By::EnhancedAuth, will: None }
+        Connect {
+            addr: self.broker.addr(),
+            tls: None,
+            client_id,
+            token,
+            by: By::EnhancedAuth,
+            will: None,
+            keeps_session: false,
+        }
     }
 
     async fn connect(&self, client_id: &str, token: &str) -> Result<MqttClient, String> {
@@ -47,16 +58,20 @@ impl Bed {
         self.issuer.issue(&request(device, life_s)).await.unwrap().bearer().to_owned()
     }
 
-    async fn subscriber(&self) -> MqttClient {
+    fn subscriber_token(&self, life_s: u64) -> String {
         let mint = Mint {
             sub: "dash".to_owned(),
             client_id: "dash".to_owned(),
             audience: "claw".to_owned(),
             scope: TELEMETRY_READ.to_owned(),
             topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
-            life: Duration::from_secs(60),
+            life: Duration::from_secs(life_s),
         };
-        let client = self.connect("dash", &self.issuer.mint(mint).unwrap()).await.unwrap();
+        self.issuer.mint(mint).unwrap()
+    }
+
+    async fn subscriber(&self) -> MqttClient {
+        let client = self.connect("dash", &self.subscriber_token(60)).await.unwrap();
         assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
         client
     }
@@ -167,6 +182,28 @@ async fn re_authentication_with_anothers_token_ends_the_connection() {
         let _ = device.reauthenticate(bad).await;
         device.ended().await;
     }
+}
+
+#[tokio::test]
+async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token_and_a_restart() {
+    let mut bed = Bed::start();
+    let short = bed.subscriber_token(2);
+    let how = Connect { keeps_session: true, by: By::Password, ..bed.how("dash", &short) };
+    let mut subscriber = MqttClient::connect(how).await.unwrap();
+    assert_eq!(subscriber.subscribe(ALL).await, "Success(AtLeastOnce)");
+    subscriber.ended().await;
+    let token = bed.token("pump-3", 60).await;
+    let device = bed.connect("g.pump-3", &token).await.unwrap();
+    assert_eq!(device.publish(UP, "1").await, "Success", "{}", bed.broker.log());
+    bed.broker.stop();
+    bed.broker.resume();
+    let device = bed.connect("g.pump-3", &token).await.unwrap();
+    assert_eq!(device.publish(UP, "2").await, "Success", "{}", bed.broker.log());
+    assert_eq!(bed.connect("dash", &short).await.err().as_deref(), Some("NotAuthorized"));
+    let fresh = bed.subscriber_token(60);
+    let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
+    let mut subscriber = MqttClient::connect(how).await.unwrap();
+    assert_eq!((&*subscriber.next().await.payload, &*subscriber.next().await.payload), (&b"1"[..], &b"2"[..]));
 }
 
 #[test]

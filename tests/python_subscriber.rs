@@ -150,8 +150,15 @@ async fn deliver_twice(issuer: &LocalIssuer, addr: SocketAddr, topic: &str, id: 
         audience: "claw".into(),
     };
     let token = issuer.issue(&request).await.unwrap();
-    let how =
-        Connect { addr, tls: None, client_id: "gw-1.pump-4", token: token.bearer(), by: By::Password, will: None };
+    let how = Connect {
+        addr,
+        tls: None,
+        client_id: "gw-1.pump-4",
+        token: token.bearer(),
+        by: By::Password,
+        will: None,
+        keeps_session: false,
+    };
     let device = MqttClient::connect(how).await.unwrap();
     for _ in 0..2 {
         assert_eq!(device.publish_named(topic, "[]", id).await, "Success");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rumqttc::mqttbytes::v5::AuthProperties;
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, Incoming, MqttOptions, Publish, PublishOptions, PublishProperties,
-    PublishResult, QoS, TlsConfiguration, Transport,
+    AsyncClient, BrokerSessionResumePolicy, ConnectionError, Event, Incoming, MqttOptions, Publish, PublishOptions,
+    PublishProperties, PublishResult, QoS, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -36,6 +36,8 @@ pub(crate) struct Connect<'a> {
     pub(crate) by: By,
     /// Topic and payload, retained.
     pub(crate) will: Option<(&'a str, &'a str)>,
+    /// Whether the broker shall keep the session, with what comes while the client is away.
+    pub(crate) keeps_session: bool,
 }
 
 /// A live connection.
@@ -62,6 +64,11 @@ impl MqttClient {
         }
         if let Some(tls) = how.tls {
             options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+        }
+        if how.keeps_session {
+            options.set_clean_start(false);
+            options.set_session_expiry_interval(Some(3600));
+            options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
         }
         if let Some((topic, payload)) = how.will {
             let will = rumqttc::mqttbytes::v5::LastWill::new(topic, payload.to_owned(), QoS::AtLeastOnce, true, None);

@@ -16,7 +16,7 @@ use crate::topics::{covers, shared_filter};
 const MAX_TOKEN: usize = 8 * 1024;
 /// Bound of the files that are read.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
-/// How long the rights of a closed connection are kept, for its will.
+/// How long the rights of a closed connection are kept, for its will and its session.
 const WILL_LIFE: Duration = Duration::from_secs(300);
 /// Scope of a token that only reads.
 const TELEMETRY_READ: &str = "telemetry:read";
@@ -29,8 +29,10 @@ pub(crate) type ConnectionId = usize;
 pub(crate) enum Access {
     /// Publish to it.
     Publish,
-    /// Subscribe to it, or get a message of it.
+    /// Subscribe to it.
     Subscribe,
+    /// Get a message of it, now or, for a session whose client is away, later.
+    Read,
 }
 
 /// The options of the plugin.
@@ -61,6 +63,30 @@ struct Connection {
     closed: Option<SystemTime>,
 }
 
+/// A live client whose token is no longer good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    pub(crate) mqtt_id: String,
+    /// For the log.
+    pub(crate) refusal: Refusal,
+}
+
+/// Why a token is no longer good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Expired(String),
+    Revoked(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Expired(subject) => write!(f, "the token of {subject} expired"),
+            Self::Revoked(subject) => write!(f, "the token of {subject} was revoked"),
+        }
+    }
+}
+
 /// All connections and what they may do.
 pub(crate) struct Decisions {
     options: Options,
@@ -69,8 +95,8 @@ pub(crate) struct Decisions {
     /// Modification time and length of the deny list that is in `deny`.
     deny_seen: Option<(SystemTime, u64)>,
     connections: HashMap<ConnectionId, Connection>,
-    /// The client that is being cut off right now: its will may still be published.
-    cutting: Option<String>,
+    /// The client that is being cut off right now.
+    cutting: Option<Overdue>,
 }
 
 impl Options {
@@ -189,19 +215,34 @@ impl Decisions {
 
     /// Whether the connection may do that now.
     pub(crate) fn allows(&self, id: ConnectionId, topic: &str, access: Access) -> bool {
-        let Some(connection) = self.connections.get(&id) else { return false };
+        let Some(connection) = self.connections.get(&id) else {
+            // A session that the broker kept over its own restart: its subscriptions were permitted when they were
+            // made, and what is queued for it reaches only who connects again with a good token.
+            return access == Access::Read;
+        };
         let (asked, word) = match access {
             Access::Publish => (Some(topic), "pub"),
             Access::Subscribe => (shared_filter(topic), "sub"),
+            Access::Read => (Some(topic), "sub"),
         };
         let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return false };
         let granted = |(filter, actions): &(String, Vec<String>)| {
             actions.iter().any(|action| action == word) && covers(filter, asked)
         };
-        // What a connection wanted published should it vanish was permitted while its token was good.
-        let is_will = access == Access::Publish
-            && (connection.closed.is_some() || self.cutting.as_deref() == Some(connection.mqtt_id.as_str()));
-        connection.claims.claw_aif.iter().any(granted) && (is_will || self.still_good(&connection.claims).is_ok())
+        connection.claims.claw_aif.iter().any(granted)
+            && (self.outlives_token(connection, access) || self.still_good(&connection.claims).is_ok())
+    }
+
+    /// What was permitted while the token was good and happens when the client is gone: its will is published, and
+    /// messages are queued for its session. When it is cut off, mosquitto asks about each of its subscriptions whether
+    /// to keep it: after an expiry yes, after a revocation no.
+    fn outlives_token(&self, connection: &Connection, access: Access) -> bool {
+        let cut = self.cutting.as_ref().filter(|cut| cut.mqtt_id == connection.mqtt_id);
+        match access {
+            Access::Publish => connection.closed.is_some() || cut.is_some(),
+            Access::Read => connection.closed.is_some(),
+            Access::Subscribe => cut.is_some_and(|cut| matches!(cut.refusal, Refusal::Expired(_))),
+        }
     }
 
     /// The connection is gone.
@@ -211,8 +252,8 @@ impl Decisions {
         }
     }
 
-    /// Client ids of live connections whose token is no longer good, each with the reason; closed ones are forgotten.
-    pub(crate) fn overdue(&mut self) -> Vec<(String, String)> {
+    /// Live connections whose token is no longer good; those closed long ago are forgotten.
+    pub(crate) fn overdue(&mut self) -> Vec<Overdue> {
         let now = SystemTime::now();
         self.connections.retain(|_, connection| {
             connection.closed.is_none_or(|at| now.duration_since(at).is_ok_and(|since| since < WILL_LIFE))
@@ -220,14 +261,14 @@ impl Decisions {
         let live = self.connections.values().filter(|connection| connection.closed.is_none());
         live.filter_map(|connection| {
             let refusal = self.still_good(&connection.claims).err()?;
-            Some((connection.mqtt_id.clone(), refusal))
+            Some(Overdue { mqtt_id: connection.mqtt_id.clone(), refusal })
         })
         .collect()
     }
 
     /// Which client is being cut off, while it is.
-    pub(crate) fn cutting(&mut self, mqtt_id: Option<String>) {
-        self.cutting = mqtt_id;
+    pub(crate) fn cutting(&mut self, client: Option<Overdue>) {
+        self.cutting = client;
     }
 
     fn verify(&self, token: &[u8]) -> Result<Claims, String> {
@@ -251,21 +292,24 @@ impl Decisions {
                 continue;
             }
             match jsonwebtoken::decode::<Claims>(token, key, &validation) {
-                Ok(token) => return self.still_good(&token.claims).map(|()| token.claims),
+                Ok(token) => {
+                    let good = self.still_good(&token.claims).map_err(|refusal| refusal.to_string());
+                    return good.map(|()| token.claims);
+                }
                 Err(error) => refusal = error.to_string(),
             }
         }
         Err(refusal)
     }
 
-    fn still_good(&self, claims: &Claims) -> Result<(), String> {
+    fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = wall.max(self.deny.time);
         if claims.exp <= now {
-            return Err(format!("the token of {} expired {} s ago", claims.sub, now - claims.exp));
+            return Err(Refusal::Expired(claims.sub.clone()));
         }
         if self.deny.denies(&claims.jti, &claims.client_id, &claims.sub, claims.iat) {
-            return Err(format!("the token of {} was revoked", claims.sub));
+            return Err(Refusal::Revoked(claims.sub.clone()));
         }
         Ok(())
     }

@@ -57,6 +57,8 @@ impl Plugin {
         // SAFETY: the broker hands over the client that is connecting.
         let id = unsafe { ffi::mosquitto_client_id(client) };
         let Some(mqtt_id) = text(id) else { return ffi::ERR_AUTH };
+        // Between two ticks somebody may have been revoked.
+        self.read_deny_list();
         let admitted = self.decisions().admit(client.addr(), mqtt_id, token, again);
         match admitted {
             Ok(()) => ffi::ERR_SUCCESS,
@@ -70,7 +72,8 @@ impl Plugin {
     fn acl_check(&self, event: &ffi::AclCheck) -> c_int {
         let access = match event.access {
             ffi::ACL_WRITE => Access::Publish,
-            ffi::ACL_READ | ffi::ACL_SUBSCRIBE => Access::Subscribe,
+            ffi::ACL_READ => Access::Read,
+            ffi::ACL_SUBSCRIBE => Access::Subscribe,
             ffi::ACL_UNSUBSCRIBE => return ffi::ERR_SUCCESS,
             _ => return ffi::ERR_ACL_DENIED,
         };
@@ -87,17 +90,22 @@ impl Plugin {
         }
         *looked = Some(Instant::now());
         drop(looked);
-        if let Err(problem) = self.decisions().read_deny_list() {
-            log(ffi::LOG_ERR, &format!("clawgate: the old deny list stays: {problem}"));
-        }
+        self.read_deny_list();
         let overdue = self.decisions().overdue();
-        for (mqtt_id, reason) in overdue {
-            log(ffi::LOG_NOTICE, &format!("clawgate: client {mqtt_id:?} cut off: {reason}"));
-            let Ok(id) = CString::new(mqtt_id.clone()) else { continue };
-            self.decisions().cutting(Some(mqtt_id));
+        for client in overdue {
+            log(ffi::LOG_NOTICE, &format!("clawgate: client {:?} cut off: {}", client.mqtt_id, client.refusal));
+            let Ok(id) = CString::new(client.mqtt_id.as_str()) else { continue };
+            self.decisions().cutting(Some(client));
             // SAFETY: the string ends with a zero and outlives the call.
             unsafe { ffi::mosquitto_kick_client_by_clientid(id.as_ptr(), true) };
             self.decisions().cutting(None);
+        }
+    }
+
+    fn read_deny_list(&self) {
+        let read = self.decisions().read_deny_list();
+        if let Err(problem) = read {
+            log(ffi::LOG_ERR, &format!("clawgate: the old deny list stays: {problem}"));
         }
     }
 
