@@ -70,6 +70,7 @@ impl Site {
             token: &token,
             by: By::EnhancedAuth,
             will: None,
+            keeps_session: false,
         };
         let client = MqttClient::connect(how).await.unwrap();
         assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
