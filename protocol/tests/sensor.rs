@@ -7,7 +7,7 @@ mod desk;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use clawgate_protocol::app::{Action, Status};
+use clawgate_protocol::app::{Ack, Action, App, Status};
 use clawgate_protocol::code::Code;
 use clawgate_protocol::pairing::{Ceremony, Failure, Profile, Prs, Suite};
 use clawgate_protocol::senml::{self, Record, Value};
@@ -23,7 +23,8 @@ const DELAY_MS: u64 = 5;
 #[derive(Debug, Default)]
 struct Flash {
     state: Option<[u8; STATE_LEN]>,
-    broken: bool,
+    /// How many saves still succeed, if it is breaking.
+    good_saves: Option<u32>,
 }
 
 struct Platform {
@@ -40,8 +41,10 @@ impl Random for Platform {
 impl Storage for Platform {
     fn save(&mut self, state: &[u8; STATE_LEN]) -> Result<(), StorageFailed> {
         let mut flash = self.flash.borrow_mut();
-        if flash.broken {
-            return Err(StorageFailed);
+        match &mut flash.good_saves {
+            Some(0) => return Err(StorageFailed),
+            Some(left) => *left -= 1,
+            None => (),
         }
         flash.state = Some(*state);
         Ok(())
@@ -395,6 +398,34 @@ fn nothing_is_lost_doubled_or_out_of_order_on_a_bad_line() {
 }
 
 #[test]
+fn a_lost_record_is_sent_again_at_once_and_not_after_a_time_out() {
+    let mut table = Table::connected(27);
+    table.read(3);
+    table.exchange();
+    table.line.retain(|(_, to_sensor, _)| *to_sensor);
+    for _ in 0..3 {
+        table.read(1);
+        table.run_for(20);
+    }
+    table.run_for(200);
+    assert_eq!(table.arrived(), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn an_acknowledgement_of_another_epoch_or_of_what_was_never_made_forgets_nothing() {
+    let mut table = Table::connected(28);
+    table.desk.safe_at_once = false;
+    table.read(10);
+    table.run_for(100);
+    let epoch = table.sensor.epoch();
+    for (epoch, safe) in [(epoch ^ 1, 5), (epoch, 11), (epoch, u64::MAX - 1)] {
+        table.desk.seal(&App::Ack(Ack { epoch, safe, next: safe + 1 }));
+        table.run_for(100);
+    }
+    assert_eq!(table.sensor.held(), 10);
+}
+
+#[test]
 fn a_gateway_that_is_killed_gets_what_was_not_safe_again() {
     let mut table = Table::connected(11);
     table.desk.safe_at_once = false;
@@ -520,20 +551,25 @@ fn blinking_is_not_to_be_had_without_end() {
 
 #[test]
 fn a_storage_that_fails_stops_the_pairing_and_the_old_key_stays() {
-    let mut table = Table::connected(18);
-    let old = table.sensor.pairing_id();
-    table.sensor.open_label_window(table.now_ms).unwrap();
-    table.flash.borrow_mut().broken = true;
-    let prs = table.label.prs();
-    table.pair(Ceremony::Label, prs);
-    assert_eq!(table.sensor.pairing_id(), old);
-    assert!(table.events.contains(&Event::StorageFailed));
-    table.flash.borrow_mut().broken = false;
-    table.desk.connect(table.now_ms);
-    table.run_for(5_000);
-    table.read(1);
-    table.run_for(100);
-    assert_eq!(table.arrived().len(), 1, "the old key still works");
+    // The first save counts the attempt, the second keeps the new key.
+    for good_saves in [0, 1] {
+        let mut table = Table::connected(18);
+        let old = table.sensor.pairing_id();
+        table.sensor.open_label_window(table.now_ms).unwrap();
+        table.flash.borrow_mut().good_saves = Some(good_saves);
+        let prs = table.label.prs();
+        table.pair(Ceremony::Label, prs);
+        assert_eq!(table.sensor.pairing_id(), old);
+        assert!(table.events.contains(&Event::StorageFailed));
+        assert_eq!(table.desk.slots.current().map(|record| record.pairing_id), old, "no M6 came");
+        assert_eq!(table.desk.slots.pending().is_some(), good_saves == 1);
+        table.flash.borrow_mut().good_saves = None;
+        table.desk.connect(table.now_ms);
+        table.run_for(5_000);
+        table.read(1);
+        table.run_for(100);
+        assert_eq!(table.arrived().len(), 1, "the old key still works");
+    }
 }
 
 #[test]

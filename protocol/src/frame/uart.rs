@@ -201,7 +201,7 @@ impl<const N: usize> Decoder<N> {
     fn keep(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         match self.buffer.get_mut(self.len..end) {
-            Some(room) if !self.overrun => {
+            Some(room) => {
                 room.copy_from_slice(bytes);
                 self.len = end;
             }

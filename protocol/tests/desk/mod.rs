@@ -272,7 +272,8 @@ impl Desk {
         self.seal(&App::Ack(Ack { epoch: self.epoch, safe: self.safe, next: self.next }));
     }
 
-    fn seal(&mut self, app: &App<'_>) {
+    /// Says anything in the session.
+    pub(crate) fn seal(&mut self, app: &App<'_>) {
         let (mut plain, mut out) = ([0; 256], [0; 300]);
         let len = app.encode(&mut plain).unwrap();
         if let Ok(len) = self.session.seal(&plain[..len], &mut out) {
