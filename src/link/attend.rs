@@ -90,6 +90,7 @@ impl<'a> Attendance<'a> {
             }
         };
         self.end_session();
+        self.give_up_pairing(&end);
         end
     }
 
@@ -233,6 +234,9 @@ impl<'a> Attendance<'a> {
         let known = match &self.session {
             Some(session) => {
                 sensor.device = Some(session.device().clone());
+                if let Some(before) = self.owner.view.sensor().filter(|_| sensor.name.is_empty()) {
+                    sensor.name = before.name;
+                }
                 None
             }
             None => self.find(&mut sensor).await,
@@ -266,6 +270,10 @@ impl<'a> Attendance<'a> {
             Some((device, PairingId(shown.pairing_id)))
         })?;
         sensor.device = Some(found.0.id.clone());
+        if sensor.name.is_empty() {
+            // A paired sensor does not say its name to everybody.
+            sensor.name.clone_from(&found.0.info.sensor_name);
+        }
         Some(found)
     }
 

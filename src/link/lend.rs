@@ -11,10 +11,12 @@ use clawgate_protocol::id::Id;
 use clawgate_protocol::pairing::{Ceremony, Failure};
 
 use super::attend::Attendance;
+use super::duplex::LinkEnd;
 use super::sensor::{Sensor, Window};
-use crate::pairing::engine::{Agreed, Ended, LabelJob, Plan};
+use crate::pairing::engine::LabelJob;
 use crate::pairing::event::{Cause, PairFailure, Stage};
 use crate::pairing::report::Report;
+use crate::pairing::run::{Agreed, Ended, Plan};
 use crate::pairing::{follow, words};
 use crate::session::blocking;
 
@@ -171,9 +173,9 @@ impl Attendance<'_> {
         report.passed(Stage::KeyExchange, None);
         let ended = self.engine().run(self.link, &plan, &mut report).await;
         match ended {
-            Ended::Paired(agreed) => match self.engine().confirmed(&agreed).await {
+            Ended::Paired(agreed) => match self.engine().confirmed(&agreed, &report).await {
                 Ok(()) => self.succeed(agreed, report).await,
-                Err(error) => report.fail(words::store(&report, &error)),
+                Err(failure) => report.fail(failure),
             },
             Ended::InDoubt(agreed, failure) => {
                 tracing::warn!(device = %agreed.device, "the sensor did not confirm; a session under the new key is tried");
@@ -216,6 +218,16 @@ impl Attendance<'_> {
         let agreed = Agreed::found(device, pairing, code);
         self.engine().proven(&agreed).await;
         follow::bring_into_service(Arc::clone(&self.owner.engine), agreed, Report::to(None));
+    }
+
+    /// The line is lost: whoever waits is told.
+    pub(super) fn give_up_pairing(&mut self, end: &LinkEnd) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.job.report.fail(words::link(&waiting.job.report, end));
+        }
+        if let Some(doubt) = self.doubt.take() {
+            doubt.report.fail(words::not_confirmed(&doubt.report, &doubt.failure));
+        }
     }
 
     pub(super) async fn keep_pairing_time(&mut self, now: Instant) {

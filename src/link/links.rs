@@ -254,36 +254,26 @@ impl Links {
     /// Keeps one task for each port that is configured and there.
     async fn serve(self, stop: CancellationToken) {
         let mut options = self.0.options.subscribe();
+        let mut hotplug = Hotplug::start(options.clone(), stop.clone());
         while !stop.is_cancelled() {
-            let now = options.borrow_and_update().clone();
-            let reloaded = stop.child_token();
-            let mut hotplug = Hotplug::start(now.clone(), reloaded.clone());
-            loop {
-                self.adopt(now.expand(), &hotplug);
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    changed = options.changed() => {
-                        if changed.is_ok() {
-                            // Every port follows the hot-plug events of the options it was adopted under.
-                            self.ports_now().clear();
-                        }
-                        break;
-                    }
-                    () = hotplug.changed() => {}
-                }
+            let wanted = options.borrow_and_update().expand();
+            self.adopt(wanted, &hotplug);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                // The sender is ours: it does not go before we do.
+                _ = options.changed() => {}
+                () = hotplug.changed() => {}
             }
-            reloaded.cancel();
         }
         // Without orders a port says goodbye and ends.
         self.ports_now().clear();
         self.0.tasks.close();
     }
 
-    /// Takes up new ports; leaves those alone that are served; gives up those of a glob whose node is gone and
-    /// that hold nothing.
+    /// Takes up new ports, leaves those alone that are served, gives up those that nobody wants any more.
     fn adopt(&self, wanted: Vec<Port>, hotplug: &Hotplug) {
         let mut ports = self.ports_now();
-        ports.retain(|handle| wanted.contains(handle.view.port()) || handle.view.is_open());
+        ports.retain(|handle| wanted.contains(handle.view.port()));
         for port in wanted.into_iter().take(MOST_PORTS) {
             if ports.iter().all(|handle| handle.view.port().path != port.path) && ports.len() < MOST_PORTS {
                 let alias = free_alias(&port.name, &ports);
@@ -294,7 +284,7 @@ impl Links {
 
     fn own(&self, alias: String, port: Port, hotplug: Hotplug) -> Handle {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        let meter = Arc::new(Meter::new(alias.clone()));
+        let meter = Arc::new(Meter::new(alias.clone(), &self.0.engine.parts().metrics.link));
         let view = Arc::new(View::new(alias, port.clone(), Arc::clone(&meter)));
         let owner = Arc::new(PortOwner {
             port,

@@ -1,8 +1,4 @@
-//! One pairing run over a link: drives the protocol's machine and keeps its persistence points.
-//!
-//! The order on the disk: an attempt at an issued code is counted before the sensor's tag is verified; the new
-//! key is pending before M5 goes out, and becomes current on M6 or on the first valid record under it,
-//! whichever comes first; only then is the code used and the old key dropped.
+//! What all pairings share: codes that wait to be entered, names, wrong guesses, and what is noted of each run.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,28 +6,25 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use zeroize::Zeroizing;
 
 use clawgate_protocol::code::Code;
 use clawgate_protocol::id::Id;
-use clawgate_protocol::message::{Kind, REFUSE};
-use clawgate_protocol::pairing::{Ceremony, Failure, Gateway, GatewayOptions, GatewayStep, LabelBackoff, Suite};
+use clawgate_protocol::pairing::{LabelBackoff, Suite};
 
 use super::code::CodeId;
 use super::code_book::{Claim, CodeError, Codes};
 use super::commission::Commission;
-use super::event::{Cause, PairEvent, PairFailure, Stage};
-use super::random::OsRandom;
+use super::event::{Cause, PairEvent, PairFailure};
 use super::report::Report;
+use super::run::{Agreed, Ended, Plan, Run};
 use super::words;
 use crate::audit::{Actor, Audit, Event, Outcome};
 use crate::clock::Clock;
-use crate::ids::{DeviceId, PairingId};
-use crate::link::{Link, printable};
+use crate::ids::DeviceId;
+use crate::link::Link;
 use crate::metrics::{Metrics, Reason};
-use crate::secret::Secret;
 use crate::session::blocking;
-use crate::store::{DeviceInfo, KeySlot, NewPairing, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::token::scope::Scope;
 
 /// Sensors whose wrong guesses at the label are remembered.
@@ -71,20 +64,6 @@ struct Watcher {
     begun: bool,
 }
 
-/// One run to be made.
-pub(crate) struct Plan {
-    pub(crate) ceremony: Ceremony,
-    pub(crate) code: Code,
-    /// Of an issued code.
-    pub(crate) code_id: Option<CodeId>,
-    pub(crate) device: DeviceId,
-    pub(crate) hardware_id: Id,
-    pub(crate) sensor_name: String,
-    pub(crate) link: String,
-    pub(crate) scopes: Vec<Scope>,
-    pub(crate) actor: Actor,
-}
-
 /// A pairing by label, as an operator asked for it.
 #[derive(Debug)]
 pub(crate) struct LabelJob {
@@ -101,36 +80,6 @@ impl LabelJob {
         let failure = self.report.failure(Cause::Port, format!("{why}."), "See clawgate status.");
         self.report.fail(failure);
     }
-}
-
-/// What both ends agreed on.
-#[derive(Debug, Clone)]
-pub(crate) struct Agreed {
-    pub(crate) device: DeviceId,
-    pub(crate) pairing: PairingId,
-    pub(crate) code: Option<CodeId>,
-    pub(crate) actor: Actor,
-    pub(crate) ceremony: &'static str,
-}
-
-/// How a run ended.
-pub(crate) enum Ended {
-    /// With M6.
-    Paired(Agreed),
-    /// With the new key pending on our side and no M6: a session under it may yet prove it.
-    InDoubt(Agreed, PairFailure),
-    /// Without a key.
-    Failed(PairFailure),
-}
-
-/// A step of the machine, free of its borrow.
-enum Next {
-    Wait,
-    Send(Vec<u8>),
-    Count,
-    Store(Box<NewPairing>),
-    Paired,
-    Failed { failure: Failure, refuse: bool },
 }
 
 impl Engine {
@@ -244,169 +193,53 @@ impl Engine {
         }
     }
 
-    /// Makes one run. The report has passed [`Stage::Connect`].
+    /// Makes one run. The report has passed the connect stage.
     pub(crate) async fn run(&self, link: &mut Link, plan: &Plan, report: &mut Report) -> Ended {
         self.parts.metrics.pairing.started.inc();
-        let ended = match self.drive(link, plan, report).await {
-            Ok(agreed) => Ended::Paired(agreed),
-            Err((failure, None)) => Ended::Failed(failure),
-            Err((failure, Some(agreed))) => Ended::InDoubt(agreed, failure),
-        };
+        let ended = Run::make(self, link, plan, report).await;
         if let Ended::Failed(failure) = &ended {
             self.note_failure(plan, failure).await;
         }
         ended
     }
 
-    async fn drive(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        report: &mut Report,
-    ) -> Result<Agreed, (PairFailure, Option<Agreed>)> {
-        let mut agreed = None;
-        let result = self.steps(link, plan, report, &mut agreed).await;
-        match (result, agreed) {
-            (Ok(()), Some(agreed)) => Ok(agreed),
-            (Ok(()), None) => Err((words::protocol(report, Failure::Malformed), None)),
-            (Err(failure), agreed) => Err((failure, agreed)),
+    /// The sensor proved the new key: its code is used, and it becomes current.
+    ///
+    /// # Errors
+    /// The code was revoked during the run, or our disk refused: the key is not used.
+    pub(crate) async fn confirmed(&self, agreed: &Agreed, report: &Report) -> Result<(), PairFailure> {
+        let (parts, agreed_there) = (self.parts.clone(), agreed.clone());
+        let revoked = blocking(move || {
+            let Agreed { device, pairing, code, .. } = agreed_there;
+            if let Some(error) = code.and_then(|id| parts.codes.used(&id, &device).err()) {
+                parts.store.drop_pending(&device, pairing)?;
+                return Ok(Some(error));
+            }
+            parts.store.confirm_pending(&device, pairing).map(|()| None)
+        });
+        match revoked.await {
+            Ok(None) => {
+                self.note_success(agreed).await;
+                Ok(())
+            }
+            Ok(Some(error)) => Err(words::code(report, &error)),
+            Err(error) => Err(words::store(report, &error)),
         }
     }
 
-    async fn steps(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        report: &mut Report,
-        agreed: &mut Option<Agreed>,
-    ) -> Result<(), PairFailure> {
-        let mut machine = self.start(link, plan, report).await?;
-        send(link, machine.message().to_vec(), report).await?;
-        loop {
-            let mut next = self.input(link, &mut machine, plan, report).await?;
-            loop {
-                next = match next {
-                    Next::Wait => break,
-                    Next::Send(message) => {
-                        send(link, message, report).await?;
-                        break;
-                    }
-                    Next::Count => {
-                        report.passed(Stage::Confirm, None);
-                        if let Err(failure) = self.count(plan, report).await {
-                            send(link, REFUSE.to_vec(), report).await?;
-                            return Err(failure);
-                        }
-                        plan.read(machine.attempt_counted())
-                    }
-                    Next::Store(new) => {
-                        let pairing = new.key.pairing;
-                        let store = self.parts.store.clone();
-                        blocking(move || store.put_pending(&new))
-                            .await
-                            .map_err(|error| words::store(report, &error))?;
-                        *agreed = Some(plan.agreed(pairing));
-                        plan.read(machine.pending_stored())
-                    }
-                    Next::Paired => return Ok(()),
-                    Next::Failed { failure, refuse } => {
-                        if refuse {
-                            send(link, REFUSE.to_vec(), report).await?;
-                        }
-                        return Err(self.explain(plan, report, failure).await);
-                    }
-                };
-            }
-        }
-    }
-
-    async fn start(&self, link: &Link, plan: &Plan, report: &Report) -> Result<Box<Gateway>, PairFailure> {
-        let store = self.parts.store.clone();
-        let own = blocking(move || store.gateway_identity()).await.map_err(|error| words::store(report, &error))?;
-        let options = GatewayOptions {
-            gateway: self.parts.gateway,
-            device: Some(plan.hardware_id),
-            ceremony: plan.ceremony,
-            transport: link.transport(),
-            max_suite: Suite::Two,
-            min_suite: self.parts.min_suite,
-            config: &[],
-        };
-        let prs = Zeroizing::new(plan.code.prs());
-        let machine = Gateway::start(&options, &prs, own.expose(), self.now_ms(), &mut OsRandom);
-        machine.map(Box::new).map_err(|failure| words::protocol(report, failure))
-    }
-
-    /// Waits for the next message of the run, or its time.
-    async fn input(
-        &self,
-        link: &mut Link,
-        machine: &mut Gateway,
-        plan: &Plan,
-        report: &Report,
-    ) -> Result<Next, PairFailure> {
-        let wait = machine.poll_timeout().unwrap_or_default().saturating_sub(self.now_ms());
-        tokio::select! {
-            message = link.receive() => {
-                let message = message.map_err(|end| words::link(report, &end))?;
-                Ok(match Kind::of(&message) {
-                    Ok(Kind::M2 | Kind::M4 | Kind::M6 | Kind::Refuse) => plan.read(machine.handle(&message, self.now_ms())),
-                    // Records of a session that goes on meanwhile: the sensor keeps what is not acknowledged.
-                    _ => Next::Wait,
-                })
-            }
-            () = tokio::time::sleep(Duration::from_millis(wait)) => Ok(plan.read(machine.handle_timeout(self.now_ms()))),
-        }
-    }
-
-    /// Counts the attempt where the code is ours to guard.
-    async fn count(&self, plan: &Plan, report: &Report) -> Result<(), PairFailure> {
-        self.parts.metrics.pairing.attempts.inc();
-        let Some(id) = plan.code_id.clone() else { return Ok(()) };
-        let codes = self.parts.codes.clone();
-        blocking(move || codes.count_attempt(&id)).await.map(drop).map_err(|error| words::code(report, &error))
-    }
-
-    async fn explain(&self, plan: &Plan, report: &Report, failure: Failure) -> PairFailure {
-        let is_label = plan.ceremony == Ceremony::Label;
-        match (failure, report.stage()) {
-            // The label's sensor verifies first: its refusal of our tag is its answer to a wrong code.
-            (Failure::Refused, Stage::Confirm) if is_label => {
-                words::wrong_label(report, self.guessed(plan.hardware_id))
-            }
-            (Failure::Refused, Stage::KeyExchange) if is_label => {
-                let wait = self.guess_wait(plan.hardware_id);
-                words::refused_label(report, wait)
-            }
-            (Failure::WrongCode, _) => match plan.code_id.clone() {
-                Some(id) => {
-                    let codes = self.parts.codes.clone();
-                    match blocking(move || codes.attempt_failed(&id)).await {
-                        Ok(left) => words::wrong_issued(report, left),
-                        Err(error) => words::code(report, &error),
-                    }
-                }
-                // It took our proof and has none: it is not the sensor whose label was read.
-                None => words::protocol(report, Failure::Unauthentic),
-            },
-            _ => words::protocol(report, failure),
-        }
-    }
-
-    /// The sensor proved the new key: makes it current, and its code used.
-    pub(crate) async fn confirmed(&self, agreed: &Agreed) -> Result<(), StoreError> {
-        let (store, device, pairing) = (self.parts.store.clone(), agreed.device.clone(), agreed.pairing);
-        blocking(move || store.confirm_pending(&device, pairing)).await?;
-        self.proven(agreed).await;
-        Ok(())
-    }
-
-    /// The key is current: the code is used, and it is noted.
+    /// A session proved the key, which is current already: its code is used.
     pub(crate) async fn proven(&self, agreed: &Agreed) {
-        self.parts.metrics.pairing.succeeded.inc();
         if let Some(id) = agreed.code.clone() {
-            self.code_used(id, agreed.device.clone()).await;
+            let (codes, device) = (self.parts.codes.clone(), agreed.device.clone());
+            if let Err(error) = blocking(move || codes.used(&id, &device)).await {
+                tracing::error!(error = %error, "a code could not be marked used");
+            }
         }
+        self.note_success(agreed).await;
+    }
+
+    async fn note_success(&self, agreed: &Agreed) {
+        self.parts.metrics.pairing.succeeded.inc();
         tracing::info!(device = %agreed.device, pairing = %agreed.pairing, ceremony = agreed.ceremony, "paired");
         let details = json!({ "pairing": agreed.pairing.to_string(), "ceremony": agreed.ceremony });
         self.audit(Event::done(agreed.actor.clone(), "device.pair", agreed.device.as_str()).with(details)).await;
@@ -417,13 +250,6 @@ impl Engine {
         self.parts.metrics.pairing.failed.get_or_create(&Reason { reason: "not_confirmed" }).inc();
         let event = Event::done(agreed.actor.clone(), "device.pair", agreed.device.as_str());
         self.audit(event.ended(Outcome::Failed).because(format!("not confirmed: {}", failure.message))).await;
-    }
-
-    async fn code_used(&self, id: CodeId, device: DeviceId) {
-        let codes = self.parts.codes.clone();
-        if let Err(error) = blocking(move || codes.used(&id, &device)).await {
-            tracing::error!(error = %error, "a code could not be marked used");
-        }
     }
 
     async fn note_failure(&self, plan: &Plan, failure: &PairFailure) {
@@ -442,7 +268,7 @@ impl Engine {
     }
 
     /// Counts a wrong guess at a label; how long the sensor takes no other.
-    fn guessed(&self, sensor: Id) -> Duration {
+    pub(super) fn guessed(&self, sensor: Id) -> Duration {
         let now = self.now_ms();
         let mut guesses = lock(&self.guesses);
         if guesses.len() >= GUESSES_KEPT {
@@ -453,72 +279,14 @@ impl Engine {
         Duration::from_millis(guess.not_before_ms().saturating_sub(now))
     }
 
-    fn guess_wait(&self, sensor: Id) -> Duration {
+    pub(super) fn guess_wait(&self, sensor: Id) -> Duration {
         let until = lock(&self.guesses).get(&sensor).map_or(0, LabelBackoff::not_before_ms);
         Duration::from_millis(until.saturating_sub(self.now_ms()))
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.parts.clock.boot().as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-impl Plan {
-    fn read(&self, step: GatewayStep<'_>) -> Next {
-        match step {
-            GatewayStep::Send(message) => Next::Send(message.to_vec()),
-            GatewayStep::CountAttempt => Next::Count,
-            GatewayStep::StorePending { record, profile } => {
-                let capabilities = profile.capabilities.split(',').filter(|text| !text.is_empty());
-                Next::Store(Box::new(NewPairing {
-                    device: self.device.clone(),
-                    hardware_id: self.hardware_id.as_str().to_owned(),
-                    info: DeviceInfo {
-                        sensor_name: self.sensor_name.clone(),
-                        firmware: printable(profile.firmware),
-                        capabilities: capabilities.map(printable).collect(),
-                        link: self.link.clone(),
-                        scopes: self.scopes.clone(),
-                    },
-                    key: KeySlot {
-                        pairing: PairingId(record.pairing_id),
-                        record: Secret::new(record.to_bytes().to_vec()),
-                    },
-                    code: self.code_id.as_ref().map(|id| id.as_str().to_owned()),
-                }))
-            }
-            GatewayStep::Paired(_) => Next::Paired,
-            GatewayStep::Failed { failure, refuse } => Next::Failed { failure, refuse },
-            _ => Next::Wait,
-        }
-    }
-
-    fn agreed(&self, pairing: PairingId) -> Agreed {
-        Agreed {
-            device: self.device.clone(),
-            pairing,
-            code: self.code_id.clone(),
-            actor: self.actor.clone(),
-            ceremony: self.ceremony.name(),
-        }
-    }
-}
-
-impl Agreed {
-    /// A pairing of a run before this start, whose key was proven only now.
-    pub(crate) fn found(device: DeviceId, pairing: PairingId, code: Option<CodeId>) -> Self {
-        let ceremony = if code.is_some() { Ceremony::Issued } else { Ceremony::Label };
-        Self { device, pairing, code, actor: Actor::Daemon, ceremony: ceremony.name() }
-    }
-
-    /// What a person may compare at both ends.
-    pub(crate) fn fingerprint(&self) -> String {
-        self.pairing.fingerprint()
-    }
-}
-
-async fn send(link: &Link, message: Vec<u8>, report: &Report) -> Result<(), PairFailure> {
-    link.send(message).await.map_err(|end| words::link(report, &end))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::commission::CommissionError;
-use super::engine::{Agreed, Engine};
+use super::engine::Engine;
 use super::event::{Cause, PairEvent, PairFailure, Stage};
 use super::report::Report;
+use super::run::Agreed;
 
 /// Brings a freshly paired device into service, in a task of its own. The report is in [`Stage::Token`].
 pub(crate) fn bring_into_service(engine: Arc<Engine>, agreed: Agreed, mut report: Report) {

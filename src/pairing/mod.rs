@@ -10,6 +10,7 @@ pub(crate) mod follow;
 mod issue;
 mod random;
 pub(crate) mod report;
+pub(crate) mod run;
 pub(crate) mod words;
 
 use tokio::sync::mpsc;

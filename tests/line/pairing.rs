@@ -405,3 +405,64 @@ async fn every_pairing_is_audited() {
     assert!(!entries.contains(&label().to_string()) && !entries.contains(&wrong().to_string()));
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempt_and_key_are_on_the_disk_before_the_sensor_hears_of_them() {
+    let (_place, unit, gateway) = bench().await;
+    let code = gateway.make_code(Duration::from_secs(60));
+    let (codes, store) = (gateway.codes.clone(), gateway.store.clone());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let tap = Arc::clone(&seen);
+    unit.bend(move |_, message| {
+        let attempts = || codes.list().unwrap()[0].attempts;
+        let has_key = || store.devices().unwrap().iter().any(|device| device.pending.is_some());
+        match Kind::of(&message) {
+            // The sensor's tag, before the gateway has it; the gateway's own, when it has verified that.
+            Ok(kind @ (Kind::M4 | Kind::M5 | Kind::Refuse)) => {
+                tap.lock().unwrap().push((kind, attempts(), has_key()));
+            }
+            _ => {}
+        }
+        vec![message]
+    });
+    unit.enter(&wrong());
+    until("the first is refused", || seen.lock().unwrap().len() == 2).await;
+    unit.enter(&code);
+    until("paired", || gateway.is_paired("pump-3")).await;
+    let expected = [(Kind::M4, 0, false), (Kind::Refuse, 1, false), (Kind::M4, 1, false), (Kind::M5, 2, true)];
+    assert_eq!(*seen.lock().unwrap(), expected);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_code_that_is_revoked_during_its_run_pairs_nobody() {
+    let (_place, unit, gateway) = bench().await;
+    let issued = Ceremony::Issued { ttl: Duration::from_secs(60) };
+    let mut events = gateway.pairing.pair(Gateway::request("line0", Some("pump-3"), issued));
+    let Some(PairEvent::Code { id, code, .. }) = events.recv().await else { panic!("no code") };
+    let codes = gateway.codes.clone();
+    unit.bend(move |_, message| {
+        if Kind::of(&message) == Ok(Kind::M6) {
+            // A second M6 finds it revoked already.
+            let _ = codes.revoke(&id.parse().unwrap(), Actor::Daemon, "lost");
+        }
+        vec![message]
+    });
+    unit.enter(&code);
+    let failure = Outcome::of(events).await.failure();
+    assert_eq!(failure.cause, Cause::CodeDead, "{failure}");
+    assert!(!gateway.is_paired("pump-3"));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_pairing_at_one_port_is_told_to_wait() {
+    let (_place, unit, gateway) = bench().await;
+    // The sensor is deaf, so that the first pairing waits for it.
+    unit.bend(|way, message| if way == Way::ToSensor { vec![] } else { vec![message] });
+    let first = gateway.pairing.pair(Gateway::request("line0", None, Ceremony::Label(label())));
+    let failure = gateway.pair_label("line0", "pump-3", &label()).await.failure();
+    assert_eq!((failure.cause, failure.exit_code), (Cause::Occupied, 2));
+    assert_eq!(Outcome::of(first).await.failure().cause, Cause::NoAnswer);
+    gateway.stop().await;
+}

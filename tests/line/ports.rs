@@ -1,10 +1,12 @@
 //! Ports that come, go, are held by others, or carry nothing but noise: none of them stops another.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clawgate::link::uart::{PortOptions, UartOptions};
 use clawgate::link::{FoundState, LineCondition, PortCondition};
+use clawgate_protocol::sensor::Event;
 use tokio::io::AsyncWriteExt as _;
 use tokio_serial::{SerialPort as _, SerialStream};
 
@@ -112,20 +114,27 @@ async fn a_line_of_noise_is_named_and_the_other_port_pairs() {
 async fn a_reload_takes_up_new_ports_and_gives_up_others() {
     let place = Place::new();
     let (first, second) = (place.port("usb-a"), place.port("usb-b"));
-    let (_one, _two) = (Unit::plug_in(&first, "th-0001"), Unit::plug_in(&second, "th-0002"));
+    let (one, _two) = (Unit::plug_in(&first, "th-0001"), Unit::plug_in(&second, "th-0002"));
     let gateway = Gateway::start(&place, &[&first]);
     gateway.meets_a_sensor().await;
-    let folder = first.with_file_name("usb-*");
-    let option = |path| PortOptions { name: "all".to_owned(), path, baud: 115_200 };
-    gateway.links.reload(UartOptions { ports: vec![option(folder)] });
+    one.press_button().await;
+    one.measure(1);
+    gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
+    let option = |name: &str, path: &Path| PortOptions { name: name.to_owned(), path: path.to_owned(), baud: 115_200 };
+    let glob = option("more", &first.with_file_name("usb-*"));
+    gateway.links.reload(UartOptions { ports: vec![option("line0", &first), glob.clone()] });
+    let names = || gateway.links.ports().into_iter().map(|port| port.alias).collect::<Vec<_>>();
     until("both are open", || {
-        let ports = gateway.links.ports();
-        ports.len() == 2 && ports.iter().all(|port| port.condition == PortCondition::Open)
+        names() == ["line0", "more"] && gateway.links.ports().iter().all(|port| port.condition == PortCondition::Open)
     })
     .await;
-    let names: Vec<String> = gateway.links.ports().into_iter().map(|port| port.alias).collect();
-    assert_eq!(names, ["all", "all.2"]);
-    gateway.links.reload(UartOptions { ports: vec![option(second)] });
-    until("one is left", || gateway.links.ports().len() == 1).await;
+    one.measure(1);
+    until("the session goes on", || gateway.cloud.readings().len() == 2).await;
+    let opened = one.look(|seen| seen.events.iter().filter(|event| **event == Event::SessionOpened).count());
+    assert_eq!(opened, 1, "a port that stays was disturbed");
+    gateway.links.reload(UartOptions { ports: vec![glob] });
+    until("both are of the glob", || names() == ["more", "more.2"]).await;
+    gateway.links.reload(UartOptions { ports: vec![option("line1", &second)] });
+    until("one is left", || names() == ["line1"]).await;
     gateway.stop().await;
 }

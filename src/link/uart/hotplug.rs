@@ -21,13 +21,17 @@ const WITHOUT_WATCH: Duration = Duration::from_secs(5);
 pub(crate) struct Hotplug(watch::Receiver<u64>);
 
 impl Hotplug {
-    /// Watches the folders of the ports until `stop`.
-    pub(crate) fn start(options: UartOptions, stop: CancellationToken) -> Self {
+    /// Watches the folders of the ports until `stop`; other options are followed at once.
+    pub(crate) fn start(mut options: watch::Receiver<UartOptions>, stop: CancellationToken) -> Self {
         let (sender, receiver) = watch::channel(0);
         tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = run(&options, &sender) => {}
+            loop {
+                let now = options.borrow_and_update().clone();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = run(&now, &sender) => {}
+                    changed = options.changed() => if changed.is_err() { return },
+                }
             }
         });
         Self(receiver)
@@ -105,7 +109,8 @@ mod tests {
     async fn a_port_is_noticed_even_when_its_folder_comes_with_it() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("serial/by-id");
-        let mut hotplug = Hotplug::start(watched(folder.join("usb-port")), CancellationToken::new());
+        let options = watch::Sender::new(watched(folder.join("usb-port")));
+        let mut hotplug = Hotplug::start(options.subscribe(), CancellationToken::new());
         seen(&mut hotplug).await;
         std::fs::create_dir_all(&folder).unwrap();
         seen(&mut hotplug).await;

@@ -188,13 +188,14 @@ mod tests {
     use crate::link::state::LineCondition;
     use crate::link::testing::{Pty, frame};
     use crate::link::uart::{Port, open};
+    use crate::metrics::LinkMetrics;
 
     const PROBE: [u8; 4] = [0x01, 0xa1, 0x01, 0x01];
     const IDENT: [u8; 2] = [0x02, 0xa0];
 
     fn open_link(pty: &Pty) -> (Link, Arc<Meter>) {
         let port = Port { name: "line".to_owned(), path: pty.slave().to_owned(), baud: 3_000_000 };
-        let meter = Arc::new(Meter::new("line".to_owned()));
+        let meter = Arc::new(Meter::new("line".to_owned(), &LinkMetrics::default()));
         (start(open(&port).unwrap(), port.baud, &meter), meter)
     }
 
@@ -285,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_never_reads_ends_the_link_after_a_while() {
         let (ours, _theirs) = tokio::io::duplex(4096);
-        let meter = Arc::new(Meter::new("line".to_owned()));
+        let meter = Arc::new(Meter::new("line".to_owned(), &LinkMetrics::default()));
         let mut link = start_with(ours, Duration::from_millis(50), &meter);
         for _ in 0..QUEUED {
             link.send(vec![0x23; 4000]).await.unwrap();
@@ -297,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_in_fragments_arrives_whole() {
         let (ours, mut theirs) = tokio::io::duplex(4096);
-        let meter = Arc::new(Meter::new("line".to_owned()));
+        let meter = Arc::new(Meter::new("line".to_owned(), &LinkMetrics::default()));
         let mut link = start(ours, 115_200, &meter);
         let message: Vec<u8> = (0..=255).cycle().take(1000).collect();
         for (header, part) in clawgate_protocol::fragment::split(&message, 100) {

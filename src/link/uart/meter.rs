@@ -1,14 +1,15 @@
 //! What the bytes of one line say about it: counts, the line's condition, and a log that noise cannot flood.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use clawgate_protocol::frame::uart::FrameError;
 
 use crate::link::state::LineCondition;
+use crate::metrics::{self, LinkMetrics};
 
 /// So many bad frames and not one good one mean another baud rate, not a disturbance.
 const WRONG_BAUD_AFTER: u64 = 16;
@@ -23,10 +24,10 @@ const BURST_ENDS: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Meter {
     alias: String,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-    frames_in: AtomicU64,
-    frames_bad: AtomicU64,
+    bytes_in: Counter,
+    bytes_out: Counter,
+    frames_in: Counter,
+    frames_bad: Counter,
     line: Mutex<Line>,
 }
 
@@ -49,13 +50,14 @@ struct Burst {
 }
 
 impl Meter {
-    pub(crate) fn new(alias: String) -> Self {
+    pub(crate) fn new(alias: String, metrics: &LinkMetrics) -> Self {
+        let link = metrics::Link { link: alias.clone() };
         Self {
             alias,
-            bytes_in: AtomicU64::default(),
-            bytes_out: AtomicU64::default(),
-            frames_in: AtomicU64::default(),
-            frames_bad: AtomicU64::default(),
+            bytes_in: metrics.received_bytes.get_or_create(&link).clone(),
+            bytes_out: Counter::default(),
+            frames_in: metrics.messages.get_or_create(&link).clone(),
+            frames_bad: metrics.bad_frames.get_or_create(&link).clone(),
             line: Mutex::default(),
         }
     }
@@ -67,7 +69,7 @@ impl Meter {
 
     pub(crate) fn received(&self, bytes: usize) {
         let bytes = count(bytes);
-        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes_in.inc_by(bytes);
         let mut line = self.line();
         line.bytes = line.bytes.saturating_add(bytes);
         self.end_burst(&mut line);
@@ -75,18 +77,18 @@ impl Meter {
     }
 
     pub(crate) fn sent(&self, bytes: usize) {
-        self.bytes_out.fetch_add(count(bytes), Ordering::Relaxed);
+        self.bytes_out.inc_by(count(bytes));
     }
 
     pub(crate) fn good_frame(&self) {
-        self.frames_in.fetch_add(1, Ordering::Relaxed);
+        self.frames_in.inc();
         let mut line = self.line();
         line.good += 1;
         line.echoes = 0;
     }
 
     pub(crate) fn bad_frame(&self, error: FrameError) {
-        self.frames_bad.fetch_add(1, Ordering::Relaxed);
+        self.frames_bad.inc();
         let mut line = self.line();
         line.bad += 1;
         if let Some(burst) = &mut line.burst {
@@ -122,19 +124,19 @@ impl Meter {
     }
 
     pub(crate) fn bytes_in(&self) -> u64 {
-        self.bytes_in.load(Ordering::Relaxed)
+        self.bytes_in.get()
     }
 
     pub(crate) fn bytes_out(&self) -> u64 {
-        self.bytes_out.load(Ordering::Relaxed)
+        self.bytes_out.get()
     }
 
     pub(crate) fn frames_in(&self) -> u64 {
-        self.frames_in.load(Ordering::Relaxed)
+        self.frames_in.get()
     }
 
     pub(crate) fn frames_bad(&self) -> u64 {
-        self.frames_bad.load(Ordering::Relaxed)
+        self.frames_bad.get()
     }
 
     fn judge(&self, line: &mut Line) {
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn noise_without_one_good_frame_is_a_wrong_baud_rate() {
-        let meter = Meter::new("usb1".to_owned());
+        let meter = Meter::new("usb1".to_owned(), &LinkMetrics::default());
         for _ in 0..WRONG_BAUD_AFTER {
             assert_eq!(meter.condition(), LineCondition::Silent);
             meter.bad_frame(FrameError::BadCrc);
@@ -187,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_stream_without_any_delimiter_is_a_wrong_baud_rate_too() {
-        let meter = Meter::new("usb1".to_owned());
+        let meter = Meter::new("usb1".to_owned(), &LinkMetrics::default());
         meter.received(5000);
         assert_eq!(meter.condition(), LineCondition::WrongBaudRate);
     }

@@ -80,8 +80,9 @@ fn condition(error: &io::Error, path: &Path) -> PortCondition {
 
 /// Who holds the device with this number, as far as `/proc` lets us see.
 fn held(rdev: u64) -> PortCondition {
+    // Of ours, one is the look that found it held: a second is another port of the config on the same device.
     let own = std::process::id();
-    let pid = processes().filter(|&pid| pid != own).find(|&pid| holds(pid, rdev));
+    let pid = processes().find(|&pid| handles(pid, rdev) > usize::from(pid == own));
     let process = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
     PortCondition::Busy { pid, process: process.map(|name| name.trim_end().escape_debug().to_string()) }
 }
@@ -91,10 +92,12 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn holds(pid: u32, rdev: u64) -> bool {
+/// How many open files of a process are that device.
+fn handles(pid: u32, rdev: u64) -> usize {
     let open_files = PathBuf::from(format!("/proc/{pid}/fd")).read_dir();
     // A stat through the link sees the device itself, whatever name it was opened by.
-    open_files.into_iter().flatten().flatten().any(|fd| fd.path().metadata().is_ok_and(|node| node.rdev() == rdev))
+    let is_it = |fd: &std::fs::DirEntry| fd.path().metadata().is_ok_and(|node| node.rdev() == rdev);
+    open_files.into_iter().flatten().flatten().filter(is_it).count()
 }
 
 fn not_permitted(path: &Path) -> PortCondition {
