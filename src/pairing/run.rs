@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
     /// Makes the run; it takes at most ten seconds.
     pub(super) async fn make(engine: &'a Engine, link: &'a mut Link, plan: &'a Plan, report: &'a mut Report) -> Ended {
         let mut run = Self { engine, link, plan, report, agreed: None };
-        let result = run.to_the_end().await;
+        let result = run.drive().await;
         match (result, run.agreed.take()) {
             (Ok(()), Some(agreed)) => Ended::Paired(agreed),
             (Err(failure), Some(agreed)) => Ended::InDoubt(agreed, failure),
@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn to_the_end(&mut self) -> Result<(), PairFailure> {
+    async fn drive(&mut self) -> Result<(), PairFailure> {
         let mut machine = self.start().await?;
         self.send(machine.message().to_vec()).await?;
         loop {
@@ -113,14 +113,14 @@ impl<'a> Run<'a> {
                             self.send(REFUSE.to_vec()).await?;
                             return Err(failure);
                         }
-                        self.plan.read(machine.attempt_counted())
+                        self.plan.read(&machine.attempt_counted())
                     }
                     Next::Store(new) => {
                         let (pairing, store) = (new.key.pairing, self.engine.parts().store.clone());
                         let stored = blocking(move || store.put_pending(&new)).await;
                         stored.map_err(|error| words::store(self.report, &error))?;
                         self.agreed = Some(self.plan.agreed(pairing));
-                        self.plan.read(machine.pending_stored())
+                        self.plan.read(&machine.pending_stored())
                     }
                     Next::Paired => return Ok(()),
                     Next::Failed { failure, refuse } => {
@@ -159,12 +159,12 @@ impl<'a> Run<'a> {
         let message = tokio::select! {
             message = self.link.receive() => message.map_err(|end| words::link(self.report, &end))?,
             () = tokio::time::sleep(Duration::from_millis(wait)) => {
-                return Ok(self.plan.read(machine.handle_timeout(self.engine.now_ms())));
+                return Ok(self.plan.read(&machine.handle_timeout(self.engine.now_ms())));
             }
         };
         Ok(match Kind::of(&message) {
             Ok(Kind::M2 | Kind::M4 | Kind::M6 | Kind::Refuse) => {
-                self.plan.read(machine.handle(&message, self.engine.now_ms()))
+                self.plan.read(&machine.handle(&message, self.engine.now_ms()))
             }
             // Records of a session that goes on meanwhile: the sensor keeps what is not acknowledged.
             _ => Next::Wait,
@@ -214,8 +214,8 @@ impl<'a> Run<'a> {
 }
 
 impl Plan {
-    fn read(&self, step: GatewayStep<'_>) -> Next {
-        match step {
+    fn read(&self, step: &GatewayStep<'_>) -> Next {
+        match *step {
             GatewayStep::Send(message) => Next::Send(message.to_vec()),
             GatewayStep::CountAttempt => Next::Count,
             GatewayStep::StorePending { record, profile } => {

@@ -416,12 +416,9 @@ async fn attempt_and_key_are_on_the_disk_before_the_sensor_hears_of_them() {
     unit.bend(move |_, message| {
         let attempts = || codes.list().unwrap()[0].attempts;
         let has_key = || store.devices().unwrap().iter().any(|device| device.pending.is_some());
-        match Kind::of(&message) {
-            // The sensor's tag, before the gateway has it; the gateway's own, when it has verified that.
-            Ok(kind @ (Kind::M4 | Kind::M5 | Kind::Refuse)) => {
-                tap.lock().unwrap().push((kind, attempts(), has_key()));
-            }
-            _ => {}
+        // The sensor's tag, before the gateway has it; the gateway's own, when it has verified that.
+        if let Ok(kind @ (Kind::M4 | Kind::M5 | Kind::Refuse)) = Kind::of(&message) {
+            tap.lock().unwrap().push((kind, attempts(), has_key()));
         }
         vec![message]
     });

@@ -56,7 +56,7 @@ impl Meter {
             alias,
             bytes_in: metrics.received_bytes.get_or_create(&link).clone(),
             bytes_out: Counter::default(),
-            frames_in: metrics.messages.get_or_create(&link).clone(),
+            frames_in: metrics.frames.get_or_create(&link).clone(),
             frames_bad: metrics.bad_frames.get_or_create(&link).clone(),
             line: Mutex::default(),
         }
