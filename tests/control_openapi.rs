@@ -1,0 +1,103 @@
+//! The description of the control API says what the program does: every route, its role, every field.
+
+use std::collections::BTreeSet;
+
+use clawgate::control::api;
+use clawgate::control::routes::routes;
+use clawgate::control::system::OPENAPI;
+use serde_json::{Value, json};
+
+fn description() -> Value {
+    serde_json::from_str(OPENAPI).unwrap()
+}
+
+#[test]
+fn every_route_is_described_with_its_role_and_nothing_else_is() {
+    let served: BTreeSet<_> = routes()
+        .iter()
+        .map(|route| (route.method.as_str().to_lowercase(), route.path.to_owned(), route.role.to_string()))
+        .collect();
+    let description = description();
+    let paths = description["paths"].as_object().unwrap();
+    let described: BTreeSet<_> = paths
+        .iter()
+        .flat_map(|(path, operations)| {
+            operations.as_object().unwrap().iter().map(move |(method, it)| (path, method, it))
+        })
+        .map(|(path, method, it)| (method.clone(), path.clone(), it["x-role"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(served, described);
+}
+
+/// The fields that `value` has on the wire, and those that its schema names.
+fn assert_same_fields(schema: &str, value: &impl serde::Serialize) {
+    let value = serde_json::to_value(value).unwrap();
+    let fields: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();
+    let description = description();
+    let properties = description["components"]["schemas"][schema]["properties"].as_object().unwrap();
+    assert_eq!(fields, properties.keys().cloned().collect(), "{schema}");
+}
+
+#[test]
+fn every_field_is_described() {
+    let token = json!({"device": "a", "state": "valid", "jti": null, "scope": "", "expires_in_s": 1, "reason": null, "refreshed": 1});
+    let relay = json!({"state": "idle", "for_s": 0, "error": null, "published": 0, "confirmed": 0, "refused": 0});
+    let device = json!({
+        "id": "a", "sensor": "s", "pairing": "p", "fingerprint": "f", "firmware": "1", "paired_at": "", "scopes": [],
+        "token": token, "relay": relay, "waiting": 0
+    });
+    let port = json!({
+        "id": "a", "path": "/dev/a", "baud": 9600, "state": "open", "explanation": "open", "line": "good", "device": null
+    });
+    let spool = json!({"waiting": 0, "bytes": 0, "disk_bytes": 0, "max_bytes": 0, "dropped": 0, "dead_letters": 0});
+    assert_same_fields("Token", &serde_json::from_value::<api::Token>(token).unwrap());
+    assert_same_fields("Relay", &serde_json::from_value::<api::Relay>(relay).unwrap());
+    let device: api::Device = serde_json::from_value(device).unwrap();
+    assert_same_fields("Device", &device);
+    let port: api::Port = serde_json::from_value(port).unwrap();
+    assert_same_fields("Port", &port);
+    let spool: api::Spool = serde_json::from_value(spool).unwrap();
+    assert_same_fields("Spool", &spool);
+    assert_same_fields(
+        "Status",
+        &api::Status {
+            health: api::Health::Ok,
+            problems: Vec::new(),
+            version: String::new(),
+            gateway: String::new(),
+            tenant: String::new(),
+            mode: String::new(),
+            broker: String::new(),
+            issuer: String::new(),
+            metrics: None,
+            pid: 1,
+            uptime_s: 0,
+            ports: vec![port],
+            devices: vec![device],
+            spool,
+            config_refused: None,
+        },
+    );
+    assert_same_fields(
+        "PairRequest",
+        &api::PairRequest {
+            target: "a".to_owned(),
+            name: Some("b".to_owned()),
+            code: Some("c".to_owned()),
+            ttl_s: Some(1),
+            scopes: vec!["telemetry:write".to_owned()],
+        },
+    );
+    let text = || Some("x".to_owned());
+    assert_same_fields(
+        "NewCodeRequest",
+        &api::NewCodeRequest {
+            device: text(),
+            sensor: text(),
+            stage: text(),
+            label: text(),
+            ttl_s: Some(1),
+            scopes: vec!["command:read".to_owned()],
+        },
+    );
+}
