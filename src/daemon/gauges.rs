@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::Gateway;
 use super::commission::slot_of;
-use crate::metrics::{Device, Link};
+use crate::metrics::Device;
 use crate::pairing::code::MOST_LIVE;
 
 /// States the bounds that are fixed for this run.
@@ -26,13 +26,6 @@ pub(super) fn refresh(gateway: &Gateway) {
     token.revoked.set(signed(tally.revoked));
     follow(&token.issued, tally.refreshes);
     follow(&token.failed, tally.failures);
-    let metrics = &gateway.metrics().link;
-    for port in gateway.links().ports() {
-        let label = Link { link: port.alias };
-        follow(&metrics.frames.get_or_create(&label), port.frames_in);
-        follow(&metrics.bad_frames.get_or_create(&label), port.frames_bad);
-        follow(&metrics.received_bytes.get_or_create(&label), port.bytes_in);
-    }
 }
 
 fn spool(gateway: &Gateway) {
