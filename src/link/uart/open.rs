@@ -182,6 +182,20 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_may_not_be_opened_names_the_group_that_may() {
+        use std::os::unix::fs::PermissionsExt;
+        let node = tempfile::NamedTempFile::new().unwrap();
+        let with_mode = |mode| {
+            node.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+            not_permitted(node.path())
+        };
+        let group = group_name(node.as_file().metadata().unwrap().gid());
+        assert_eq!(with_mode(0o660), PortCondition::NoPermission { group });
+        // Nobody is helped by a group that has no right either.
+        assert!(matches!(with_mode(0o600), PortCondition::Failed { .. }));
+    }
+
+    #[test]
     fn a_group_is_named_or_at_least_numbered() {
         assert_eq!(group_name(0), "root");
         assert_eq!(group_name(4_000_000), "4000000");
