@@ -11,7 +11,7 @@ use std::time::Duration;
 use back_half::{Gateway, pack, pairing, reading, submit};
 use bytes::Bytes;
 use clawgate::config::Payload;
-use clawgate::ids::DeviceId;
+use clawgate::ids::{DeviceId, PairingId};
 use clawgate::relay::RelayState;
 use clawgate::spool::{Capture, Incoming, Kind};
 use clawgate::token::scope::{Action, Topics};
@@ -240,6 +240,26 @@ async fn a_revoked_device_is_cut_at_once_and_its_neighbour_goes_on() {
     arrives(&subscriber, "pump-4", 20).await;
     assert_eq!(subscriber.seqs("pump-3").len(), 10);
     assert_eq!(gateway.relay.status()[1].connects, 1, "the neighbour's connection was not touched");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_waited_under_an_earlier_pairing_goes_out_first_under_its_own_name() {
+    let mut broker = Mosquitto::start_with(DURABLE);
+    let subscriber = Subscriber::start(&broker).await;
+    broker.stop();
+    let gateway = Gateway::start(broker.port(), |_| ());
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=50);
+    within("it ends", gateway.relay.detach(&"pump-3".parse().unwrap())).await;
+    let (again, _feed) = gateway.attach_as("pump-3", PairingId([7; 8]));
+    submit(&again, 1..=50);
+    broker.resume();
+    until("all arrive", || subscriber.on("/up/telemetry").len() == 100).await;
+    let ids: Vec<String> = subscriber.on("/up/telemetry").iter().map(|it| it.attribute("id").to_owned()).collect();
+    let name = |pairing, seq| format!("{pairing}.000000000000feed.{seq}");
+    let old = (1..=50).map(|seq| name(pairing("pump-3"), seq));
+    assert_eq!(ids, old.chain((1..=50).map(|seq| name(again.pairing(), seq))).collect::<Vec<_>>());
     gateway.stop().await;
 }
 

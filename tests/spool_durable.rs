@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawgate::clock::Clock;
-use clawgate::ids::PairingId;
+use clawgate::ids::{DeviceId, PairingId};
 use clawgate::spool::{Capture, Incoming, Kind, Lane, Outgoing, Spool, SpoolError, SpoolOptions, Submitted};
 use support::{until, within};
 use tokio::task::JoinHandle;
@@ -249,6 +249,41 @@ async fn a_dead_letter_does_not_stand_in_the_way_and_can_be_replayed() {
     assert_eq!(it.spool.status().dead_letters, 0);
     let out = drain(&it.spool.lane(PUMP), 2).await;
     assert_eq!(out[0].content, reading(2).content);
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_paired_again_has_its_older_lanes_served_first_also_after_a_restart_or_a_new_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let (old, new) = (PairingId([1; 8]), PairingId([2; 8]));
+    let (pump, renamed): (DeviceId, DeviceId) = ("pump-3".parse().unwrap(), "pump-4".parse().unwrap());
+    let pairings = |lanes: Vec<Lane>| lanes.iter().map(Lane::pairing).collect::<Vec<_>>();
+    let it = Running::start(&path, options());
+    assert_eq!(pairings(it.spool.lane(old).serve(&pump)), [old]);
+    submit(&it.spool.lane(old), 1..=5);
+    safe(&it.spool.lane(old), 5).await;
+    assert_eq!(pairings(it.spool.lane(new).serve(&pump)), [old, new]);
+    it.stop().await;
+
+    let it = Running::start(&path, options());
+    assert_eq!(pairings(it.spool.lane(new).serve(&pump)), [old, new]);
+    assert_eq!(pairings(it.spool.lane(new).serve(&renamed)), [old, new]);
+    assert_eq!(seqs(&drain(&it.spool.lane(old), 5).await), [1, 2, 3, 4, 5]);
+    assert!(!it.spool.lane(old).ready_or_empty().await);
+    assert_eq!(pairings(it.spool.lane(new).serve(&renamed)), [new]);
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_was_purged_takes_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let it = Running::start(&folder.path().join("spool.db"), options());
+    let lane = it.spool.lane(PUMP);
+    submit(&lane, 1..=5);
+    it.spool.purge(PUMP).await.unwrap();
+    assert!(matches!(lane.submit(reading(6)), Err(SpoolError::Purged { .. })));
+    assert_eq!(it.spool.status().memory_bytes, 0);
     it.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! One device's task: get a token, connect, publish and confirm, and come back after every end.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -52,7 +53,9 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     device: DeviceId,
     composer: Composer,
+    /// The lane that is served; the lanes after it wait until it is empty.
     lane: Lane,
+    later: VecDeque<Lane>,
     token: TokenHandle,
     tokens: watch::Receiver<TokenState>,
     cell: Arc<Cell>,
@@ -86,19 +89,22 @@ impl Task {
         shared: Arc<Shared>,
         device: DeviceId,
         composer: Composer,
-        lane: Lane,
+        lanes: Vec<Lane>,
         token: TokenHandle,
         cell: Arc<Cell>,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> Option<Self> {
+        let mut later = VecDeque::from(lanes);
+        let lane = later.pop_front()?;
         let (first, cap) = shared.options.backoff;
         let tokens = token.watch();
         let backoff = Backoff::new(first, cap);
-        Self {
+        Some(Self {
             shared,
             device,
             composer,
             lane,
+            later,
             token,
             tokens,
             cell,
@@ -107,7 +113,7 @@ impl Task {
             refused: None,
             careful: 0,
             fruitless: 0,
-        }
+        })
     }
 
     pub(super) async fn run(mut self) {
@@ -322,8 +328,14 @@ impl Task {
                         self.drain(it, End::Idle);
                     }
                 }
-                () = self.lane.ready(), if it.draining.is_none() && (self.careful == 0 || it.flight.is_empty()) => {
-                    self.publish(it);
+                ready = next(&self.lane, !self.later.is_empty()),
+                    if it.draining.is_none() && (self.careful == 0 || it.flight.is_empty()) =>
+                {
+                    if ready {
+                        self.publish(it);
+                    } else if let Some(next) = self.later.pop_front() {
+                        self.lane = next;
+                    }
                 }
             }
         }
@@ -521,6 +533,15 @@ impl Task {
         let why = format!("the token does not allow publishing to {missing}");
         Some(End::Refused { jti: token.jti().to_owned(), why })
     }
+}
+
+/// Waits for something to publish; `false` when an older lane is through.
+async fn next(lane: &Lane, older: bool) -> bool {
+    if older {
+        return lane.ready_or_empty().await;
+    }
+    lane.ready().await;
+    true
 }
 
 async fn reauthenticated(running: &mut Option<Reauthentication>) -> Result<(), String> {

@@ -217,15 +217,17 @@ impl Relay {
         let Some(composer) = composer else { return };
         let cell = Arc::new(Cell::new(device.id.clone(), self.shared.clock.clone(), &self.shared.metrics));
         let stop = CancellationToken::new();
-        let task = Task::new(
+        let Some(task) = Task::new(
             Arc::clone(&self.shared),
             device.id.clone(),
             composer,
-            lane,
+            lane.serve(&device.id),
             token,
             Arc::clone(&cell),
             stop.clone(),
-        );
+        ) else {
+            return;
+        };
         let task = tokio::spawn(task.run());
         devices.insert(device.id, Attached { cell, stop, task });
     }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use super::entry::{DeadLetter, Kind};
 use super::error::SpoolError;
 use super::parts::ChunkRef;
-use crate::ids::{PairingId, ReadingId};
+use crate::ids::{DeviceId, PairingId, ReadingId};
 use file::{classify, connect, create, damaged, inspect};
 pub(super) use writer::Writer;
 
@@ -31,6 +31,7 @@ pub(super) struct Left {
 /// One lane as the file knows it.
 pub(super) struct FoundLane {
     pub(super) pairing: PairingId,
+    pub(super) owner: Option<DeviceId>,
     pub(super) epochs: Vec<(u64, u64)>,
     pub(super) rows: Vec<ChunkRef>,
 }
@@ -77,7 +78,7 @@ impl Disk {
         let mut by_id = HashMap::new();
         let mut marks = HashMap::new();
         let mut statement =
-            connection.prepare("SELECT id, pairing, epochs, mark_row, mark_done FROM lane ORDER BY id")?;
+            connection.prepare("SELECT id, pairing, epochs, mark_row, mark_done, device FROM lane ORDER BY id")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
@@ -86,7 +87,8 @@ impl Disk {
             marks.insert(row.get::<_, i64>(3)?, row.get::<_, u32>(4)?);
             by_id.insert(id, left.lanes.len());
             self.lanes.insert(pairing, id);
-            left.lanes.push(FoundLane { pairing, epochs: unpack_epochs(&epochs), rows: Vec::new() });
+            let owner = row.get::<_, Option<String>>(5)?.and_then(|device| device.parse().ok());
+            left.lanes.push(FoundLane { pairing, owner, epochs: unpack_epochs(&epochs), rows: Vec::new() });
         }
         let mut statement = connection
             .prepare("SELECT id, lane, epoch, first_seq, last_seq, count, gap, length(body) FROM chunk ORDER BY id")?;

@@ -125,7 +125,7 @@ pub struct SpoolStatus {
     pub lanes: Vec<LaneStatus>,
     /// Entries waiting, all lanes.
     pub depth: u64,
-    /// Bytes held in memory, all lanes.
+    /// Bytes in memory that are neither on disk nor confirmed, all lanes.
     pub memory_bytes: u64,
     /// Bytes that wait on disk, counted against the cap.
     pub disk_bytes: u64,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::ids::PairingId;
+
 /// Why the spool could not be opened, or could not take an entry.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,6 +62,12 @@ pub enum SpoolError {
     Full {
         /// The bound.
         limit: usize,
+    },
+    /// The device was removed while a session of it still ran.
+    #[error("pairing {pairing} was removed: its readings are taken no more")]
+    Purged {
+        /// The pairing.
+        pairing: PairingId,
     },
     /// The thread that owns the database has ended.
     #[error("the spool has stopped; restart clawgate")]

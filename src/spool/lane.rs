@@ -8,11 +8,13 @@ use super::entry::{Incoming, Outgoing, Progress, Submitted, Ticket};
 use super::error::SpoolError;
 use super::queue::Queue;
 use super::shared::Shared;
-use crate::ids::PairingId;
+use crate::ids::{DeviceId, PairingId};
 
 /// The state of one lane and those who wait for it.
 pub(super) struct LaneCell {
     pub(super) pairing: PairingId,
+    /// Lanes in the order they were made.
+    born: u64,
     pub(super) shared: Arc<Shared>,
     queue: Mutex<Queue>,
     wake: Notify,
@@ -22,7 +24,8 @@ pub(super) struct LaneCell {
 impl LaneCell {
     pub(super) fn new(pairing: PairingId, shared: Arc<Shared>, queue: Queue) -> Self {
         let progress = watch::Sender::new(queue.progress());
-        Self { pairing, shared, queue: Mutex::new(queue), wake: Notify::new(), progress }
+        let born = shared.next_birth();
+        Self { pairing, born, shared, queue: Mutex::new(queue), wake: Notify::new(), progress }
     }
 
     /// Runs `work` under the lane's lock and keeps the account of memory.
@@ -62,6 +65,26 @@ impl Lane {
         self.0.pairing
     }
 
+    /// Says that this is now the lane of `device`, and returns its lanes in the order they are to be served:
+    /// those of earlier pairings that still hold something, and this one last.
+    #[must_use]
+    pub fn serve(&self, device: &DeviceId) -> Vec<Self> {
+        let renamed = self.0.with(|queue| queue.assign(device));
+        let all = self.0.shared.all_lanes();
+        if let Some(old) = renamed {
+            for cell in &all {
+                cell.with(|queue| (queue.owner() == Some(&old)).then(|| queue.assign(device)));
+            }
+        }
+        let earlier = |cell: &Arc<LaneCell>| {
+            !Arc::ptr_eq(cell, &self.0) && cell.with(|queue| queue.owner() == Some(device) && !queue.is_empty())
+        };
+        let mut lanes: Vec<Self> = all.into_iter().filter(earlier).map(Self).collect();
+        lanes.sort_by_key(|lane| lane.0.born);
+        lanes.push(self.clone());
+        lanes
+    }
+
     /// Answers a sensor's hello: how far this epoch is here. `lowest` is the lowest seq that the sensor still
     /// holds, or still has to report as a gap; whatever lies below was acknowledged to it before.
     #[must_use]
@@ -75,24 +98,28 @@ impl Lane {
     ///
     /// # Errors
     /// [`SpoolError::Full`] when memory is at its bound because the disk does not take what the broker does not;
-    /// the reading stays with the sensor, which sends it again.
+    /// the reading stays with the sensor, which sends it again. [`SpoolError::Purged`] after the device was removed.
     pub fn submit(&self, incoming: Incoming) -> Result<Submitted, SpoolError> {
         let shared = &self.0.shared;
         let now = shared.clock.boot();
-        let submitted = self.0.with(|queue| shared.has_room(queue.memory_bytes()).then(|| queue.submit(incoming, now)));
+        let submitted = self.0.with(|queue| {
+            if queue.is_closed() {
+                return Err(SpoolError::Purged { pairing: self.0.pairing });
+            }
+            if !shared.has_room(queue.memory_bytes()) {
+                return Err(SpoolError::Full { limit: shared.options.memory_bytes });
+            }
+            Ok(queue.submit(incoming, now))
+        });
         match submitted {
-            None => {
-                shared.wake();
-                Err(SpoolError::Full { limit: shared.options.memory_bytes })
+            Ok(Submitted::Accepted) => {
+                self.0.wake.notify_one();
+                shared.wake_if_pressed();
             }
-            Some(submitted) => {
-                if submitted == Submitted::Accepted {
-                    self.0.wake.notify_one();
-                    shared.wake_if_pressed();
-                }
-                Ok(submitted)
-            }
+            Ok(_) | Err(SpoolError::Purged { .. }) => {}
+            Err(_) => shared.wake(),
         }
+        submitted
     }
 
     /// How far the lane is, as entries become safe.
@@ -103,13 +130,23 @@ impl Lane {
 
     /// Waits until [`take`](Self::take) yields something. Cancel safe; for one waiter at a time.
     pub async fn ready(&self) {
+        self.wait(false).await;
+    }
+
+    /// As [`ready`](Self::ready), but ends with `false` when the lane is empty.
+    pub async fn ready_or_empty(&self) -> bool {
+        self.wait(true).await
+    }
+
+    async fn wait(&self, until_empty: bool) -> bool {
         loop {
-            let (ready, refill) = self.0.with(|queue| (queue.is_ready(), queue.wants_refill()));
+            let (ready, empty, refill) =
+                self.0.with(|queue| (queue.is_ready(), queue.is_empty(), queue.wants_refill()));
             if refill {
                 self.0.shared.refill(&self.0);
             }
-            if ready {
-                return;
+            if ready || (empty && until_empty) {
+                return ready;
             }
             self.0.wake.notified().await;
         }

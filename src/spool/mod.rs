@@ -12,6 +12,9 @@
 //! are still with their sensor, unless the broker had confirmed them; the sensor says from where it goes on
 //! ([`Lane::hello`]), and progress that the file keeps lazily narrows what it repeats.
 //!
+//! **Pairings and devices.** A lane belongs to a pairing. A device that is paired again gets a new lane; what
+//! waits in its older ones goes out first ([`Lane::serve`]), each reading under the name it came with.
+//!
 //! **Bounds.** Memory: [`SpoolOptions::memory_bytes`], a quarter of it for one lane. Disk:
 //! [`SpoolOptions::max_bytes`]; beyond it the largest lane's oldest rows become one gap record in their place.
 //!
@@ -52,7 +55,7 @@ pub struct SpoolOptions {
     pub commit: Duration,
     /// Bytes kept on disk.
     pub max_bytes: u64,
-    /// Bytes kept in memory, all lanes.
+    /// Bytes in memory that are neither on disk nor confirmed, all lanes.
     pub memory_bytes: usize,
     /// Entries of one lane that may be published and not yet recorded as settled.
     pub in_flight: usize,
@@ -95,6 +98,9 @@ impl Spool {
         }
         for found in left.lanes {
             let mut queue = Queue::new(found.pairing, limits);
+            if let Some(owner) = found.owner {
+                queue.restore_owner(owner);
+            }
             for (epoch, next) in found.epochs {
                 queue.restore_epoch(epoch, next);
             }
@@ -180,7 +186,7 @@ impl Spool {
         self.ask(|reply| Ask::Replay { pairing, reply }).await
     }
 
-    /// Forgets everything of one pairing, as when it is unpaired; how many entries that lost.
+    /// Forgets everything of the device with this pairing, as when it is unpaired; how many entries that lost.
     ///
     /// # Errors
     /// As [`dead_letters`](Self::dead_letters).

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::entry::{Incoming, Kind, Outgoing, Progress, Submitted, Ticket};
 use super::parts::{ChunkRef, Entry, Settled, State};
-use crate::ids::{PairingId, ReadingId};
+use crate::ids::{DeviceId, PairingId, ReadingId};
 
 /// Epochs of a lane whose progress is remembered; a sensor speaks of its newest ones only.
 const EPOCHS: usize = 8;
@@ -46,7 +46,8 @@ pub(super) struct Queue {
     backlog_bytes: u64,
     backlog_entries: u64,
     fresh: VecDeque<Entry>,
-    fresh_bytes: usize,
+    /// Bytes of entries that are neither on disk nor confirmed.
+    unsafe_bytes: usize,
     arrivals: u64,
     settled: Settled,
     dying: Vec<(u64, String)>,
@@ -59,6 +60,11 @@ pub(super) struct Queue {
     known: Vec<(u64, u64)>,
     /// The same as the file has it.
     saved: Vec<(u64, u64)>,
+    /// The device it belongs to, once somebody said so; and whether the file knows.
+    owner: Option<DeviceId>,
+    owner_saved: bool,
+    /// Purged: nothing is taken any more.
+    closed: bool,
 }
 
 impl Queue {
@@ -78,7 +84,7 @@ impl Queue {
             backlog_bytes: 0,
             backlog_entries: 0,
             fresh: VecDeque::new(),
-            fresh_bytes: 0,
+            unsafe_bytes: 0,
             arrivals: 0,
             settled: Settled::default(),
             dying: Vec::new(),
@@ -88,7 +94,34 @@ impl Queue {
             floor: 0,
             known: Vec::new(),
             saved: Vec::new(),
+            owner: None,
+            owner_saved: true,
+            closed: false,
         }
+    }
+
+    /// Whether the lane was purged.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whose lane it is.
+    pub(super) fn owner(&self) -> Option<&DeviceId> {
+        self.owner.as_ref()
+    }
+
+    /// Says whose lane it is; the device it was of until now, if that was another.
+    pub(super) fn assign(&mut self, device: &DeviceId) -> Option<DeviceId> {
+        if self.owner.as_ref() == Some(device) {
+            return None;
+        }
+        self.owner_saved = false;
+        self.owner.replace(device.clone())
+    }
+
+    /// Whether nothing waits here, neither in memory nor on disk.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.backlog.is_empty() && self.window.is_empty()
     }
 
     // --- the session's end ---
@@ -143,10 +176,10 @@ impl Queue {
             row: 0,
             state: State::Queued,
         };
+        self.unsafe_bytes += entry.charge();
         if self.backlog.is_empty() && self.fresh.is_empty() && !self.loading && self.window_has_room() {
             self.push_window(entry);
         } else {
-            self.fresh_bytes += entry.charge();
             self.fresh.push_back(entry);
         }
         Submitted::Accepted
@@ -273,7 +306,6 @@ impl Queue {
     fn pull_fresh(&mut self) {
         while self.backlog.is_empty() && !self.loading && self.window_has_room() {
             let Some(entry) = self.fresh.pop_front() else { break };
-            self.fresh_bytes -= entry.charge();
             self.push_window(entry);
         }
     }
@@ -281,7 +313,7 @@ impl Queue {
     fn drop_fresh_until(&mut self, arrival: u64) {
         while self.fresh.front().is_some_and(|entry| entry.arrival <= arrival) {
             if let Some(entry) = self.fresh.pop_front() {
-                self.fresh_bytes -= entry.charge();
+                self.unsafe_bytes -= entry.charge();
             }
         }
     }
@@ -309,6 +341,9 @@ impl Queue {
         };
         entry.state = state;
         self.in_flight -= 1;
+        if state == State::Done && entry.row == 0 {
+            self.unsafe_bytes -= entry.charge();
+        }
         true
     }
 

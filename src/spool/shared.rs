@@ -1,7 +1,7 @@
 //! What the lanes and the worker have in common: bounds, the account of memory, the worker's inbox.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub(super) struct Shared {
     pub(super) lanes: Mutex<HashMap<PairingId, Arc<LaneCell>>>,
     pub(super) totals: Mutex<Totals>,
     memory: AtomicUsize,
+    births: AtomicU64,
     inbox: Mutex<Inbox>,
     rung: Condvar,
 }
@@ -64,9 +65,15 @@ impl Shared {
             lanes: Mutex::default(),
             totals: Mutex::default(),
             memory: AtomicUsize::new(0),
+            births: AtomicU64::new(0),
             inbox: Mutex::default(),
             rung: Condvar::new(),
         }
+    }
+
+    /// Numbers the lanes.
+    pub(super) fn next_birth(&self) -> u64 {
+        self.births.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn memory(&self) -> usize {

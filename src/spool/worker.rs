@@ -14,7 +14,7 @@ use super::lane::LaneCell;
 use super::parts::{ChunkRef, Draft, DropPlan, Dying, Entry, OVERHEAD, Settled};
 use super::queue::Queue;
 use super::shared::{Ask, Shared, lock};
-use crate::ids::PairingId;
+use crate::ids::{DeviceId, PairingId};
 
 /// Entries of one row at most.
 const ROW_ENTRIES: usize = 256;
@@ -46,6 +46,7 @@ struct Work {
     settled: Settled,
     dying: Vec<Dying>,
     epochs: Option<Vec<(u64, u64)>>,
+    owner: Option<DeviceId>,
     drop: Option<DropPlan>,
 }
 
@@ -93,11 +94,15 @@ impl Worker {
                 let drafts = if due { queue.drafts(ROW_ENTRIES, ROW_BYTES) } else { Vec::new() };
                 let settled = queue.settled();
                 let epochs = if lazily || !settled.deletes.is_empty() { queue.changed_epochs() } else { None };
-                (drafts, settled, queue.dying(), epochs)
+                // An owner matters only to a lane that has something on disk.
+                let kept = !drafts.is_empty() || epochs.is_some() || queue.disk_bytes() > 0;
+                let owner = if kept { queue.unsaved_owner() } else { None };
+                (drafts, settled, queue.dying(), epochs, owner)
             });
-            let (drafts, settled, dying, epochs) = gathered;
-            if !drafts.is_empty() || settled.unrecorded > 0 || !dying.is_empty() || epochs.is_some() {
-                work.push(Work { cell, drafts, settled, dying, epochs, drop: None });
+            let (drafts, settled, dying, epochs, owner) = gathered;
+            let idle = drafts.is_empty() && dying.is_empty() && settled.unrecorded == 0;
+            if !idle || epochs.is_some() || owner.is_some() {
+                work.push(Work { cell, drafts, settled, dying, epochs, owner, drop: None });
             }
         }
         if lazily {
@@ -152,6 +157,7 @@ impl Worker {
                     settled: Settled::default(),
                     dying: Vec::new(),
                     epochs: None,
+                    owner: None,
                     drop: Some(plan),
                 }),
             }
@@ -278,14 +284,29 @@ impl Worker {
         Ok(count)
     }
 
+    /// Forgets the lane of `pairing`, and those of earlier pairings of the same device.
     fn purge(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
+        let owner_of = |cell: &LaneCell| cell.with(|queue| queue.owner().cloned());
+        let known = lock(&self.shared.lanes).get(&pairing).cloned();
+        let owner = known.and_then(|cell| owner_of(&cell));
+        let mut pairings = vec![pairing];
+        if owner.is_some() {
+            let others = self.shared.all_lanes().into_iter().filter(|cell| owner_of(cell) == owner);
+            pairings.extend(others.map(|cell| cell.pairing).filter(|other| *other != pairing));
+        }
         let left = self.disk.write(true, |writer| {
-            writer.remove_lane(pairing)?;
+            for pairing in &pairings {
+                writer.remove_lane(*pairing)?;
+            }
             writer.count_dead_letters()
         })?;
         self.shared.totals().dead_letters = left;
-        let cell = lock(&self.shared.lanes).remove(&pairing);
-        Ok(cell.map_or(0, |cell| cell.advance(Queue::purge)))
+        let mut lost = 0;
+        for pairing in pairings {
+            let cell = lock(&self.shared.lanes).remove(&pairing);
+            lost += cell.map_or(0, |cell| cell.advance(Queue::purge));
+        }
+        Ok(lost)
     }
 }
 
@@ -334,6 +355,9 @@ fn write_all(writer: &mut Writer<'_>, work: &[Work], at_unix_ms: u64) -> rusqlit
         if let Some(epochs) = &lane.epochs {
             writer.epochs(pairing, epochs)?;
         }
+        if let Some(owner) = &lane.owner {
+            writer.owner(pairing, owner)?;
+        }
     }
     let dead_letters = if buried { Some(writer.trim_dead_letters(DEAD_LETTERS)?) } else { None };
     Ok((rows, dead_letters))
@@ -346,6 +370,9 @@ fn undo(work: Vec<Work>) {
             queue.recorded(work.settled, false);
             if work.epochs.is_some() {
                 queue.epochs_unsaved();
+            }
+            if work.owner.is_some() {
+                queue.owner_unsaved();
             }
         });
     }

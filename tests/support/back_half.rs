@@ -46,11 +46,21 @@ impl Gateway {
         (self.attach_with(device, handle), feed)
     }
 
+    /// Attaches a device that was paired again.
+    pub fn attach_as(&self, device: &str, pairing: PairingId) -> (Lane, TokenFeed) {
+        let (feed, handle) = token_feed(device);
+        (self.attach_pairing(device, pairing, handle), feed)
+    }
+
     /// Attaches a device with this token.
     pub fn attach_with(&self, device: &str, handle: TokenHandle) -> Lane {
-        let lane = self.spool.lane(pairing(device));
+        self.attach_pairing(device, pairing(device), handle)
+    }
+
+    fn attach_pairing(&self, device: &str, pairing: PairingId, handle: TokenHandle) -> Lane {
+        let lane = self.spool.lane(pairing);
         let description = serde_json::json!({ "units": ["Cel"] });
-        let device = RelayDevice { id: device.parse().unwrap(), pairing: pairing(device), description };
+        let device = RelayDevice { id: device.parse().unwrap(), pairing, description };
         self.relay.attach(device, lane.clone(), handle);
         lane
     }

@@ -25,6 +25,7 @@ const CREATE: &str = "
     CREATE TABLE lane (
         id INTEGER PRIMARY KEY,
         pairing BLOB NOT NULL UNIQUE,
+        device TEXT,
         epochs BLOB NOT NULL DEFAULT x'',
         mark_row INTEGER NOT NULL DEFAULT 0,
         mark_done INTEGER NOT NULL DEFAULT 0

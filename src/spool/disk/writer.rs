@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
 
-use crate::ids::PairingId;
+use crate::ids::{DeviceId, PairingId};
 use crate::spool::entry::{Capture, Kind};
 use crate::spool::parts::{ChunkRef, Entry};
 
@@ -91,6 +91,12 @@ impl<'a> Writer<'a> {
             packed.extend_from_slice(&next.to_be_bytes());
         }
         self.transaction.prepare_cached("UPDATE lane SET epochs = ?2 WHERE id = ?1")?.execute(params![lane, packed])?;
+        Ok(())
+    }
+
+    pub(in crate::spool) fn owner(&mut self, pairing: PairingId, device: &DeviceId) -> rusqlite::Result<()> {
+        let lane = self.lane(pairing)?;
+        self.transaction.execute("UPDATE lane SET device = ?2 WHERE id = ?1", params![lane, device.as_str()])?;
         Ok(())
     }
 

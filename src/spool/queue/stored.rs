@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Queue;
+use crate::ids::DeviceId;
 use crate::spool::entry::LaneStatus;
 use crate::spool::parts::{ChunkRef, Draft, DropPlan, Dying, Entry, Settled, State};
 
@@ -13,9 +14,9 @@ const DROP_ROWS: usize = 256;
 const REFILL_ROWS: usize = 64;
 
 impl Queue {
-    /// Bytes in memory that are not on disk.
+    /// Bytes in memory that are neither on disk nor confirmed.
     pub(in crate::spool) fn memory_bytes(&self) -> usize {
-        self.window_bytes + self.fresh_bytes
+        self.unsafe_bytes
     }
 
     /// When the oldest entry came that is neither on disk nor confirmed.
@@ -70,13 +71,15 @@ impl Queue {
         // Some of it is in the window, or through already: the rest belongs there too.
         while self.fresh.front().is_some_and(|entry| entry.arrival <= last.arrival) {
             if let Some(entry) = self.fresh.pop_front() {
-                self.fresh_bytes -= entry.charge();
                 self.push_window(entry);
             }
         }
         let mut present = 0;
         for entry in &mut self.window {
             if entry.arrival >= first.arrival && entry.arrival <= last.arrival {
+                if !entry.is_safe() {
+                    self.unsafe_bytes -= entry.charge();
+                }
                 entry.row = id;
                 present += 1;
             }
@@ -107,6 +110,9 @@ impl Queue {
             self.dying.retain(|(pos, _)| *pos != dead.pos);
             let index = self.index(dead.pos);
             if let Some(entry) = self.window.get_mut(index).filter(|_| dead.pos >= self.front) {
+                if !entry.is_safe() {
+                    self.unsafe_bytes -= entry.charge();
+                }
                 entry.state = State::Done;
             }
         }
@@ -146,11 +152,13 @@ impl Queue {
         }
         self.loading = true;
         let mut room = self.limits.window_entries.saturating_sub(self.window.len());
+        let mut bytes = self.limits.window_bytes.saturating_sub(self.window_bytes);
         let mut rows = Vec::new();
         for chunk in &self.backlog {
             rows.push(*chunk);
             room = room.saturating_sub(chunk.count as usize);
-            if room == 0 || rows.len() >= REFILL_ROWS {
+            bytes = bytes.saturating_sub(chunk.bytes as usize);
+            if room == 0 || bytes == 0 || rows.len() >= REFILL_ROWS {
                 break;
             }
         }
@@ -258,13 +266,33 @@ impl Queue {
         self.backlog.clear();
         self.dying.clear();
         self.settled = Settled::default();
-        (self.window_bytes, self.fresh_bytes) = (0, 0);
+        (self.window_bytes, self.unsafe_bytes) = (0, 0);
         (self.backlog_bytes, self.backlog_entries) = (0, 0);
         (self.front, self.taken, self.unsafe_from) = (taken, taken, taken);
         self.in_flight = 0;
         self.round = self.round.wrapping_add(1);
         self.loading = false;
+        self.closed = true;
         entries
+    }
+
+    /// The owner, if the file does not know it and has a reason to.
+    pub(in crate::spool) fn unsaved_owner(&mut self) -> Option<DeviceId> {
+        if self.owner_saved {
+            return None;
+        }
+        self.owner_saved = true;
+        self.owner.clone()
+    }
+
+    /// Puts back what [`unsaved_owner`](Self::unsaved_owner) took when the transaction failed.
+    pub(in crate::spool) fn owner_unsaved(&mut self) {
+        self.owner_saved = false;
+    }
+
+    /// What an earlier process knew of the owner.
+    pub(in crate::spool) fn restore_owner(&mut self, owner: DeviceId) {
+        self.owner = Some(owner);
     }
 
     /// Progress as the file keeps it, if it changed since the last call.
