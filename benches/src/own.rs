@@ -85,6 +85,7 @@ fn on_line(clawgate: &Clawgate, options: &Options, baud: u32, suite1: bool) -> O
     let mut bed = Bed::start(clawgate, options, |site| clawgate.start_on(site, vec![line], suite1).map(Box::new))?;
     let pairing = pairing(&tap.traffic(), if suite1 { 1 } else { 2 });
 
+    bed.receiver.take();
     bed.gateway.feed(Pace::Flood, options.line() + FILL)?;
     bed.receiver.wait_any(STARTS_WITHIN)?;
     std::thread::sleep(FILL);

@@ -16,6 +16,9 @@ use crate::receiver::Identity;
 /// How long a sensor may take to have its last reading acknowledged.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Memory of a sensor that feeds: 8192 readings in a flood wait to become safe, a fraction of a second's worth.
+const MEMORY_KIB: &str = "1024";
+
 /// What a sensor makes readings of.
 #[derive(Clone, Copy)]
 pub(crate) enum Work {
@@ -79,7 +82,7 @@ impl Simulator {
             Work::Tick => {}
             Work::Rest => drop(command.args(["--count", "0"])),
             Work::Feed(pace, time) => {
-                command.arg("--log").arg(&self.log).args(["--size", &READING.to_string()]);
+                command.arg("--log").arg(&self.log).args(["--size", &READING.to_string(), "--memory", MEMORY_KIB]);
                 match pace {
                     Pace::Flood => command.arg("--flood"),
                     Pace::PerSecond(rate) => {
