@@ -321,7 +321,15 @@ async fn a_revoked_device_is_cut_while_another_goes_on_and_no_token_reaches_anot
     let at_rest = site.arrived("pump-4");
     goes_on(&site, &daemon, "pump-3", 100);
     assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
+
+    // A restart is no pardon, pairing again is one.
+    daemon.kill();
+    daemon.resume();
+    goes_on(&site, &daemon, "pump-3", 100);
     let listed = daemon.json(&["token", "ls"])[0].to_string();
     assert!(listed.contains("revoked"), "{listed}");
+    assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
+    daemon.pair("p2", &mut sensors[1], "pump-4");
+    goes_on(&site, &daemon, "pump-4", 50);
     assert!(daemon.stop());
 }

@@ -79,6 +79,9 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why the issuer was not told.
     pub(crate) async fn revoke_token(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<(), Failure> {
+        // On disk first: a restart must not give the device another token.
+        let (store, device, reason) = (self.0.store.clone(), id.clone(), why.to_owned());
+        blocking(move || store.revoke_device(&device, &reason)).await?;
         let revoked = self.keeper().revoke(id, why).await;
         let mut event = Event::done(actor, "token.revoke", id.as_str()).because(why);
         if let Err(error) = &revoked {

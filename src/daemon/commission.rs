@@ -54,7 +54,11 @@ impl Service {
         let slot = slot_of(device).ok_or_else(|| failed("it has no key", "Pair it again."))?;
         let grant = Grant { scope: scopes_of(device), life: self.life, audience: self.audience.clone() };
         let retry = format!("Try again: clawgate token rotate {}", device.id);
-        let token = self.keeper.add(&device.id, grant).map_err(|error| failed(&error.to_string(), &retry))?;
+        let added = match &device.revoked {
+            Some(why) => self.keeper.add_revoked(&device.id, grant, why),
+            None => self.keeper.add(&device.id, grant),
+        };
+        let token = added.map_err(|error| failed(&error.to_string(), &retry))?;
         let description = json!({
             "name": device.info.sensor_name,
             "firmware": device.info.firmware,

@@ -42,6 +42,8 @@ pub struct Device {
     pub confirmed_ms: Option<i64>,
     /// Where and when it was last heard.
     pub seen: Option<Seen>,
+    /// Why it gets no token any more; until it is paired again.
+    pub revoked: Option<String>,
     /// The key in use.
     pub current: Option<KeySlot>,
     /// The key that the sensor has yet to prove.
@@ -93,7 +95,7 @@ pub struct NewPairing {
 }
 
 const COLUMNS: &str = "id, hardware_id, info, created_ms, confirmed_ms, current_pairing, current_sealed, pending_pairing, \
-                       pending_sealed, pending_code, pending_ms, seen_ms, seen_link";
+                       pending_sealed, pending_code, pending_ms, seen_ms, seen_link, revoked_why";
 
 fn place<'a>(id: &'a DeviceId, slot: &'a str) -> Place<'a> {
     Place { table: "devices", row: id.as_str(), name: slot }
@@ -111,6 +113,7 @@ struct Raw {
     pending_code: Option<String>,
     pending_ms: Option<i64>,
     seen: Option<Seen>,
+    revoked: Option<String>,
 }
 
 impl Raw {
@@ -130,6 +133,7 @@ impl Raw {
             pending_code: row.get("pending_code")?,
             pending_ms: row.get("pending_ms")?,
             seen: seen.map(|(at_ms, link)| Seen { link, at_ms }),
+            revoked: row.get("revoked_why")?,
         })
     }
 }
@@ -236,8 +240,8 @@ impl Store {
         transaction
             .execute(
                 "UPDATE devices SET current_pairing = pending_pairing, current_sealed = ?2, confirmed_ms = ?3,
-                 info = COALESCE(pending_info, info), pending_pairing = NULL, pending_sealed = NULL,
-                 pending_info = NULL, pending_code = NULL, pending_ms = NULL WHERE id = ?1",
+                 info = COALESCE(pending_info, info), revoked_why = NULL, pending_pairing = NULL,
+                 pending_sealed = NULL, pending_info = NULL, pending_code = NULL, pending_ms = NULL WHERE id = ?1",
                 (device.as_str(), sealed, self.now_ms()),
             )
             .map_err(&error)?;
@@ -312,6 +316,18 @@ impl Store {
         transaction.commit().map_err(error)
     }
 
+    /// Notes that a device shall get no token any more. Pairing it again lifts that.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDevice`], [`StoreError::Database`].
+    pub fn revoke_device(&self, id: &DeviceId, why: &str) -> Result<(), StoreError> {
+        let changed = self
+            .db()
+            .execute("UPDATE devices SET revoked_why = ?2 WHERE id = ?1", (id.as_str(), why))
+            .map_err(failed("revoke a device"))?;
+        if changed == 0 { Err(StoreError::UnknownDevice(id.to_string())) } else { Ok(()) }
+    }
+
     /// Notes where a device was heard just now. For the start of a session, not for each reading.
     ///
     /// # Errors
@@ -359,6 +375,7 @@ impl Store {
             created_ms: raw.created_ms,
             confirmed_ms: raw.confirmed_ms,
             seen: raw.seen,
+            revoked: raw.revoked,
             current,
             pending,
         })

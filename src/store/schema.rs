@@ -43,6 +43,7 @@ const STEPS: &[&str] = &[
      ) STRICT, WITHOUT ROWID;
      ALTER TABLE devices ADD COLUMN seen_ms INTEGER;
      ALTER TABLE devices ADD COLUMN seen_link TEXT;",
+    "ALTER TABLE devices ADD COLUMN revoked_why TEXT;",
 ];
 
 /// The schema this program writes.

@@ -79,6 +79,24 @@ fn a_pending_key_leaves_the_current_one_until_it_is_proven() {
 }
 
 #[test]
+fn a_revoked_device_stays_revoked_until_it_is_paired_again() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    let revoked = |store: &Store| store.device(&id("pump-3")).unwrap().unwrap().revoked;
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([1; 8])).unwrap();
+    store.revoke_device(&id("pump-3"), "stolen").unwrap();
+    assert!(matches!(store.revoke_device(&id("pump-4"), "gone"), Err(StoreError::UnknownDevice(_))));
+    drop(store);
+    let store = fixture.open().unwrap();
+    assert_eq!(revoked(&store).as_deref(), Some("stolen"));
+    store.put_pending(&pairing("pump-3", "th-1", 2)).unwrap();
+    assert!(revoked(&store).is_some(), "a pairing that is not proven lifts nothing");
+    store.confirm_pending(&id("pump-3"), PairingId([2; 8])).unwrap();
+    assert_eq!(revoked(&store), None);
+}
+
+#[test]
 fn a_dropped_pending_key_takes_only_a_device_without_another_key_along() {
     let fixture = Fixture::new();
     let store = fixture.open().unwrap();

@@ -24,11 +24,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    life: Duration,
 }
 
 impl Bounded {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS)) }
+        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS)), life: LIFE }
     }
 }
 
@@ -42,7 +43,7 @@ impl Listener for Bounded {
             let place = Arc::clone(&self.places).acquire_owned().await.ok();
             match self.listener.accept().await {
                 Ok((stream, addr)) => {
-                    let life = Box::pin(tokio::time::sleep(LIFE));
+                    let life = Box::pin(tokio::time::sleep(self.life));
                     return (BoundedStream { stream, life, _place: place }, addr);
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
@@ -91,5 +92,29 @@ impl AsyncWrite for BoundedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_drips_its_request_gives_its_place_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut bounded = Bounded { life: Duration::from_millis(100), ..Bounded::new(listener) };
+        bounded.places = Arc::new(Semaphore::new(1));
+        tokio::spawn(async move { axum::serve(bounded, axum::Router::new()).await });
+        let mut slow = TcpStream::connect(addr).await.unwrap();
+        slow.write_all(b"POST /token HTTP/1.1\r\n").await.unwrap();
+        let mut next = TcpStream::connect(addr).await.unwrap();
+        next.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), next.read_to_string(&mut answer)).await;
+        read.expect("the place came free").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     }
 }

@@ -73,6 +73,15 @@ impl DeviceTask {
         requests: Arc<Semaphore>,
     ) -> Self {
         let due = Some(clock.boot());
+        status.state(&feed.state.borrow());
+        // The run before may have ended before the issuer was told of a revocation.
+        let untold = match &*feed.state.borrow() {
+            TokenState::Revoked { reason } => {
+                let until = clock.boot() + request.life;
+                Some(Untold { request: request.clone(), token: None, why: reason.clone(), until })
+            }
+            _ => None,
+        };
         Self {
             issuer,
             request,
@@ -85,7 +94,7 @@ impl DeviceTask {
             failures: 0,
             last: None,
             refused_before: false,
-            untold: None,
+            untold,
         }
     }
 

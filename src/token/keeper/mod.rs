@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -90,6 +90,7 @@ struct Inner {
 struct Entry {
     commands: mpsc::Sender<Command>,
     handle: TokenHandle,
+    state: watch::Sender<TokenState>,
     status: SharedStatus,
 }
 
@@ -115,16 +116,48 @@ impl TokenKeeper {
     /// [`KeeperError::TooMany`] or [`KeeperError::Busy`].
     pub fn add(&self, device: &DeviceId, grant: Grant) -> Result<TokenHandle, KeeperError> {
         let request = self.request(device, grant);
-        let mut devices = self.devices();
+        let devices = self.devices();
         if let Some(entry) = devices.get(device) {
             let told = entry.commands.try_send(Command::Grant(Box::new(request)));
-            return told.map(|()| entry.handle.clone()).map_err(|_| KeeperError::Busy(device.clone()));
+            told.map_err(|_| KeeperError::Busy(device.clone()))?;
+            // Whoever looks at the handle next must not see why the device was out before.
+            entry.state.send_if_modified(|state| {
+                let out = matches!(state, TokenState::Revoked { .. } | TokenState::Quarantined { .. });
+                if out {
+                    *state = self.waiting();
+                }
+                out
+            });
+            return Ok(entry.handle.clone());
         }
+        self.start(devices, request, self.waiting())
+    }
+
+    fn waiting(&self) -> TokenState {
+        TokenState::Waiting { since: self.0.clock.boot(), last_error: None }
+    }
+
+    /// Knows the device as one that was revoked before this start: it gets no token until it is added again.
+    ///
+    /// # Errors
+    /// [`KeeperError::TooMany`].
+    pub fn add_revoked(&self, device: &DeviceId, grant: Grant, why: &str) -> Result<TokenHandle, KeeperError> {
+        let revoked = TokenState::Revoked { reason: why.to_owned() };
+        self.start(self.devices(), self.request(device, grant), revoked)
+    }
+
+    fn start(
+        &self,
+        mut devices: MutexGuard<'_, HashMap<DeviceId, Entry>>,
+        request: TokenRequest,
+        state: TokenState,
+    ) -> Result<TokenHandle, KeeperError> {
         if devices.len() >= MAX_DEVICES {
             return Err(KeeperError::TooMany);
         }
-        let waiting = TokenState::Waiting { since: self.0.clock.boot(), last_error: None };
-        let (feed, handle) = TokenFeed::new(device.clone(), waiting);
+        let device = request.device.clone();
+        let (feed, handle) = TokenFeed::new(device.clone(), state);
+        let state = feed.state.clone();
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let status = SharedStatus::new(device.clone());
         let task = DeviceTask::new(
@@ -141,7 +174,7 @@ impl TokenKeeper {
             // Dropping the task drops a request in flight with it.
             let _ = stop.run_until_cancelled(task.run()).await;
         });
-        devices.insert(device.clone(), Entry { commands, handle: handle.clone(), status });
+        devices.insert(device, Entry { commands, handle: handle.clone(), state, status });
         Ok(handle)
     }
 

@@ -329,6 +329,32 @@ async fn a_turned_wall_clock_neither_hastens_nor_delays_a_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_was_revoked_before_a_restart_gets_no_token_and_the_issuer_is_told_again() {
+    let bed = Bed::new();
+    bed.keeper.add_revoked(&id("pump-3"), grant(), "stolen").unwrap();
+    bed.pass(LIFE * 2).await;
+    let status = bed.keeper.status(&id("pump-3")).unwrap();
+    assert_eq!((status.state.as_str(), status.reason.as_deref()), ("revoked", Some("stolen")));
+    assert_eq!((bed.issued(), bed.script.revoked.load(Ordering::SeqCst)), (0, 1));
+    let handle = bed.add("pump-3");
+    assert!(matches!(*handle.watch().borrow(), TokenState::Waiting { .. }), "nobody sees the old revocation any more");
+    bed.pass(Duration::from_secs(1)).await;
+    assert_eq!(bed.state("pump-3"), "valid", "paired again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hangs_is_given_up_and_tried_again() {
+    let bed = Bed::new();
+    *bed.script.takes.lock().unwrap() = Duration::from_secs(1 << 30);
+    bed.add("pump-3");
+    bed.pass(Duration::from_secs(30)).await;
+    assert!(bed.keeper.status(&id("pump-3")).unwrap().reason.unwrap().contains("30 s"));
+    *bed.script.takes.lock().unwrap() = Duration::ZERO;
+    bed.pass(Duration::from_secs(5)).await;
+    assert_eq!(bed.state("pump-3"), "valid");
+}
+
+#[tokio::test(start_paused = true)]
 async fn removing_a_device_ends_its_task() {
     let bed = Bed::new();
     let handle = bed.add("pump-3");

@@ -113,7 +113,7 @@ impl DenyList {
     /// Denies one token until `exp`.
     ///
     /// # Errors
-    /// [`DenyError`] when it could not be kept; then it is not denied either.
+    /// [`DenyError`] when it could not be kept. With [`DenyError::File`] it is denied until a restart.
     pub fn deny_token(&self, jti: &str, exp: u64, now: u64) -> Result<(), DenyError> {
         check_name(jti)?;
         self.change(now, |entries| {
@@ -124,7 +124,7 @@ impl DenyList {
     /// Denies every token that `client` was given for `subject` up to now; the longest of them lives until `exp`.
     ///
     /// # Errors
-    /// [`DenyError`] when it could not be kept; then nothing is denied.
+    /// [`DenyError`] when it could not be kept. With [`DenyError::File`] they are denied until a restart.
     pub fn deny_subject(&self, client: &str, subject: &str, now: u64, exp: u64) -> Result<(), DenyError> {
         check_name(client)?;
         check_name(subject)?;
@@ -141,13 +141,17 @@ impl DenyList {
         if next.tokens.len() + next.subjects.len() > MAX_ENTRIES {
             return Err(DenyError::Full);
         }
-        if let Some(path) = &self.0.path {
-            replace(path, &next.render()).map_err(|source| DenyError::File { path: path.clone(), source })?;
-        }
+        let kept = match &self.0.path {
+            Some(path) => {
+                replace(path, &next.render()).map_err(|source| DenyError::File { path: path.clone(), source })
+            }
+            None => Ok(()),
+        };
+        // A full disk is no reason to let a thief go on.
         *entries = next;
         drop(entries);
         self.0.changes.send_modify(|generation| *generation = generation.wrapping_add(1));
-        Ok(())
+        kept
     }
 
     /// Whether the token with these claims was revoked.
@@ -324,6 +328,14 @@ mod tests {
         let list = DenyList::in_memory();
         assert!(list.deny_token("a 1\njti b", 10, 1).is_err());
         assert!(list.deny_token("", 10, 1).is_err());
+    }
+
+    #[test]
+    fn a_revocation_that_cannot_be_written_holds_until_a_restart_and_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = DenyList::open(&dir.path().join("gone/denylist")).unwrap();
+        assert!(matches!(list.deny_token("one", 160, 100), Err(DenyError::File { .. })));
+        assert!(list.denies(&claims("x", "one", 90)));
     }
 
     #[test]
