@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -191,6 +191,14 @@ pub fn run(config_path: &Path) -> Exit {
 
 /// Runs from the first part's start to the last one's end.
 async fn serve(config: Config, config_path: &Path, log: Log, started: Duration) -> Exit {
+    // Before anything can be asked of this process: a signal that comes during the start is kept, not fatal.
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be received");
+            return Exit::Failed;
+        }
+    };
     let mut tasks = Tasks::default();
     let gateway = match start::start(config, config_path, log, started, &mut tasks).await {
         Ok(gateway) => gateway,
@@ -207,25 +215,37 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration) 
     gateway
         .record(Event::done(Actor::Daemon, "daemon.start", gateway.config().gateway.id.as_str()).with(version))
         .await;
-    let exit = until_told(&gateway, &mut tasks).await;
+    let exit = until_told(&gateway, &mut tasks, signals).await;
     notify::stopping();
     stop::stop(&gateway, tasks).await;
     tracing::info!("clawgate has stopped");
     exit
 }
 
+/// What the operator and the service manager send.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits for a signal, reloading on SIGHUP; or for an essential task that ends by itself.
-async fn until_told(gateway: &Gateway, tasks: &mut Tasks) -> Exit {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        tracing::error!("signals cannot be received");
-        return Exit::Failed;
-    };
+async fn until_told(gateway: &Gateway, tasks: &mut Tasks, mut signals: Signals) -> Exit {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Exit::Ok,
-            _ = interrupt.recv() => return Exit::Ok,
-            Some(()) = hangup.recv() => {
+            _ = signals.terminate.recv() => return Exit::Ok,
+            _ = signals.interrupt.recv() => return Exit::Ok,
+            Some(()) = signals.hangup.recv() => {
                 notify::reloading();
                 reload::reload(gateway).await;
                 notify::ready(&view::one_line(gateway));

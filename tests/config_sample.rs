@@ -1,4 +1,5 @@
 //! The sample configuration is what the daemon takes, and what it says of defaults is true.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! The description of the control API says what the program does: every route, its role, every field.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::collections::BTreeSet;
 

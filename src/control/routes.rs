@@ -8,8 +8,9 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::{Extension, Router};
+use axum::{Extension, Json, Router};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::failure::Failure;
 use super::role::Caller;
@@ -108,20 +109,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        match axum::Json::<T>::from_request(request, state).await {
-            Ok(axum::Json(body)) => Ok(Self(body)),
-            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Failure::new(
-                Exit::Usage,
-                "too_large",
-                format!("The request is larger than {MAX_BODY_BYTES} bytes."),
-                "",
-            )),
-            Err(JsonRejection::MissingJsonContentType(_)) => {
-                Err(Failure::usage("The request is not application/json.", "Set the content-type header."))
+        // An object first: serde takes an array for a struct too.
+        let object = match Json::<Map<String, Value>>::from_request(request, state).await {
+            Ok(Json(object)) => object,
+            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let text = format!("The request is larger than {MAX_BODY_BYTES} bytes.");
+                return Err(Failure::new(Exit::Usage, "too_large", text, ""));
             }
-            Err(error) => Err(Failure::usage(format!("The request was not understood: {}.", error.body_text()), "")),
-        }
+            Err(JsonRejection::MissingJsonContentType(_)) => {
+                return Err(Failure::usage("The request is not application/json.", "Set the content-type header."));
+            }
+            Err(error) => return Err(not_understood(&error.body_text())),
+        };
+        serde_json::from_value(Value::Object(object)).map(Self).map_err(|error| not_understood(&error.to_string()))
     }
+}
+
+fn not_understood(why: &str) -> Failure {
+    Failure::usage(format!("The request was not understood: {why}."), "GET /v1/openapi.json says what is taken.")
 }
 
 /// Parameters behind the `?`.

@@ -1,0 +1,218 @@
+//! Verbs, their exit codes, and what goes to which stream.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::site::{Site, end, until};
+
+#[test]
+fn a_wrong_command_line_exits_2_and_no_daemon_exits_1_with_the_next_step() {
+    let site = Site::standalone("");
+    assert_eq!(site.run(&["pair"]).code, 2);
+    assert_eq!(site.run(&["frobnicate"]).code, 2);
+    let ended = site.run(&["status"]);
+    assert_eq!(ended.code, 1);
+    assert!(ended.out.is_empty() && ended.err.contains("No clawgate answers at"), "{ended:?}");
+    assert!(ended.err.contains("systemctl start clawgate"), "{ended:?}");
+    assert_eq!(site.run(&["status", "--json"]).json()["code"], "no_daemon");
+}
+
+#[test]
+fn a_code_is_never_an_argument() {
+    let site = Site::standalone("");
+    assert_eq!(site.run(&["pair", "bench", "K7QF-3M9X"]).code, 2);
+    assert_eq!(site.run(&["pair", "bench", "--code", "K7QF-3M9X"]).code, 2);
+}
+
+#[test]
+fn a_typo_is_said_before_the_daemon_hears_of_it() {
+    let site = Site::standalone("");
+    for (typed, words) in [
+        ("K7QF-3M9U", "Symbol 8 is not used"),
+        ("K7QF-3M9", "has 8 symbols, this has 7"),
+        ("AAAA-AAAA", "check symbol does not fit"),
+    ] {
+        let ended = site.run_with(&["pair", "bench"], typed);
+        assert_eq!(ended.code, 4, "{ended:?}");
+        assert!(ended.err.contains(words) && ended.err.contains("No attempt was used"), "{ended:?}");
+    }
+    let nothing = site.run(&["pair", "bench"]);
+    assert_eq!(nothing.code, 2, "{nothing:?}");
+}
+
+#[test]
+fn a_configuration_is_checked_with_file_line_and_key() {
+    let site = Site::standalone("");
+    let path = site.config();
+    let check = |json: &[&str]| {
+        let args = [&["config", "check", "--config", path.to_str().unwrap()], json].concat();
+        site.run(&args)
+    };
+    assert_eq!(check(&["--json"]).ok().json()["ok"], true);
+    fs::write(&path, "mode = \"standalone\"\n[spool]\ncomit_ms = 5\n").unwrap();
+    let refused = check(&[]);
+    assert_eq!(refused.code, 78);
+    assert!(refused.err.contains("clawgate.toml:3: ") && refused.err.contains("commit_ms"), "{refused:?}");
+    assert_eq!(check(&["--json"]).json()["ok"], false);
+}
+
+#[test]
+fn every_verb_is_in_completions_and_manual() {
+    let site = Site::standalone("");
+    let help = site.run(&["--help"]).ok().out;
+    let verbs: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(verbs.len() > 14, "{verbs:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = site.run(&["completions", shell]).ok().out;
+        assert!(verbs.iter().all(|verb| completions.contains(verb)), "{shell}");
+    }
+    let manual = site.run(&["man"]).ok().out;
+    assert!(verbs.iter().all(|verb| manual.contains(verb)));
+    let dir = site.path("man");
+    fs::create_dir(&dir).unwrap();
+    site.run(&["man", "--dir", dir.to_str().unwrap()]).ok();
+    assert!(verbs.iter().filter(|verb| **verb != "help").all(|verb| dir.join(format!("clawgate-{verb}.1")).exists()));
+}
+
+#[test]
+fn a_sensor_is_found_paired_named_and_let_go() {
+    let site = Site::standalone("");
+    site.configure(&format!("mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n", site.line("bench")));
+    let mut sensor = site.sensor("bench");
+    let _daemon = site.start();
+
+    let paired = site.pair("bench", &mut sensor);
+    assert_eq!(paired.code, 0, "{paired:?}");
+    // Progress goes to standard error, the result to standard output, and no colour where nobody sees it.
+    for stage in ["connect", "key exchange", "confirm", "token", "first reading"] {
+        assert!(paired.err.contains(stage), "{paired:?}");
+    }
+    assert!(paired.out.starts_with("bench is paired. Fingerprint "), "{paired:?}");
+    assert!(!paired.err.contains('\x1b') && !paired.out.contains('\x1b'), "{paired:?}");
+
+    let devices = site.run(&["devices", "ls", "--json"]).ok().json();
+    assert_eq!(devices[0]["id"], "bench");
+    assert_eq!(devices[0]["token"]["state"], "valid");
+    assert_eq!(site.run(&["devices", "show", "nobody"]).code, 3);
+    assert_eq!(site.run(&["devices", "rename", "bench", "Not A Name"]).code, 2);
+    site.run(&["devices", "rename", "bench", "pump-3"]).ok();
+    until("the session goes by the new name", || (site.status()["ports"][0]["device"] == "pump-3").then_some(()));
+
+    let before = site.run(&["devices", "show", "pump-3", "--json"]).ok().json()["token"]["jti"].clone();
+    site.run(&["token", "rotate", "pump-3"]).ok();
+    let after = site.run(&["token", "ls", "--json"]).ok().json();
+    assert_ne!(after[0]["jti"], before);
+    assert_eq!(site.run(&["token", "rotate", "nobody"]).code, 3);
+    until("readings are confirmed", || site.status()["devices"][0]["relay"]["confirmed"].as_u64().filter(|n| *n > 3));
+
+    site.run(&["identify", "bench"]).ok();
+    assert_eq!(site.run(&["identify", "nobody"]).code, 3);
+    let gone = site.run(&["unpair", "pump-3"]).ok();
+    assert!(gone.out.contains("the sensor erased its key too"), "{gone:?}");
+    assert_eq!(site.run(&["unpair", "pump-3"]).code, 3);
+    assert!(site.run(&["devices", "ls"]).ok().out.contains("No device is paired"));
+}
+
+#[test]
+fn a_wrong_code_exits_4_and_a_revoked_token_degrades() {
+    let site = Site::standalone("");
+    site.configure(&format!("mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n", site.line("bench")));
+    let mut sensor = site.sensor("bench");
+    let _daemon = site.start();
+
+    site.open_window("bench", &mut sensor);
+    let other = site.run(&["code", "new", "--json"]).ok().json()["code"].as_str().unwrap().to_owned();
+    let wrong = site.run_with(&["pair", "bench", "--name", "pump", "--json"], &other);
+    assert_eq!(wrong.code, 4, "{wrong:?}");
+    let lines: Vec<Value> = wrong.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert_eq!((&last["event"], &last["cause"]), (&"failed".into(), &"wrong_code".into()));
+    assert!(!last["next_step"].as_str().unwrap().is_empty());
+    // The sensor makes the next guess wait.
+    let right = until("the sensor takes the next try", || {
+        let mut command =
+            site.command(std::path::Path::new(env!("CARGO_BIN_EXE_clawgate")), &["pair", "bench", "--name", "pump"]);
+        let ended = end(command.env("OPENCLAW_PAIRING_CODE", &sensor.label));
+        (ended.code == 0).then_some(ended)
+    });
+    assert!(right.out.contains("pump is paired"), "{right:?}");
+
+    assert_eq!(site.run(&["status"]).code, 0);
+    site.run(&["token", "revoke", "pump", "--why", "stolen"]).ok();
+    let status = until("the gateway is degraded", || Some(site.run(&["status"])).filter(|ended| ended.code == 8));
+    assert!(status.out.contains("token revoked: stolen"), "{status:?}");
+}
+
+#[test]
+fn a_code_tells_its_story() {
+    let site = Site::standalone("");
+    let _daemon = site.start();
+    let made =
+        site.run(&["code", "new", "--label", "line 3", "--ttl", "5m", "--device", "pump-3", "--json"]).ok().json();
+    let id = made["id"].as_str().unwrap();
+    let shown = site.run(&["code", "new", "--sensor", "th-77"]).ok().out;
+    assert!(shown.contains('█') && shown.contains("lives 1:00, 3 attempts"), "{shown}");
+    let listed = site.run(&["code", "ls", "--json"]).ok();
+    assert!(!listed.out.contains(made["code"].as_str().unwrap()), "a code is told once");
+    assert_eq!(listed.json().as_array().unwrap().len(), 2);
+
+    assert!(site.run(&["code", "explain", id]).ok().out.contains("Live for another"));
+    site.run(&["code", "revoke", id, "--why", "lost the note"]).ok();
+    let told = site.run(&["code", "explain", id]).ok().out;
+    assert!(
+        told.contains("Revoked at") && told.contains("lost the note") && told.contains("clawgate code new"),
+        "{told}"
+    );
+    assert_eq!(site.run(&["code", "revoke", id]).code, 4);
+    assert_eq!(site.run(&["code", "explain", "ocpc_nothing"]).code, 3);
+    assert_eq!(site.run(&["code", "new", "--ttl", "2d"]).code, 2);
+    assert_eq!(site.run(&["code", "new", "--scope", "everything"]).code, 2);
+}
+
+#[test]
+fn the_audit_log_is_verified_without_the_daemon() {
+    let site = Site::standalone("");
+    let daemon = site.start();
+    site.run(&["code", "new"]).ok();
+    let tail = site.run(&["audit", "tail", "--json"]).ok().json();
+    assert_eq!(tail.as_array().unwrap().last().unwrap()["action"], "code.new");
+    let export = site.run(&["audit", "export"]).ok().out;
+    assert!(
+        export.lines().count() >= 3 && export.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()),
+        "{export}"
+    );
+    assert_eq!(daemon.stop(), 0);
+
+    let state = site.path("state");
+    let verify = || site.run(&["audit", "verify", "--json", "--state-dir", state.to_str().unwrap()]);
+    assert_eq!(verify().ok().json()["findings"], Value::Array(Vec::new()));
+    let file = fs::read_dir(state.join("audit")).unwrap().map(|f| f.unwrap().path());
+    let file = file.into_iter().find(|f| fs::read_to_string(f).unwrap().contains("code.new")).unwrap();
+    let text = fs::read_to_string(&file).unwrap().replacen("code.new", "code.old", 1);
+    fs::write(&file, text).unwrap();
+    let changed = verify();
+    assert_eq!(changed.code, 1);
+    assert!(!changed.json()["findings"].as_array().unwrap().is_empty());
+    assert_eq!(site.run(&["audit", "verify", "--state-dir", "/nonexistent"]).code, 3);
+}
+
+#[test]
+fn a_port_that_is_absent_is_said_with_what_to_do() {
+    let site = Site::standalone("");
+    site.configure(&format!("mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n", site.line("gone")));
+    let _daemon = site.start();
+    let status = site.run(&["status"]);
+    assert_eq!(status.code, 8, "{status:?}");
+    assert!(status.out.contains("gone: absent: plug the device in"), "{status:?}");
+    // It is taken as soon as it is there, without a restart.
+    let _sensor = site.sensor("gone");
+    until("the port is open", || (site.run(&["status"]).code == 0).then_some(()));
+}

@@ -1,0 +1,193 @@
+//! The control socket against users who may not, and clients who will not.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::time::{Duration, Instant};
+
+use crate::site::{DEADLINE, Daemon, Site, end, until};
+
+/// Somebody who is neither root nor this user.
+const STRANGER: u32 = 65_533;
+
+#[test]
+fn a_user_may_do_what_his_role_allows_and_is_told_what_is_missing() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can be somebody else.
+        return;
+    }
+    let site = Site::standalone("");
+    // The stranger must reach program and socket; the roles are what holds him.
+    let program = site.path("clawgate");
+    if fs::hard_link(env!("CARGO_BIN_EXE_clawgate"), &program).is_err() {
+        fs::copy(env!("CARGO_BIN_EXE_clawgate"), &program).unwrap();
+    }
+    fs::set_permissions(site.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = site.socket().display().to_string();
+    let configure = |roles: &str| {
+        site.configure(&format!(
+            "mode = \"standalone\"\n[standalone]\nlisten = \"127.0.0.1:0\"\n[control]\nsocket = \"{socket}\"\n[control.roles]\n{roles}\n"
+        ));
+    };
+    configure("");
+    let daemon = site.start();
+    let as_stranger = |args: &[&str]| end(site.command(&program, args).uid(STRANGER).gid(STRANGER));
+
+    // The mode of the socket keeps him out before any role is looked at.
+    assert!(as_stranger(&["status"]).err.contains("may not open"));
+    fs::set_permissions(site.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    let refused = as_stranger(&["status", "--json"]);
+    assert_eq!(refused.json()["code"], "forbidden");
+    assert!(refused.json()["message"].as_str().unwrap().contains("needs the role viewer"), "{refused:?}");
+
+    let reload = |roles: &str| {
+        configure(roles);
+        daemon.signal(rustix::process::Signal::HUP);
+    };
+    reload(&format!("viewer = [\"uid:{STRANGER}\"]"));
+    until("a viewer may look", || (as_stranger(&["status"]).code == 0).then_some(()));
+    let refused = as_stranger(&["code", "new"]);
+    assert!(refused.err.contains("needs the role operator; uid 65533 has the role viewer"), "{refused:?}");
+
+    reload(&format!("operator = [\"gid:{STRANGER}\"]"));
+    until("an operator may make a code", || (as_stranger(&["code", "new"]).code == 0).then_some(()));
+    let refused = as_stranger(&["token", "rotate", "pump"]);
+    assert!(refused.err.contains("needs the role admin"), "{refused:?}");
+    assert_eq!(as_stranger(&["audit", "export"]).code, 1);
+}
+
+fn memory_kib(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn post(path: &str, length: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n")
+}
+
+#[test]
+fn a_large_request_is_refused_without_being_taken_in() {
+    let site = Site::standalone("");
+    let daemon = site.start();
+    let before = memory_kib(&daemon);
+    let mut request = post("/v1/codes", 100 << 20).into_bytes();
+    request.resize(request.len() + (100 << 20), b' ');
+    let answer = site.raw(&request);
+    assert!(answer.is_empty() || answer.contains("413"), "{answer}");
+    let chunked =
+        "POST /v1/codes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut request = chunked.as_bytes().to_vec();
+    for _ in 0..100 {
+        request.extend(b"100000\r\n");
+        request.resize(request.len() + (1 << 20), b' ');
+        request.extend(b"\r\n");
+    }
+    let answer = site.raw(&request);
+    assert!(answer.is_empty() || answer.contains("413"), "{answer}");
+    let grown = memory_kib(&daemon).saturating_sub(before);
+    assert!(grown < 8 * 1024, "the daemon took {grown} KiB for it");
+    assert_eq!(site.run(&["status"]).code, 0);
+}
+
+#[test]
+fn deep_json_and_unknown_fields_are_refused_in_words() {
+    let site = Site::standalone("");
+    let _daemon = site.start();
+    let deep = format!("{{\"label\":{}", "[".repeat(60_000));
+    for body in [deep.as_str(), "{\"labl\": 1}", "not json", "", "{\"ttl_s\": -1}", "[]"] {
+        let answer = site.raw(format!("{}{body}", post("/v1/codes", body.len())).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("\"exit_code\":2"), "{answer}");
+    }
+    let answer = site.raw(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("no_route"), "{answer}");
+    let answer = site.raw(b"\x16\x03\x01\x00garbage\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[test]
+fn slow_clients_are_cut_and_keep_nobody_out() {
+    let site = Site::standalone("");
+    let _daemon = site.start();
+    let begun = Instant::now();
+    let slow = |begin: &[u8]| {
+        let mut stream = UnixStream::connect(site.socket()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(begin).unwrap();
+        stream
+    };
+    let mut dawdlers: Vec<_> = (0..8).map(|_| slow(b"GET /v1/status HT")).collect();
+    dawdlers.push(slow(b""));
+    assert_eq!(site.run(&["status"]).code, 0, "others are served meanwhile");
+    for stream in &mut dawdlers {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "they were held for {:?}", begun.elapsed());
+}
+
+#[test]
+fn one_user_cannot_hold_every_connection() {
+    let site = Site::standalone("");
+    let _daemon = site.start();
+    let held: Vec<_> = (0..64).map(|_| UnixStream::connect(site.socket()).unwrap()).collect();
+    // Those beyond the bound are closed at once, not queued.
+    let closed = until("the rest is closed", || {
+        let closed = held.iter().filter(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            matches!((&**stream).read(&mut [0]), Ok(0))
+        });
+        Some(closed.count()).filter(|count| *count >= 50)
+    });
+    assert!(closed < 64);
+    drop(held);
+    until("the seats are free again", || (site.run(&["status"]).code == 0).then_some(()));
+}
+
+#[test]
+fn escapes_in_a_field_reach_no_terminal_log_or_audit_line() {
+    let site = Site::standalone("");
+    let _daemon = site.start();
+    let label = "a\u{1b}[31m\u{7}\nb\u{202e}";
+    site.run(&["code", "new", "--label", label]).ok();
+    let listed = site.run(&["code", "ls"]).ok().out;
+    assert_eq!(listed.lines().count(), 2, "{listed:?}");
+    assert!(listed.contains("a\\u{1b}[31m\\u{7}\\u{a}b\\u{202e}"), "{listed:?}");
+    let body = serde_json::json!({ "target": "x\u{1b}]0;owned\u{7}\n2026 forged line", "name": "ok" }).to_string();
+    site.raw(format!("{}{body}", post("/v1/pair", body.len())).as_bytes());
+    let refused = site.run(&["identify", "x\u{1b}[2J\ny"]);
+    assert!(!refused.err.contains('\u{1b}'), "{refused:?}");
+    let log = site.log();
+    assert!(!log.contains('\u{1b}') && !log.lines().any(|line| line.starts_with("2026 forged")), "{log}");
+    let audit = site.run(&["audit", "export"]).ok().out;
+    assert!(!audit.contains('\u{1b}') && audit.lines().all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok()));
+}
+
+#[test]
+fn files_are_for_their_owner_only() {
+    let site = Site::standalone("");
+    let daemon = site.start();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&site.socket()), 0o660);
+    let check = || {
+        let mut folders = vec![site.path("state")];
+        while let Some(folder) = folders.pop() {
+            assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    assert_eq!(mode(&path), 0o600, "{}", path.display());
+                }
+            }
+        }
+    };
+    site.run(&["code", "new"]).ok();
+    check();
+    assert_eq!(daemon.stop(), 0);
+    check();
+}

@@ -1,0 +1,174 @@
+//! Start, reload, stop: what the service manager and the operator see of it.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::site::{DEADLINE, Site, until};
+
+#[test]
+fn it_tells_systemd_ready_progress_and_stopping() {
+    let site = Site::standalone("");
+    let notified = UnixDatagram::bind(site.path("notify")).unwrap();
+    notified.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut daemon = site.start_with(|command| {
+        command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "300000");
+    });
+    let await_words = |words: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = notified.recv(&mut buffer).unwrap_or_else(|error| panic!("{words}: {error}"));
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.contains(words) {
+                return text;
+            }
+        }
+    };
+    let ready = await_words("READY=1");
+    assert!(ready.contains("STATUS=ok: 0 devices"), "{ready}");
+    await_words("WATCHDOG=1");
+    await_words("WATCHDOG=1");
+    daemon.signal(Signal::HUP);
+    await_words("RELOADING=1");
+    await_words("READY=1");
+    daemon.signal(Signal::TERM);
+    await_words("STOPPING=1");
+    assert_eq!(daemon.ended(), 0);
+}
+
+#[test]
+fn a_stopped_daemon_starves_the_watchdog() {
+    let site = Site::standalone("");
+    let notified = UnixDatagram::bind(site.path("notify")).unwrap();
+    let daemon = site.start_with(|command| {
+        command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "300000");
+    });
+    notified.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut buffer = [0; 4096];
+    loop {
+        let length = notified.recv(&mut buffer).unwrap();
+        if String::from_utf8_lossy(&buffer[..length]).contains("WATCHDOG=1") {
+            break;
+        }
+    }
+    daemon.signal(Signal::STOP);
+    notified.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    // What was sent before the stop may still lie there; after it nothing comes.
+    let starved = (0..100).any(|_| notified.recv(&mut buffer).is_err());
+    daemon.signal(Signal::CONT);
+    assert!(starved);
+}
+
+#[test]
+fn a_reload_changes_what_changed_and_refuses_what_is_wrong() {
+    let site = Site::standalone("");
+    let daemon = site.start();
+    let standalone = "mode = \"standalone\"\n[standalone]\nlisten = \"127.0.0.1:0\"\n";
+    site.configure(&format!("{standalone}{}", site.line("late")));
+    daemon.signal(Signal::HUP);
+    until("the new port is there", || (site.status()["ports"][0]["id"] == "late").then_some(()));
+
+    fs::write(site.config(), "mode = \"standalone\"\n[spool]\ncomit_ms = 5\n").unwrap();
+    daemon.signal(Signal::HUP);
+    let refused = until("the refusal is said", || site.status()["config_refused"].as_str().map(str::to_owned));
+    assert!(refused.contains("clawgate.toml:3: ") && refused.contains("commit_ms"), "{refused}");
+    assert_eq!(site.status()["ports"][0]["id"], "late", "the old configuration goes on");
+    assert!(daemon.log().contains("the one before goes on"));
+
+    site.configure(&format!("{standalone}[spool]\ncommit_ms = 500\n"));
+    daemon.signal(Signal::HUP);
+    let refused = until("what needs a restart is said", || {
+        site.status()["config_refused"].as_str().filter(|text| text.contains("restart clawgate")).map(str::to_owned)
+    });
+    assert!(refused.contains("[spool]"), "{refused}");
+
+    site.configure(standalone);
+    daemon.signal(Signal::HUP);
+    until("all is well again", || (site.status()["config_refused"].is_null()).then_some(()));
+    assert_eq!(site.status()["ports"].as_array().unwrap().len(), 0);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_a_killed_one_leaves_nothing_in_the_way() {
+    let site = Site::standalone("");
+    let mut first = site.start();
+    let mut second = site.start_with(|_| {});
+    assert_eq!(second.ended(), 1);
+    assert!(second.log().contains("is in use by"), "{}", second.log());
+    assert_eq!(site.run(&["status"]).code, 0, "the first one is not disturbed");
+    first.signal(Signal::KILL);
+    first.ended();
+    let third = site.start();
+    assert_eq!(site.run(&["status"]).code, 0);
+    assert_eq!(third.stop(), 0);
+    assert!(!site.socket().exists());
+}
+
+#[test]
+fn a_refused_configuration_exits_78_and_a_damaged_state_is_not_started_over() {
+    let site = Site::standalone("");
+    fs::write(site.config(), "").unwrap();
+    let mut daemon = site.start_with(|_| {});
+    assert_eq!(daemon.ended(), 78);
+    assert!(daemon.log().contains("mode = "), "{}", daemon.log());
+
+    let site = Site::standalone("");
+    assert_eq!(site.start().stop(), 0);
+    let database = site.path("state/state.db");
+    let mut bytes = fs::read(&database).unwrap();
+    bytes[..4096].fill(0xa5);
+    fs::write(&database, &bytes).unwrap();
+    let mut daemon = site.start_with(|_| {});
+    assert_eq!(daemon.ended(), 1);
+    let log = daemon.log();
+    assert!(log.contains("state.db") && log.contains("Nothing was changed"), "{log}");
+    assert_eq!(fs::read(&database).unwrap(), bytes);
+}
+
+#[test]
+fn it_starts_without_its_broker_and_says_so() {
+    let site = Site::standalone("");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    site.configure(&format!("{}[broker]\nurl = \"mqtt://{closed}\"\n", site.line("bench")));
+    let mut sensor = site.sensor("bench");
+    let daemon = site.start();
+    let paired = site.pair("bench", &mut sensor);
+    assert_eq!(paired.code, 7, "{paired:?}");
+    assert!(paired.err.contains("bench is paired, but not in service"), "{paired:?}");
+    until("readings wait on disk", || {
+        let status = site.status();
+        let safe = status["spool"]["waiting"].as_u64() > Some(2) && status["spool"]["disk_bytes"].as_u64() > Some(0);
+        (safe && status["health"] == "degraded").then_some(())
+    });
+    let begun = Instant::now();
+    assert_eq!(daemon.stop(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(15), "the stop took {:?}", begun.elapsed());
+}
+
+#[test]
+fn no_core_is_dumped() {
+    let site = Site::standalone("");
+    let daemon = site.start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
+}
+
+#[test]
+fn metrics_are_served_and_state_their_bounds() {
+    let site = Site::standalone("");
+    let _daemon = site.start();
+    let url = site.status()["metrics"].as_str().unwrap().to_owned();
+    let text = ureq::get(&url).call().unwrap().body_mut().read_to_string().unwrap();
+    for line in [
+        "clawgate_limit{what=\"spool_bytes\"} 268435456",
+        "clawgate_limit{what=\"codes_active\"} 32",
+        "clawgate_spool_dropped_total 0",
+        "clawgate_control_connections",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
