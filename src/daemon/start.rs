@@ -176,7 +176,11 @@ async fn broker(config: &Config, issuer: Option<&LocalIssuer>, tasks: &mut Tasks
             Ok(BrokerUrl { host: address.ip().to_string(), port: address.port(), tls: false })
         }
         // The configuration's check refuses this before.
-        (None, _) => Err(StartError::NoBroker),
+        (None, _) => {
+            #[cfg(not(feature = "standalone"))]
+            let _ = tasks;
+            Err(StartError::NoBroker)
+        }
     }
 }
 
