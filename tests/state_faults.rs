@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use clawgate::audit::{Actor, Audit, Event};
+use clawgate::audit::{Actor, Audit, Event, Trust, verify};
 use clawgate::clock::Clock;
 use clawgate::ids::{DeviceId, PairingId};
 use clawgate::pairing::code::{CodeRequest, CodeStage};
@@ -127,7 +127,7 @@ fn check(dir: &Path, acks: &[String]) {
     let mut kept = Vec::new();
     state.audit.export(&mut kept).unwrap();
     let kept = String::from_utf8(kept).unwrap();
-    let report = state.audit.verify(None).unwrap();
+    let report = verify(&dir.join("audit"), &Trust::default()).unwrap();
     assert!(report.is_whole(), "{report:?}");
     let codes: BTreeMap<String, u8> =
         state.codes.list().unwrap().into_iter().map(|code| (code.id.to_string(), code.attempts)).collect();

@@ -74,6 +74,12 @@ impl Checkpoint {
             && self.body.head.edge.root() == self.body.root
     }
 
+    /// The checkpoint in a text: its last line, so that an export of the log serves as well as the file itself.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text.lines().last()?).ok()
+    }
+
     /// How many lines it speaks for.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,6 @@ use serde_json::json;
 use super::checkpoint::{Checkpoint, State};
 use super::line::{self, Entry};
 use super::segment::{self, Line};
-use super::verify::{Report, Trust, verify};
 use super::{Actor, Event, Outcome};
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -74,7 +73,7 @@ struct Writer {
 impl Audit {
     /// Opens the log in `dir`, or begins one; `seed` makes its signing key.
     ///
-    /// A log that was damaged or cut does not stop the gateway: it stays as it is, [`Self::verify`] goes on
+    /// A log that was damaged or cut does not stop the gateway: it stays as it is, [`super::verify()`] goes on
     /// finding it, and the first new line says so.
     ///
     /// # Errors
@@ -127,24 +126,10 @@ impl Audit {
         Ok(())
     }
 
-    /// The last signed statement about the log, to be kept elsewhere as an anchor.
-    #[must_use]
-    pub fn checkpoint(&self) -> Checkpoint {
+    /// The last signed statement about the log.
+    #[cfg(test)]
+    fn checkpoint(&self) -> Checkpoint {
         self.writer().checkpoint.clone()
-    }
-
-    /// Checks the log against its checkpoint, this key, and an anchor.
-    ///
-    /// # Errors
-    /// [`AuditError::Io`] when a file cannot be read.
-    pub fn verify(&self, anchor: Option<Checkpoint>) -> Result<Report, AuditError> {
-        // Nothing is written meanwhile, so every whole line must be signed.
-        let writer = self.writer();
-        verify(&self.0.dir, &Trust { key: Some(writer.checkpoint.key()), anchor }).map_err(|source| AuditError::Io {
-            path: self.0.dir.clone(),
-            action: "read the audit log",
-            source,
-        })
     }
 
     /// The last `count` events, oldest first.
@@ -159,18 +144,25 @@ impl Audit {
         })
     }
 
-    /// All that is kept, as it stands: the lines, then the checkpoint as a last line.
+    /// All that is kept, as it stands: the lines, then the checkpoint as a last line. Nothing waits for `out`.
     ///
     /// # Errors
     /// [`AuditError::Io`] when a file cannot be read or `out` refuses.
     pub fn export(&self, out: &mut impl Write) -> Result<(), AuditError> {
         let error = |source| AuditError::Io { path: self.0.dir.clone(), action: "export the audit log", source };
-        let writer = self.writer();
-        for first in &writer.files {
-            let mut file = File::open(segment::path(&self.0.dir, *first)).map_err(error)?;
-            io::copy(&mut file, out).map_err(error)?;
+        // Opened under the lock and read without it: the log goes on, also where the reader is slow.
+        let (files, length, checkpoint) = {
+            let writer = self.writer();
+            let open = |first: &u64| File::open(segment::path(&self.0.dir, *first));
+            let files = writer.files.iter().map(open).collect::<io::Result<Vec<_>>>().map_err(error)?;
+            (files, writer.length, json!(writer.checkpoint))
+        };
+        let last = files.len().saturating_sub(1);
+        for (index, file) in files.into_iter().enumerate() {
+            let length = if index == last { length } else { u64::MAX };
+            io::copy(&mut file.take(length), out).map_err(error)?;
         }
-        writeln!(out, "{}", json!(writer.checkpoint)).map_err(error)
+        writeln!(out, "{checkpoint}").map_err(error)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

@@ -233,6 +233,10 @@ pub(super) enum Audit {
         /// The public key that must have signed it, 64 hexadecimal digits; `audit verify` prints it
         #[arg(long, value_name = "HEX")]
         key: Option<Digest>,
+        /// A checkpoint or an export of this log that was kept elsewhere; shows also a log that was cut with its
+        /// checkpoint
+        #[arg(long, value_name = "FILE")]
+        anchor: Option<PathBuf>,
     },
     /// Show the last entries
     Tail {

@@ -1,6 +1,7 @@
 //! `audit`: verify reads the files alone; tail and export ask the daemon.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 
 use hyper::Method;
@@ -9,21 +10,37 @@ use super::args::Audit;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean};
-use crate::audit::{self, Digest, Entry, Outcome, Report, Trust};
+use crate::audit::{self, Checkpoint, Digest, Entry, Outcome, Report, Trust};
 use crate::control::failure::Failure;
 
-pub(super) fn verify(terminal: &Terminal, state_dir: &Path, key: Option<Digest>) -> Result<Exit, Failure> {
+pub(super) fn verify(
+    terminal: &Terminal,
+    state_dir: &Path,
+    key: Option<Digest>,
+    anchor: Option<&Path>,
+) -> Result<Exit, Failure> {
     let dir = state_dir.join("audit");
     if !dir.is_dir() {
         let text = format!("{}: there is no audit log here.", dir.display());
         return Err(Failure::not_found(text, "Name the state directory, or a copy of it, with --state-dir."));
     }
-    let report = audit::verify(&dir, &Trust { key, anchor: None }).map_err(|error| {
+    let anchor = anchor.map(read_anchor).transpose()?;
+    let report = audit::verify(&dir, &Trust { key, anchor }).map_err(|error| {
         let text = format!("{}: cannot be read: {error}.", dir.display());
         Failure::new(Exit::Failed, "unreadable", text, "Run it as root or as the user of clawgate.")
     })?;
     terminal.result(&report, |report| words(terminal, report));
     Ok(if report.is_whole() { Exit::Ok } else { Exit::Failed })
+}
+
+/// A checkpoint that was kept elsewhere.
+fn read_anchor(path: &Path) -> Result<Checkpoint, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string());
+    let anchor = text.and_then(|text| Checkpoint::from_text(&text).ok_or("it ends with no checkpoint".to_owned()));
+    anchor.map_err(|why| {
+        let next = "Name a copy of audit/checkpoint.json, or of what clawgate audit export wrote.";
+        Failure::usage(format!("{}: {why}.", path.display()), next)
+    })
 }
 
 fn words(terminal: &Terminal, report: &Report) -> String {

@@ -61,8 +61,8 @@ fn run() -> Exit {
     let terminal = Terminal::new(cli.common.json);
     match cli.command {
         Command::Run(file) => daemon::run(&file.config),
-        Command::Audit(args::Audit::Verify { state_dir, key }) => {
-            ended(&terminal, audit::verify(&terminal, &state_dir, key))
+        Command::Audit(args::Audit::Verify { state_dir, key, anchor }) => {
+            ended(&terminal, audit::verify(&terminal, &state_dir, key, anchor.as_deref()))
         }
         Command::Config(args::Config::Check(file)) => config::check(&terminal, &file.config),
         Command::Completions { shell } => manual::completions(&terminal, shell),

@@ -162,14 +162,6 @@ impl Store {
         self.find("id = ?1", id.as_str())
     }
 
-    /// The device that a pairing belongs to, current or pending.
-    ///
-    /// # Errors
-    /// As [`Self::devices`].
-    pub fn device_by_pairing(&self, pairing: PairingId) -> Result<Option<Device>, StoreError> {
-        self.find("current_pairing = ?1 OR pending_pairing = ?1", pairing.0)
-    }
-
     /// The device that a sensor is paired as.
     ///
     /// # Errors

@@ -112,9 +112,9 @@ mod tests {
     #[test]
     fn a_first_start_makes_a_private_key_and_finds_it_again() {
         let temp = tempfile::tempdir().unwrap();
-        let made = load(temp.path(), None, None).unwrap();
+        let first = load(temp.path(), None, None).unwrap();
         let found = load(temp.path(), None, None).unwrap();
-        assert!(made.bytes == found.bytes);
+        assert!(first.bytes == found.bytes);
         let mode = fs::metadata(temp.path().join(KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

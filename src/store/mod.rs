@@ -95,41 +95,6 @@ impl Store {
         self.0.dir.path()
     }
 
-    /// The latest wall time this gateway is known to have lived; a clock before it is wrong.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn wall_floor(&self) -> Result<Duration, StoreError> {
-        let ms = self.meta("wall-floor")?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes);
-        Ok(Duration::from_millis(ms))
-    }
-
-    /// Moves the floor up; it never moves down.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn raise_wall_floor(&self, to: Duration) -> Result<(), StoreError> {
-        if to <= self.wall_floor()? {
-            return Ok(());
-        }
-        self.put_meta("wall-floor", &u64::try_from(to.as_millis()).unwrap_or(u64::MAX).to_be_bytes())
-    }
-
-    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        use rusqlite::OptionalExtension;
-        self.db()
-            .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
-            .optional()
-            .map_err(failed("read a setting"))
-    }
-
-    fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.db()
-            .execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", (name, value))
-            .map(drop)
-            .map_err(failed("write a setting"))
-    }
-
     /// The connection. A panic while it was held rolled its transaction back, so it is sound to go on.
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.0.db.lock().unwrap_or_else(PoisonError::into_inner)

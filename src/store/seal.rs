@@ -84,29 +84,29 @@ mod tests {
 
     #[test]
     fn a_sealed_value_opens_only_in_its_place_and_under_its_key() {
-        let sealer = Sealer::new(Secret::new([1; 32]));
-        let sealed = sealer.seal(HERE, b"secret").unwrap();
-        assert_eq!(sealer.open(HERE, &sealed).unwrap().expose(), b"secret");
+        let under = Sealer::new(Secret::new([1; 32]));
+        let sealed = under.seal(HERE, b"secret").unwrap();
+        assert_eq!(under.open(HERE, &sealed).unwrap().expose(), b"secret");
         for elsewhere in [
             Place { table: "secrets", ..HERE },
             Place { row: "pump-4", ..HERE },
             Place { name: "pending", ..HERE },
             Place { row: "pump-3current", name: "", ..HERE },
         ] {
-            assert!(sealer.open(elsewhere, &sealed).is_err(), "{elsewhere:?}");
+            assert!(under.open(elsewhere, &sealed).is_err(), "{elsewhere:?}");
         }
         assert!(Sealer::new(Secret::new([2; 32])).open(HERE, &sealed).is_err());
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_found() {
-        let sealer = Sealer::new(Secret::new([1; 32]));
-        let sealed = sealer.seal(HERE, b"secret").unwrap();
+        let under = Sealer::new(Secret::new([1; 32]));
+        let sealed = under.seal(HERE, b"secret").unwrap();
         for at in 0..sealed.len() {
             let mut flipped = sealed.clone();
             flipped[at] ^= 1;
-            assert!(sealer.open(HERE, &flipped).is_err(), "byte {at}");
-            assert!(sealer.open(HERE, &sealed[..at]).is_err(), "cut at {at}");
+            assert!(under.open(HERE, &flipped).is_err(), "byte {at}");
+            assert!(under.open(HERE, &sealed[..at]).is_err(), "cut at {at}");
         }
     }
 }
