@@ -349,7 +349,7 @@ mod tests {
         let mut code = code();
         assert!(!code.age(Duration::from_millis(60_999), 0));
         assert_eq!(code.left(Duration::from_millis(60_999)), Duration::from_millis(1));
-        assert!(code.age(Duration::from_millis(61_000), 0));
+        assert!(code.age(Duration::from_secs(61), 0));
         assert_eq!(code.state, CodeState::Expired);
     }
 

@@ -48,7 +48,7 @@ impl Fixture {
     }
 
     fn rewrite(&self, lines: &[String]) {
-        fs::write(self.file(), lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        fs::write(self.file(), lines.join("\n") + "\n").unwrap();
     }
 
     fn findings(&self) -> Vec<String> {
