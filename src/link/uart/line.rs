@@ -262,9 +262,12 @@ mod tests {
         let mut back = [0; 64];
         let count = soon(pty.wire.read(&mut back)).await.unwrap();
         soon(pty.wire.write_all(&back[..count])).await.unwrap();
-        while meter.condition() != LineCondition::Echo {
-            tokio::task::yield_now().await;
-        }
+        soon(async {
+            while meter.condition() != LineCondition::Echo {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
         assert!(link.try_receive().is_none());
     }
 
