@@ -79,3 +79,36 @@ impl fmt::Debug for Clock {
 fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Not a test of its own: what the one below compares.
+    #[test]
+    fn time_since_boot() {
+        println!("boot={}", Clock::system().boot().as_secs());
+    }
+
+    #[test]
+    fn time_in_suspend_counts() {
+        const DAY: u64 = 86_400;
+        let seconds = |wrapper: &[&str]| {
+            let own = std::env::current_exe().unwrap();
+            let words = wrapper.iter().map(Into::into).chain([own.into_os_string()]).collect::<Vec<_>>();
+            let mut child = Command::new(&words[0]);
+            let output =
+                child.args(&words[1..]).args(["--exact", "clock::tests::time_since_boot", "--nocapture"]).output();
+            let text = String::from_utf8(output.ok()?.stdout).ok()?;
+            text.split_once("boot=")?.1.lines().next()?.parse::<u64>().ok()
+        };
+        // A time namespace whose boot clock alone is ahead, as after a day of suspend.
+        let day = DAY.to_string();
+        let suspended = ["unshare", "--user", "--map-root-user", "--time", "--boottime", &day, "--fork"];
+        let before = seconds(&[]).unwrap();
+        let Some(after) = seconds(&suspended) else { return eprintln!("not run: this user may not unshare time") };
+        assert!((DAY..DAY + 60).contains(&(after - before)), "{before} s, then {after} s");
+    }
+}

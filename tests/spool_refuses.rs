@@ -98,7 +98,10 @@ async fn damaged_pages_are_refused_or_become_a_gap_but_never_an_empty_start() {
             for entry in lane.take(usize::MAX) {
                 assert_eq!(entry.id.seq, accounted + 1, "page {page}");
                 accounted = match entry.kind {
-                    Kind::Telemetry => entry.id.seq,
+                    Kind::Telemetry => {
+                        assert!(entry.content == reading(1).content, "page {page}: a damaged reading was handed out");
+                        entry.id.seq
+                    }
                     Kind::Gap { to } => {
                         gaps += 1;
                         to

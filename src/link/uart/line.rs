@@ -219,7 +219,15 @@ mod tests {
     async fn ten_megabytes_of_noise_make_no_frame_and_the_next_frame_is_found() {
         let mut pty = Pty::new();
         let (mut link, meter) = open_link(&pty);
-        let bytes = noise(10 << 20, |_| true);
+        let mut bytes = noise(10 << 20, |_| true);
+        // Noise that looks like a frame: whole ones, each with one bit turned.
+        let whole = frame(&IDENT);
+        for bit in 0..8 {
+            let mut spoiled = whole.clone();
+            let payload = spoiled.iter().position(|&byte| byte == IDENT[1]).unwrap();
+            spoiled[payload] ^= 1 << bit;
+            bytes.splice((bit + 1) << 20..(bit + 1) << 20, spoiled);
+        }
         let ((), first) = soon(async {
             tokio::join!(
                 async {
