@@ -22,7 +22,7 @@ use clawgate::token::key::SigningKey;
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::scope::Scope;
 use clawgate::token::{AccessToken, Issuer, TokenRequest};
-use daemon::{Daemon, Sensor};
+use daemon::{Daemon, Sensor, quoted};
 use mqtt_client::{By, Connect, MqttClient};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS, TlsConfiguration, Transport};
 use support::Mosquitto;
@@ -127,15 +127,15 @@ impl Site {
         let folder = self.folder.path();
         let mut config = format!(
             "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 100\n\
-             [broker]\nurl = \"mqtts://localhost:{}\"\nca = {:?}\n\
-             [issuer]\nkind = \"oauth\"\nurl = {:?}\nclient_key = {:?}\nlife = {DEVICE_LIFE:?}\n",
+             [broker]\nurl = \"mqtts://localhost:{}\"\nca = {}\n\
+             [issuer]\nkind = \"oauth\"\nurl = {:?}\nclient_key = {}\nlife = {DEVICE_LIFE:?}\n",
             self.broker.port(),
-            folder.join("ca.pem"),
+            quoted(&folder.join("ca.pem")),
             self.issuer_url,
-            folder.join("gw-1.pem"),
+            quoted(&folder.join("gw-1.pem")),
         );
         for (name, sensor) in ports {
-            config += &format!("[uart.ports.{name}]\npath = {:?}\n", sensor.line());
+            config += &format!("[uart.ports.{name}]\npath = {}\n", quoted(&sensor.line()));
         }
         let own = folder.join("daemon");
         std::fs::create_dir(&own).unwrap();

@@ -15,6 +15,11 @@ const CLAWGATE: &str = env!("CARGO_BIN_EXE_clawgate");
 /// Nothing in these tests takes longer on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// A path as TOML takes it.
+pub(crate) fn quoted(path: &Path) -> String {
+    serde_json::to_string(&path.display().to_string()).unwrap()
+}
+
 /// `clawgate run` in a folder of its own; killed when dropped.
 pub(crate) struct Daemon {
     folder: PathBuf,
@@ -25,8 +30,11 @@ impl Daemon {
     /// Starts it with this configuration; where its state and its socket are is added.
     pub(crate) fn start(folder: &Path, config: &str) -> Self {
         let mut daemon = Self { folder: folder.to_owned(), process: None };
-        let own =
-            format!("state_dir = {:?}\n{config}\n[control]\nsocket = {:?}\n", folder.join("state"), daemon.socket());
+        let own = format!(
+            "state_dir = {}\n{config}\n[control]\nsocket = {}\n",
+            quoted(&folder.join("state")),
+            quoted(&daemon.socket())
+        );
         std::fs::write(daemon.config(), own).unwrap();
         daemon.resume();
         daemon

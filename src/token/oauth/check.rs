@@ -88,9 +88,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_differs_in_anything_is_refused() {
+        type Change = fn(&mut Claims);
         let good = good_claims().await;
         checked(&good).unwrap();
-        let others: [(&str, fn(&mut Claims)); 6] = [
+        let others: [(&str, Change); 6] = [
             ("iss", |claims| claims.iss = "https://evil.example".to_owned()),
             ("sub", |claims| claims.sub = "pump-4".to_owned()),
             ("aud", |claims| claims.aud = "other".to_owned()),
