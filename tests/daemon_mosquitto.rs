@@ -11,6 +11,7 @@ mod plugin;
 mod support;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -135,7 +136,7 @@ impl Site {
             quoted(&folder.join("gw-1.pem")),
         );
         for (name, sensor) in ports {
-            config += &format!("[uart.ports.{name}]\npath = {}\n", quoted(&sensor.line()));
+            let _ = writeln!(config, "[uart.ports.{name}]\npath = {}", quoted(&sensor.line()));
         }
         let own = folder.join("daemon");
         std::fs::create_dir(&own).unwrap();
@@ -208,7 +209,7 @@ fn start_issuer(folder: &Path) -> (IssuerProcess, String) {
     for (client, rights) in [("gw-1", "tenant = \"default\""), ("dash", "topics = [\"claw/v1/default/+/+/up/#\"]")] {
         let key = Command::new(clawgate).args(["issuer", "key"]).arg(folder.join(format!("{client}.pem"))).output();
         std::fs::write(folder.join(format!("{client}.pub")), key.unwrap().stdout).unwrap();
-        config += &format!("[clients.{client}]\npublic_key = \"{client}.pub\"\n{rights}\n");
+        let _ = writeln!(config, "[clients.{client}]\npublic_key = \"{client}.pub\"\n{rights}");
     }
     std::fs::write(folder.join("issuer.toml"), config).unwrap();
     let mut serve = Command::new(clawgate);
