@@ -1,6 +1,8 @@
 //! The issuer's endpoints as OAuth clients meet them: our own client, and one that lies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+mod support;
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -54,6 +56,17 @@ impl Bed {
 
     fn gateway(&self) -> OauthIssuer {
         self.client("gw-1", &self.gateway_key)
+    }
+
+    /// A plain RFC 7009 request; its status.
+    async fn post_revoke(&self, client: &str, key: &SigningKey, token: &str) -> u16 {
+        let now = Clock::system().wall().as_secs();
+        let jti = format!("{:?}", Instant::now());
+        let claims = json!({ "iss": client, "sub": client, "aud": self.url, "exp": now + 60, "jti": jti });
+        let assertion = key.sign("JWT", &claims).unwrap();
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned();
+        let form = vec![("token", token.to_owned()), ("client_assertion_type", kind), ("client_assertion", assertion)];
+        post(format!("{}/revoke", self.url), form).await.0
     }
 
     /// A client assertion of the gateway with some claims replaced.
@@ -195,13 +208,31 @@ async fn revoking_a_token_denies_the_device_and_no_other() {
     let (asked, other) = (request("gw-1", "pump-3"), request("gw-1", "pump-4"));
     let (token, others) = (gateway.issue(&asked).await.unwrap(), gateway.issue(&other).await.unwrap());
     // Another client's word changes nothing.
-    bed.client("dash", &bed.dash_key).revoke(&asked, Some(&token), "test").await.unwrap();
+    bed.client("dash", &bed.dash_key).revoke(&asked, Some(&token), "test").await.unwrap_err();
+    assert_eq!(bed.post_revoke("dash", &bed.dash_key, token.bearer()).await, 200);
     let verifier = bed.issuer.verifier("claw").unwrap();
     verifier.verify(token.bearer().as_bytes()).unwrap();
     gateway.revoke(&asked, Some(&token), "test").await.unwrap();
     verifier.verify(token.bearer().as_bytes()).unwrap_err();
     verifier.verify(others.bearer().as_bytes()).unwrap();
     assert!(get(format!("{}/denylist", bed.url)).await.contains("sub gw-1 pump-3 "));
+}
+
+#[tokio::test]
+async fn a_device_is_revoked_with_an_expired_token_and_with_none() {
+    let bed = Bed::start().await;
+    let gateway = bed.gateway();
+    let verifier = bed.issuer.verifier("claw").unwrap();
+    let short = TokenRequest { life: Duration::from_secs(1), ..request("gw-1", "pump-3") };
+    let (expired, stolen) =
+        (gateway.issue(&short).await.unwrap(), gateway.issue(&request("gw-1", "pump-3")).await.unwrap());
+    support::until("it expires", || verifier.verify(expired.bearer().as_bytes()).is_err()).await;
+    assert_eq!(bed.post_revoke("gw-1", &bed.gateway_key, expired.bearer()).await, 200);
+    verifier.verify(stolen.bearer().as_bytes()).unwrap_err();
+
+    let stolen = gateway.issue(&request("gw-1", "pump-4")).await.unwrap();
+    gateway.revoke(&request("gw-1", "pump-4"), None, "test").await.unwrap();
+    verifier.verify(stolen.bearer().as_bytes()).unwrap_err();
 }
 
 #[tokio::test]

@@ -63,6 +63,16 @@ impl Verifier {
     /// # Errors
     /// [`Refusal`] says why it is not.
     pub fn verify(&self, token: &[u8]) -> Result<Claims, Refusal> {
+        let claims = self.authentic(token)?;
+        self.still_good(&claims)?;
+        Ok(claims)
+    }
+
+    /// The claims of a token that is or was good: made by this issuer for this audience.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLong`] or [`Refusal::Invalid`].
+    pub fn authentic(&self, token: &[u8]) -> Result<Claims, Refusal> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Refusal::TooLong);
         }
@@ -73,11 +83,8 @@ impl Verifier {
             return Err(invalid("its type is not at+jwt"));
         }
         let key = header.kid.and_then(|kid| self.0.keys.get(&kid)).ok_or_else(|| invalid("unknown key id"))?;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.0.validation)
-            .map_err(|error| invalid(&error.to_string()))?
-            .claims;
-        self.still_good(&claims)?;
-        Ok(claims)
+        let token = jsonwebtoken::decode::<Claims>(token, key, &self.0.validation);
+        token.map(|token| token.claims).map_err(|error| invalid(&error.to_string()))
     }
 
     /// Whether claims that were verified once still hold: not expired, not revoked.

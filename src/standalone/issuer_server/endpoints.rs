@@ -67,7 +67,7 @@ async fn token(State(site): Shared, Form(form): Form<TokenForm>) -> Result<Respo
         return Err(Refused::because("invalid_target", "tokens for that resource are not issued here"));
     }
     let (wanted, detail) = match &client.rights {
-        Rights::Gateway { tenant } => of_device(&site, &client, tenant, &form)?,
+        Rights::Gateway { .. } => of_device(&site, &client, &form)?,
         Rights::Subscriber { topics } => (of_subscriber(&site, &client, topics, &form)?, None),
     };
     let (scope, life) = (wanted.scope.clone(), wanted.life);
@@ -84,21 +84,24 @@ async fn token(State(site): Shared, Form(form): Form<TokenForm>) -> Result<Respo
     }))
 }
 
-/// A token of one of the gateway's own devices.
-fn of_device(
-    site: &Site,
-    client: &Client,
-    tenant: &str,
-    form: &TokenForm,
-) -> Result<(Mint, Option<DeviceDetail>), Refused> {
-    const BAD_DETAILS: Refused =
-        Refused::because("invalid_authorization_details", "one clawgate_device of this gateway is wanted");
-    let details = form.authorization_details.as_deref().ok_or(BAD_DETAILS)?;
-    let Ok([detail]) = serde_json::from_str::<[DeviceDetail; 1]>(details) else { return Err(BAD_DETAILS) };
-    if detail.kind != DETAIL_TYPE || detail.gateway != client.id || detail.tenant != tenant {
+const BAD_DETAILS: Refused =
+    Refused::because("invalid_authorization_details", "one clawgate_device of this gateway is wanted");
+
+/// The device that a gateway means, if it is one of its own.
+fn own_device(client: &Client, details: Option<&str>) -> Result<(DeviceId, DeviceDetail), Refused> {
+    let Rights::Gateway { tenant } = &client.rights else { return Err(BAD_DETAILS) };
+    let Ok([detail]) = serde_json::from_str::<[DeviceDetail; 1]>(details.unwrap_or_default()) else {
+        return Err(BAD_DETAILS);
+    };
+    if detail.kind != DETAIL_TYPE || detail.gateway != client.id || detail.tenant != *tenant {
         return Err(BAD_DETAILS);
     }
-    let device: DeviceId = detail.device.parse().map_err(|_| BAD_DETAILS)?;
+    Ok((detail.device.parse().map_err(|_| BAD_DETAILS)?, detail))
+}
+
+/// A token of one of the gateway's own devices.
+fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Option<DeviceDetail>), Refused> {
+    let (device, detail) = own_device(client, form.authorization_details.as_deref())?;
     let scopes: Vec<Scope> = form
         .scope
         .as_deref()
@@ -116,7 +119,7 @@ fn of_device(
         client_id: client.id.clone(),
         audience: site.options.audience.clone(),
         scope: to_claim(&scopes),
-        topics: Topics::of_device(tenant, &client.id, &device, &scopes),
+        topics: Topics::of_device(&detail.tenant, &client.id, &device, &scopes),
         life: asked.min(site.options.life),
     };
     Ok((wanted, Some(detail)))
@@ -143,26 +146,31 @@ struct RevokeForm {
     client_assertion_type: Option<String>,
     client_assertion: Option<String>,
     token: Option<String>,
+    authorization_details: Option<String>,
 }
 
 /// Revokes every token that its owner was given until now: a device whose token leaked is not saved by revoking one.
 async fn revoke(State(site): Shared, Form(form): Form<RevokeForm>) -> Result<Response, Refused> {
     let client = authenticate(&site, form.client_assertion_type.as_deref(), form.client_assertion.as_deref())?;
-    let token = form.token.ok_or(Refused::request("the token to revoke is missing"))?;
     let unavailable = Refused::unavailable("the revocation could not be kept");
-    let verifier = site.issuer.verifier(&site.options.audience).map_err(|_| unavailable)?;
-    let claims = match verifier.verify(token.as_bytes()) {
-        Ok(claims) if claims.client_id == client.id => claims,
-        // A token that is not good any more needs no revocation; another client's is none of this one's business.
-        // Neither is told apart (RFC 7009, section 2.2).
-        _ => return Ok(reply::token(&json!({}))),
+    let subject = if form.authorization_details.is_some() {
+        own_device(&client, form.authorization_details.as_deref())?.0.to_string()
+    } else {
+        let token = form.token.ok_or(Refused::request("the token to revoke is missing"))?;
+        let verifier = site.issuer.verifier(&site.options.audience).map_err(|_| unavailable)?;
+        // An expired token still names its owner, whose other tokens may live. What is none of this client's business
+        // is not told from what is no token at all (RFC 7009, section 2.2).
+        match verifier.authentic(token.as_bytes()) {
+            Ok(claims) if claims.client_id == client.id => claims.sub,
+            _ => return Ok(reply::token(&json!({}))),
+        }
     };
-    let (issuer, owner, subject) = (site.issuer.clone(), client.id.clone(), claims.sub.clone());
+    let (issuer, owner, denied) = (site.issuer.clone(), client.id.clone(), subject.clone());
     // The list is fsynced: off the async threads.
-    let kept = tokio::task::spawn_blocking(move || issuer.deny_subject(&owner, &subject)).await;
+    let kept = tokio::task::spawn_blocking(move || issuer.deny_subject(&owner, &denied)).await;
     match kept {
         Ok(Ok(())) => {
-            info!(client = client.id, subject = claims.sub, "tokens revoked");
+            info!(client = client.id, subject, "tokens revoked");
             Ok(reply::token(&json!({})))
         }
         Ok(Err(problem)) => {

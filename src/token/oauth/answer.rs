@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::DETAIL_TYPE;
 use super::transport::Reply;
 use crate::clock::Clock;
 use crate::token::{AccessToken, IssuerError};
@@ -18,6 +19,8 @@ const CLOCK_TOLERANCE_S: u64 = 60;
 pub(super) struct Endpoints {
     pub(super) token: String,
     pub(super) revocation: Option<String>,
+    /// Whether it can be told of a device instead of a token.
+    pub(super) knows_devices: bool,
 }
 
 #[derive(Deserialize)]
@@ -25,6 +28,8 @@ struct Metadata {
     issuer: String,
     token_endpoint: String,
     revocation_endpoint: Option<String>,
+    #[serde(default)]
+    authorization_details_types_supported: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +63,8 @@ pub(super) fn endpoints(at: &str, issuer: &str, reply: &Reply) -> Result<Endpoin
         let reason = format!("it speaks for issuer {:?}, not {issuer:?}: correct issuer.url", plain(&metadata.issuer));
         return Err(IssuerError::Answer { endpoint: at.to_owned(), reason });
     }
-    Ok(Endpoints { token: metadata.token_endpoint, revocation: metadata.revocation_endpoint })
+    let knows_devices = metadata.authorization_details_types_supported.iter().any(|kind| kind == DETAIL_TYPE);
+    Ok(Endpoints { token: metadata.token_endpoint, revocation: metadata.revocation_endpoint, knows_devices })
 }
 
 /// The token in an answer, or what went wrong.

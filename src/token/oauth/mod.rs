@@ -138,14 +138,23 @@ impl Inner {
         })
     }
 
-    fn revoke(&self, token: &str) -> Result<(), IssuerError> {
+    fn revoke(&self, request: &TokenRequest, token: Option<String>) -> Result<(), IssuerError> {
         let endpoints = self.endpoints()?;
+        let mut form = Vec::new();
+        match token {
+            Some(token) => form.push(("token", token)),
+            // There is nothing that this server could be told.
+            None if !endpoints.knows_devices => return Ok(()),
+            None => {}
+        }
+        if endpoints.knows_devices {
+            form.push(("authorization_details", details(request)?));
+        }
         let endpoint = endpoints.revocation.ok_or_else(|| IssuerError::Answer {
             endpoint: self.url.clone(),
             reason: "its metadata names no revocation endpoint".to_owned(),
         })?;
-        let hint = ("token_type_hint", "access_token".to_owned());
-        let mut form = vec![("token", token.to_owned()), hint];
+        form.push(("token_type_hint", "access_token".to_owned()));
         self.authenticate(&mut form)?;
         let reply = self.transport.post(&endpoint, &form)?;
         answer::revoked(&endpoint, &reply, &self.clock)
@@ -200,18 +209,10 @@ impl Issuer for OauthIssuer {
     fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
         let request = request.clone();
         Box::pin(self.blocking(move |inner| {
-            let details = [DeviceDetail {
-                kind: DETAIL_TYPE.to_owned(),
-                tenant: request.tenant.clone(),
-                gateway: request.gateway.clone(),
-                device: request.device.to_string(),
-                life_s: Some(request.life.max(Duration::from_secs(1)).as_secs()),
-            }];
-            let details = serde_json::to_string(&details).map_err(|error| IssuerError::Local(error.to_string()))?;
             let form = vec![
                 ("scope", scope::to_claim(&request.scope)),
                 ("resource", request.audience.clone()),
-                ("authorization_details", details),
+                ("authorization_details", details(&request)?),
             ];
             check::device(inner.ask(form)?, &inner.url, &inner.client_id, &request)
         }))
@@ -219,12 +220,23 @@ impl Issuer for OauthIssuer {
 
     fn revoke<'a>(
         &'a self,
-        _request: &'a TokenRequest,
+        request: &'a TokenRequest,
         current: Option<&'a AccessToken>,
         _why: &'a str,
     ) -> TokenFuture<'a, ()> {
-        // Without a token there is nothing that this server could be told.
-        let token = current.map(|token| token.bearer().to_owned());
-        Box::pin(self.blocking(move |inner| token.map_or(Ok(()), |token| inner.revoke(&token))))
+        let (request, token) = (request.clone(), current.map(|token| token.bearer().to_owned()));
+        Box::pin(self.blocking(move |inner| inner.revoke(&request, token)))
     }
+}
+
+/// The device of a request, as authorization details.
+fn details(request: &TokenRequest) -> Result<String, IssuerError> {
+    let details = [DeviceDetail {
+        kind: DETAIL_TYPE.to_owned(),
+        tenant: request.tenant.clone(),
+        gateway: request.gateway.clone(),
+        device: request.device.to_string(),
+        life_s: Some(request.life.max(Duration::from_secs(1)).as_secs()),
+    }];
+    serde_json::to_string(&details).map_err(|error| IssuerError::Local(error.to_string()))
 }
