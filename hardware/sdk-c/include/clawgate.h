@@ -1,0 +1,113 @@
+/* clawgate: the sensor's side of pairing, sessions and telemetry, in portable C99 without malloc.
+ *
+ * A board gives four functions (claw_board) and a description of the unit (claw_unit). The application calls
+ * claw_receive() with what the line brings and claw_poll() when that time has come; everything else happens inside.
+ * Nothing blocks, nothing is global: a claw_sensor is a variable of the caller. Not for use from an interrupt: put
+ * received bytes into a ring there and hand them over in the main loop.
+ *
+ * All times are milliseconds of one monotonic clock that starts at power-on. The protocol: docs/protocol.md. */
+#ifndef CLAWGATE_H
+#define CLAWGATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "clawgate_limits.h"
+
+typedef enum { CLAW_UART, CLAW_BLE } claw_link;
+
+typedef enum {
+    CLAW_OK = 0,
+    CLAW_BAD_UNIT,    /* the description breaks a limit, or its label code is mistyped */
+    CLAW_BAD_FLASH,   /* what is stored is damaged: a person must reset the unit (claw_factory_reset) */
+    CLAW_NO_RANDOM,   /* no true randomness: the unit neither pairs nor runs */
+    CLAW_NO_FLASH,    /* the store failed: nothing was changed */
+    CLAW_BAD_CODE,    /* a code with a wrong length, symbol or check symbol: nothing was opened */
+    CLAW_NO_LABEL,    /* this unit has no label code */
+    CLAW_BAD_READING, /* no value, one that is not finite, or too long for one record or for the queue */
+} claw_status;
+
+typedef enum {
+    CLAW_WINDOW_OPEN,    /* value: seconds */
+    CLAW_WINDOW_CLOSED,
+    CLAW_PAIRED,         /* the new key is stored; value: bytes of settings that came with it */
+    CLAW_PAIRING_FAILED, /* a run ended: wrong code, a peer that broke the rules, or ten seconds over */
+    CLAW_SESSION,        /* a session is live */
+    CLAW_SESSION_ENDED,
+    CLAW_CLOCK_SET,
+    CLAW_BLINK,          /* value: seconds; show which unit this is */
+    CLAW_UNPAIRED,       /* the gateway erased the keys */
+    CLAW_DROPPED,        /* value: readings that just gave way to a new one, since memory is full */
+} claw_event;
+
+/* What the board does for the SDK. `context` is passed through. */
+typedef struct {
+    void *context;
+    /* True random bytes, or false. */
+    bool (*random)(void *context, uint8_t *out, size_t size);
+    /* Stores these CLAW_FLASH_SIZE bytes so that a power cut leaves the old or the new ones, and gives true when
+     * they are there to stay. */
+    bool (*save)(void *context, const uint8_t *bytes, size_t size);
+    /* Sends a frame (UART: raw bytes; BLE: one notification). Without room for all of it: sends nothing and gives
+     * false; what matters is offered again. */
+    bool (*send)(void *context, const uint8_t *bytes, size_t size);
+    /* Tells what happened. May be NULL. Must not call back into the SDK. */
+    void (*event)(void *context, claw_event event, uint32_t value);
+} claw_board;
+
+/* What the unit is. The texts and the queue must stay where they are. */
+typedef struct {
+    const char *device_id;
+    const char *name;
+    const char *capabilities; /* "temperature:Cel,humidity:%RH" */
+    const char *firmware;
+    const char *label;        /* the label's code with its check symbol, or NULL: this unit takes entered codes only */
+    claw_link link;
+    uint8_t *queue;           /* memory for readings that are not yet safe at the gateway */
+    size_t queue_size;
+} claw_unit;
+
+/* One measured value of a reading. */
+typedef struct {
+    const char *name; /* "temperature" */
+    const char *unit; /* SenML unit, "Cel"; or NULL */
+    double value;
+} claw_value;
+
+#include "clawgate_state.h" /* the inside of a claw_sensor, so that the caller can place it */
+
+/* Starts a sensor. `flash` is what save() stored last, or NULL if nothing was ever stored. After anything but
+ * CLAW_OK the sensor stays silent; after CLAW_BAD_FLASH claw_factory_reset() brings it back. */
+claw_status claw_start(claw_sensor *sensor, const claw_board *board, const claw_unit *unit, const uint8_t *flash,
+                       uint64_t now_ms);
+
+/* Bytes of the serial line, as they come; for BLE: one value that was written. */
+void claw_receive(claw_sensor *sensor, const uint8_t *bytes, size_t size, uint64_t now_ms);
+
+/* Does what is due, and sends what waits. Gives the time of the next call; call it earlier after claw_receive(),
+ * after claw_report() and when the line has room again. */
+uint64_t claw_poll(claw_sensor *sensor, uint64_t now_ms);
+
+/* BLE: a gateway connected. `value_max` is the longest notification, ATT MTU less 3. */
+void claw_connected(claw_sensor *sensor, uint16_t value_max);
+
+/* The button was pressed: opens the label window. */
+claw_status claw_button(claw_sensor *sensor, uint64_t now_ms);
+/* A person entered a code, as typed: opens the issued window for it. */
+claw_status claw_enter_code(claw_sensor *sensor, const char *code, uint64_t now_ms);
+/* Erases both keys, the static key and all readings. */
+claw_status claw_factory_reset(claw_sensor *sensor, uint64_t now_ms);
+/* Ends the session in order, before a planned power-off. */
+void claw_bye(claw_sensor *sensor);
+
+/* Queues one reading taken now: all values in one SenML pack. When memory is full the oldest readings give way, and
+ * the gateway is told. */
+claw_status claw_report(claw_sensor *sensor, const claw_value *values, size_t count, uint64_t now_ms);
+
+bool claw_is_paired(const claw_sensor *sensor);
+bool claw_is_clock_set(const claw_sensor *sensor);
+/* Readings in memory that the gateway has not yet said to be safe. */
+uint64_t claw_held(const claw_sensor *sensor);
+
+#endif

@@ -1,0 +1,37 @@
+/* One run of pairing: M1 to M6, the sensor's side. */
+#ifndef CLAW_PAIRING_H
+#define CLAW_PAIRING_H
+
+#include "clawgate_limits.h"
+#include "crypto.h"
+
+/* The longest answer is M4: its part holds the static key, the capabilities and the firmware version. */
+#define CLAW_M4_MAX (4 + 34 + 1 + 3 + (1 + 35 + 3 + CLAW_CAPABILITIES_MAX + 3 + CLAW_NAME_MAX) + CLAW_TAG_SIZE)
+
+typedef enum { CLAW_RUN_NONE, CLAW_RUN_SENT_M2, CLAW_RUN_SENT_M4, CLAW_RUN_SENT_M6 } claw_run_stage;
+
+typedef struct {
+    claw_run_stage stage;
+    uint8_t ceremony;
+    uint64_t until_ms;
+    char gateway_id[CLAW_ID_MAX + 1];
+    uint8_t sid[32];                       /* gateway nonce, own nonce */
+    uint8_t heard[3][32];                  /* hashes of M1, M3, M5 as taken */
+    uint8_t sent[CLAW_M4_MAX];             /* the last answer, for a repetition */
+    size_t sent_size;
+    crypto_sha512_ctx transcript;          /* lv() of all messages so far, as sent */
+    uint8_t scalar[CLAW_KEY_SIZE];         /* until M3 */
+    uint8_t gateway_tag[CLAW_KEY_SIZE];    /* from M3 on: the Tb that is right, link, k5 */
+    uint8_t link[CLAW_HASH_SIZE];
+    uint8_t k5[CLAW_KEY_SIZE];
+} claw_run;
+
+/* M1, M3, M5 or Refuse. The message may be changed. */
+void claw_pairing_take(claw_sensor *sensor, uint8_t *message, size_t size, uint64_t now_ms);
+/* Ends the run, if there is one before M6. */
+void claw_pairing_end(claw_sensor *sensor, bool refuse);
+
+/* Absorbs lv(message without some keys); bit k of `without` is key k. The message was read before. */
+void claw_hash_without(crypto_sha512_ctx *hash, const uint8_t *message, size_t size, unsigned without);
+
+#endif

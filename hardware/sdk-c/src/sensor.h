@@ -1,0 +1,42 @@
+/* What the parts of a sensor use of each other. */
+#ifndef CLAW_SENSOR_H
+#define CLAW_SENSOR_H
+
+#include "clawgate.h"
+
+#define CLAW_VERSION 1
+#define CLAW_SUITE 1
+
+enum {
+    CLAW_PROBE = 0x01,
+    CLAW_IDENT = 0x02,
+    CLAW_IDENTIFY = 0x03,
+    CLAW_M1 = 0x11,
+    CLAW_M2 = 0x12,
+    CLAW_M3 = 0x13,
+    CLAW_M4 = 0x14,
+    CLAW_M5 = 0x15,
+    CLAW_M6 = 0x16,
+    CLAW_REFUSE = 0x1f,
+    CLAW_HANDSHAKE1 = 0x21,
+    CLAW_HANDSHAKE2 = 0x22,
+    CLAW_RECORD = 0x23,
+};
+
+bool claw_random(claw_sensor *sensor, void *out, size_t size);
+void claw_tell(claw_sensor *sensor, claw_event event, uint32_t value);
+/* Sends the message that lies in the outbox. False: the line has no room. */
+bool claw_send(claw_sensor *sensor, size_t size);
+void claw_refuse(claw_sensor *sensor);
+/* Blinks, if it did not in the last ten seconds. */
+bool claw_blink(claw_sensor *sensor, uint64_t seconds, uint64_t now_ms);
+/* lv(`sensor` || device id) || lv(`gateway` || gateway id) || lv(`uart` or `ble`), and how long that is. */
+size_t claw_names_size(const claw_sensor *sensor, const char *gateway_id);
+void claw_hash_names(crypto_sha512_ctx *hash, const claw_sensor *sensor, const char *gateway_id);
+
+static inline uint64_t claw_earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif
