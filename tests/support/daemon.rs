@@ -100,7 +100,8 @@ impl Daemon {
         shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A verb of the command line against this daemon, not yet started.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(CLAWGATE);
         command.args(args).arg("--socket").arg(self.socket()).stdin(Stdio::null());
         command

@@ -165,6 +165,11 @@ impl MqttClient {
         next.expect("a message in time").expect("a live connection")
     }
 
+    /// The next message, if one comes within this time.
+    pub(crate) async fn try_next(&mut self, time: Duration) -> Option<Publish> {
+        tokio::time::timeout(time, self.messages.recv()).await.ok().flatten()
+    }
+
     /// Whether the connection lives.
     pub(crate) fn is_connected(&self) -> bool {
         !self.polling.is_finished()
