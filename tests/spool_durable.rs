@@ -369,11 +369,11 @@ async fn a_kill_while_draining_repeats_at_most_the_in_flight_bound() {
     let (path, copy) = (folder.path().join("spool.db"), folder.path().join("copy.db"));
     let it = Running::start(&path, options());
     let lane = it.spool.lane(PUMP);
-    submit(&lane, 1..=2000);
-    safe(&lane, 2000).await;
+    submit(&lane, 1..=8000);
+    safe(&lane, 8000).await;
     let mut published = 0;
     for round in 0..20 {
-        while published < (round + 1) * 77 {
+        while published < (round + 1) * 377 {
             within("more comes", lane.ready()).await;
             let taken = lane.take(usize::MAX);
             published = taken.last().map_or(published, |entry| entry.id.seq);

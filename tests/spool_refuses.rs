@@ -99,7 +99,7 @@ async fn damaged_pages_are_refused_or_become_a_gap_but_never_an_empty_start() {
                 assert_eq!(entry.id.seq, accounted + 1, "page {page}");
                 accounted = match entry.kind {
                     Kind::Telemetry => {
-                        assert!(entry.content == reading(1).content, "page {page}: a damaged reading was handed out");
+                        assert_eq!(entry.content, reading(0).content, "page {page}: damage was passed on");
                         entry.id.seq
                     }
                     Kind::Gap { to } => {
@@ -244,6 +244,46 @@ async fn fsync_victim() {
     assert_eq!(spool.status().trouble, None);
     drop(task);
     println!("healed");
+}
+
+/// Not a test of its own: the process that [`no_acknowledgement_comes_before_its_fsync`] watches.
+#[tokio::test]
+async fn commit_victim() {
+    let Ok(path) = std::env::var("CLAWGATE_COMMIT_VICTIM") else { return };
+    let spool = open(Path::new(&path)).unwrap();
+    let task = tokio::spawn(spool.clone().run(CancellationToken::new()));
+    let lane = spool.lane(PUMP);
+    let next = lane.hello(9, 1).next;
+    for seq in next..next + 20 {
+        lane.submit(reading(seq)).unwrap();
+        safe(&lane, seq).await;
+    }
+    drop(task);
+    // No orderly end, which would make a checkpoint and its fsyncs.
+    std::process::exit(7);
+}
+
+#[tokio::test]
+async fn no_acknowledgement_comes_before_its_fsync() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("not run: counting fsyncs needs strace");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, trace) = (folder.path().join("spool.db"), folder.path().join("trace"));
+    filled(&path, 3).await;
+    let status = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-o"])
+        .arg(&trace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "commit_victim"])
+        .env("CLAWGATE_COMMIT_VICTIM", &path)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(7));
+    let syncs = fs::read_to_string(&trace).unwrap().matches("sync(").count();
+    assert!(syncs >= 20, "{syncs} fsyncs for 20 acknowledgements, one after the other");
 }
 
 #[tokio::test]
