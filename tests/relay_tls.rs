@@ -43,7 +43,7 @@ fn gateway(broker: &Mosquitto, ca: &str, client: Option<&str>) -> Gateway {
     let client = client.map(|name| (file(&format!("{name}-leaf.pem")), file(&format!("{name}-leaf.key"))));
     let tls = TlsFiles { ca: file(ca), client };
     Gateway::start(broker.port(), |options| {
-        options.host = "localhost".to_owned();
+        "localhost".clone_into(&mut options.host);
         options.tls = Some(tls);
     })
 }

@@ -206,6 +206,7 @@ impl Relay {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
+    #[expect(clippy::needless_pass_by_value, reason = "the relay's end of the lane is handed over")]
     pub fn attach(&self, device: RelayDevice, lane: Lane, token: TokenHandle) {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         if devices.get(&device.id).is_some_and(|attached| !attached.task.is_finished()) {

@@ -26,6 +26,7 @@ pub(super) struct Limits {
 
 /// The state of one lane.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Queue {
     pairing: PairingId,
     limits: Limits,
