@@ -140,12 +140,12 @@ impl Site {
         let folder = self.folder.path();
         let config = format!(
             "mode = \"standalone\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 50\n\
-             [uart.ports.line1]\npath = {:?}\n[issuer]\nlisten = {:?}\n[standalone]\nlisten = \"{}\"\n\
-             [standalone.subscribers.dash]\npublic_key = {:?}\ntopics = [\"claw/v1/default/gw-1/#\"]\n",
-            folder.join("line"),
+             [uart.ports.line1]\npath = \"{}\"\n[issuer]\nlisten = {:?}\n[standalone]\nlisten = \"{}\"\n\
+             [standalone.subscribers.dash]\npublic_key = \"{}\"\ntopics = [\"claw/v1/default/gw-1/#\"]\n",
+            folder.join("line").display(),
             self.issuer,
             self.broker,
-            folder.join("dash.pub.pem"),
+            folder.join("dash.pub.pem").display(),
         );
         Daemon::start(folder, &config)
     }
@@ -187,7 +187,9 @@ impl Site {
         })
         .await;
         let arrived = self.arrived.lock().unwrap();
-        assert!(values.clone().all(|value| arrived[&value] == 1), "a reading came twice: {arrived:?}");
+        for value in values {
+            assert_eq!(arrived[&value], 1, "the reading {value} came so many times");
+        }
     }
 }
 
@@ -197,7 +199,7 @@ fn wait_for_sensor(daemon: &Daemon) {
     });
 }
 
-/// `pair` with a label code, in the background: its last stage waits for a reading.
+/// The exit code of `pair` with a label code.
 fn pair_by_label(daemon: &Daemon, sensor: &mut Sensor, code: &str) -> Option<i32> {
     let opened = sensor.count("window-open");
     sensor.tell("button");
