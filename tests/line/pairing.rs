@@ -321,9 +321,13 @@ async fn a_paired_sensor_is_paired_again_without_its_button() {
     until("the old key goes on", || gateway.cloud.readings().len() == 2).await;
     assert_eq!(gateway.pairing_of("pump-3"), before);
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    unit.measure(1);
-    gateway.pair_label("pump-3", "pump-3", &label()).await.assert_paired();
-    assert_ne!(gateway.pairing_of("pump-3"), before);
+    let label = label();
+    let measure_under_the_new_key = async {
+        until("the new key is in use", || gateway.pairing_of("pump-3") != before).await;
+        unit.measure(1);
+    };
+    let (outcome, ()) = tokio::join!(gateway.pair_label("pump-3", "pump-3", &label), measure_under_the_new_key);
+    outcome.assert_paired();
     until("everything came", || gateway.cloud.readings().len() == 3).await;
     gateway.stop().await;
 }
