@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use clawgate::clock::Clock;
 use clawgate::spool::{Capture, Kind as Entry};
 use clawgate_protocol::message::Kind;
+use clawgate_protocol::pairing::Suite;
 use clawgate_protocol::sensor::Event;
 
 use crate::gateway::{Gateway, Place};
@@ -12,10 +14,14 @@ use crate::until;
 
 /// One paired sensor with one reading at the cloud.
 async fn paired() -> (Place, Unit, Gateway) {
+    paired_at(Clock::system()).await
+}
+
+async fn paired_at(clock: Clock) -> (Place, Unit, Gateway) {
     let place = Place::new();
     let port = place.port("usb-sensor");
     let unit = Unit::plug_in(&port, "th-0001");
-    let gateway = Gateway::start(&place, &[&port]);
+    let gateway = Gateway::start_at(&place, &[&port], Suite::One, clock);
     gateway.meets_a_sensor().await;
     unit.press_button().await;
     unit.measure(1);
@@ -137,6 +143,34 @@ async fn replayed_handshakes_and_records_change_nothing() {
     assert_eq!(gateway.cloud.look(<[_]>::len), 101);
     let opened = unit.look(|seen| seen.events.iter().filter(|event| **event == Event::SessionOpened).count());
     assert_eq!(opened, 1, "a replay opened a session");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_renewed_after_a_day_under_traffic() {
+    let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+    let (_place, unit, gateway) = paired_at(clock.clone()).await;
+    let sessions = || unit.look(|seen| seen.events.iter().filter(|event| **event == Event::SessionOpened).count());
+    all_arrived(&unit, &gateway).await;
+    assert_eq!(sessions(), 1);
+    clock.advance(Duration::from_hours(24));
+    // Never silent: a sensor that falls silent is looked after with a new session anyway.
+    let mut measured = 1;
+    until("a second session", || {
+        // The ones before were made and are safe: the sensor's memory never overflows.
+        if unit.look(|seen| seen.made.len() == measured && seen.held == 0) {
+            unit.measure(5);
+            measured += 5;
+        }
+        sessions() > 1
+    })
+    .await;
+    unit.measure(50);
+    measured += 50;
+    until("every reading is made", || unit.look(|seen| seen.made.len() == measured)).await;
+    all_arrived(&unit, &gateway).await;
+    assert_eq!(gateway.cloud.look(<[_]>::len), measured, "a reading went out twice");
+    assert_eq!(sessions(), 2, "it was renewed more than once");
     gateway.stop().await;
 }
 
