@@ -1,5 +1,6 @@
 //! Pairing over a real line: both ceremonies, every way a code fails, and what an attacker on the wire gets.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -190,6 +191,27 @@ async fn a_used_code_pairs_nobody_else() {
     }
     assert!(second.look(|seen| !seen.paired));
     assert_eq!(gateway.store.devices().unwrap().len(), 1);
+    // Nor the one it is bound to, when that was reset: it shows its window in each answer to a probe.
+    let used = || gateway.audit.tail(100).unwrap().iter().any(|entry| entry.action == "code.used");
+    until("the code is used", used).await;
+    let before = gateway.pairing_of("pump-3");
+    let shown = Arc::new(AtomicUsize::new(0));
+    first.factory_reset();
+    first.bend({
+        let shown = Arc::clone(&shown);
+        move |_, message| {
+            shown.fetch_add(usize::from(Kind::of(&message) == Ok(Kind::Ident)), Ordering::Relaxed);
+            vec![message]
+        }
+    });
+    first.enter(&code);
+    until("the gateway meets it anew", || shown.load(Ordering::Relaxed) > 0).await;
+    for _ in 0..4 {
+        gateway.links.scan(Duration::from_millis(500)).await;
+    }
+    assert!(first.look(|seen| !seen.paired), "a used code paired again");
+    assert_eq!(gateway.pairing_of("pump-3"), before);
+    assert!(shown.load(Ordering::Relaxed) > 1, "the gateway saw the window once only");
     gateway.stop().await;
 }
 
