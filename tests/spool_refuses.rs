@@ -210,6 +210,13 @@ async fn on_a_full_disk_readings_stay_unacknowledged_and_go_on_when_there_is_roo
     let held = progress.borrow().safe;
     assert!(held < next - 1, "{held} of {} safe", next - 1);
     assert!(status.memory_bytes <= 4 << 20);
+    // What a crash would leave now has everything that was called safe.
+    let left = tempfile::tempdir().unwrap();
+    for name in ["spool.db", "spool.db-wal"] {
+        fs::copy(disk.0.path().join(name), left.path().join(name)).unwrap();
+    }
+    let kept = open(&left.path().join("spool.db")).unwrap().lane(PUMP).hello(9, 1).next - 1;
+    assert!(held <= kept, "{held} called safe, {kept} on the disk");
 
     disk.remount("remount,size=64m");
     safe(&lane, next - 1).await;
