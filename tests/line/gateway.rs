@@ -61,11 +61,11 @@ impl Gateway {
     }
 
     pub(crate) fn start_with(place: &Place, ports: &[&Path], min_suite: Suite) -> Self {
-        Self::start_at(place, ports, min_suite, Clock::system())
+        Self::start_at(place, ports, min_suite, &Clock::system())
     }
 
     /// By a clock of the test's own.
-    pub(crate) fn start_at(place: &Place, ports: &[&Path], min_suite: Suite, clock: Clock) -> Self {
+    pub(crate) fn start_at(place: &Place, ports: &[&Path], min_suite: Suite, clock: &Clock) -> Self {
         let options = StoreOptions { dir: place.state(), ..StoreOptions::default() };
         let store = Store::open(&options, clock.clone()).unwrap();
         let audit = Audit::open(&place.state().join("audit"), &store.seed("audit").unwrap(), clock.clone()).unwrap();

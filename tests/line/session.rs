@@ -21,7 +21,7 @@ async fn paired_at(clock: Clock) -> (Place, Unit, Gateway) {
     let place = Place::new();
     let port = place.port("usb-sensor");
     let unit = Unit::plug_in(&port, "th-0001");
-    let gateway = Gateway::start_at(&place, &[&port], Suite::One, clock);
+    let gateway = Gateway::start_at(&place, &[&port], Suite::One, &clock);
     gateway.meets_a_sensor().await;
     unit.press_button().await;
     unit.measure(1);
