@@ -5,7 +5,7 @@ use minicbor::encode::write::Cursor;
 
 use super::{CborError, len64};
 
-/// Writes items one after the other, in the one form that [`Reader`] takes. The caller keeps keys sorted.
+/// Writes items one after the other, in the one form that [`Reader`](super::Reader) takes. The caller keeps keys sorted.
 #[derive(Debug)]
 pub struct Writer<'b> {
     encoder: Encoder<Cursor<&'b mut [u8]>>,
