@@ -187,6 +187,11 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
+    /// Whether everything that was taken is confirmed, so that a restart repeats nothing.
+    pub(crate) fn has_confirmed_all(&self) -> bool {
+        self.spool.status().depth == 0
+    }
+
     pub(crate) fn attach(&self, device: &DeviceId) {
         let device = self.store.device(device).unwrap().unwrap();
         let Some(key) = device.current else { return };

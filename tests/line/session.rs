@@ -78,6 +78,7 @@ async fn a_restarted_gateway_goes_on_where_it_was() {
     let port = place.port("usb-sensor");
     unit.measure(100);
     all_arrived(&unit, &gateway).await;
+    until("all is confirmed", || gateway.cloud.has_confirmed_all()).await;
     let pairing = gateway.pairing_of("pump-3");
     gateway.stop().await;
     unit.measure(100);
