@@ -1,7 +1,7 @@
 //! What the operator decides: `/etc/clawgate/clawgate.toml` and `conf.d/*.toml`, read once and on SIGHUP.
 //!
 //! The structs here are the whole vocabulary: a key that is not a field is refused with its file and line
-//! ([`load`]). This program never writes these files. No secret stands in them, only paths of secrets.
+//! ([`load`](mod@load)). This program never writes these files. No secret stands in them, only paths of secrets.
 
 pub mod load;
 mod locate;
