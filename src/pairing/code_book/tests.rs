@@ -138,6 +138,8 @@ fn parallel_runs_share_the_attempts() {
                 start.wait();
                 let sensor = format!("th-{}", run % 2);
                 let claimed = codes.claim(&sensor).is_ok();
+                // A code that is exhausted can no longer be claimed: all claims come before the first attempt.
+                start.wait();
                 (claimed.then_some(sensor), codes.count_attempt(&id).is_ok())
             })
         })
