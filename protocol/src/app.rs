@@ -3,7 +3,7 @@
 //! A reading's name is (epoch, seq). The sensor keeps every reading until an [`Ack`] with `safe` at or above
 //! it; the gateway takes only the reading it expects next and answers anything else with an `Ack`.
 
-use crate::cbor::{Reader, Writer};
+use crate::cbor::{CborError, Reader, Writer};
 use crate::message::{MessageError, begin, body};
 
 /// One message inside a session.
@@ -315,7 +315,11 @@ impl<'b> Readings<'b> {
         let uptimes = match map.find(4)? {
             None => None,
             Some(value) => {
-                let (uptimes, raw) = items(value, |item| item.uint::<u64>().map(|_| ()))?;
+                let mut uptime_ms = 0;
+                let (uptimes, raw) = items(value, |item| {
+                    uptime_ms = item.uint::<u64>()?.checked_add(uptime_ms).ok_or(CborError::OutOfRange)?;
+                    Ok(())
+                })?;
                 if uptimes != count {
                     return Err(MessageError::BadField(4));
                 }
@@ -345,12 +349,15 @@ impl<'b> Readings<'b> {
     /// The readings in order.
     pub fn iter(&self) -> impl Iterator<Item = Reading<'b>> + use<'b> {
         let mut packs = Reader::new(self.packs);
-        let mut uptimes = self.uptimes.map(Reader::new);
+        let mut uptimes = self.uptimes.map(|uptimes| (Reader::new(uptimes), 0));
         let seqs = (0..self.count).zip(self.first_seq..).map(|(_, seq)| seq);
         // Everything was read once in `decode`: no item fails here.
         seqs.map_while(move |seq| {
             let uptime_ms = match &mut uptimes {
-                Some(reader) => Some(reader.uint().ok()?),
+                Some((reader, before)) => {
+                    *before = reader.uint::<u64>().ok()?.checked_add(*before)?;
+                    Some(*before)
+                }
                 None => None,
             };
             Some(Reading { seq, pack: packs.bytes().ok()?, uptime_ms })
@@ -361,7 +368,7 @@ impl<'b> Readings<'b> {
 /// Reads an array whose every item `read` takes; returns the count and the items as they stand.
 fn items<'b>(
     reader: &mut Reader<'b>,
-    mut read: impl FnMut(&mut Reader<'b>) -> Result<(), crate::cbor::CborError>,
+    mut read: impl FnMut(&mut Reader<'b>) -> Result<(), CborError>,
 ) -> Result<(usize, &'b [u8]), MessageError> {
     let count = reader.array()?;
     let start = reader.position();
@@ -371,10 +378,11 @@ fn items<'b>(
     Ok((count, reader.since(start)))
 }
 
-/// Writes a `Readings` into `out`; returns its length. Either every reading has an uptime or none has.
+/// Writes a `Readings` into `out`; returns its length. Either every reading has an uptime or none has,
+/// and none is before the one in front of it.
 ///
 /// # Errors
-/// `BadField(3)` without a reading, `BadField(4)` if only some have an uptime, `Cbor(NoRoom)`.
+/// `BadField(3)` without a reading, `BadField(4)` if only some have an uptime or one goes back, `Cbor(NoRoom)`.
 pub fn encode_readings<'p>(
     epoch: u64,
     first_seq: u64,
@@ -397,8 +405,10 @@ pub fn encode_readings<'p>(
     }
     if with_uptime > 0 {
         writer.uint(4_u8)?.array(count)?;
+        let mut before = 0;
         for uptime in readings.filter_map(|(_, uptime)| uptime) {
-            writer.uint(uptime)?;
+            writer.uint(uptime.checked_sub(before).ok_or(MessageError::BadField(4))?)?;
+            before = uptime;
         }
     }
     Ok(writer.len().saturating_add(1))

@@ -7,6 +7,7 @@ mod bodies;
 use std::collections::BTreeMap;
 
 use clawgate_protocol::app::{self, Ack, Action, App, Command, Gap, GapReason, Hello, Reply, Status};
+use clawgate_protocol::cbor::CborError;
 use clawgate_protocol::discovery::{Ident, Window, decode_identify, decode_probe, encode_identify, encode_probe};
 use clawgate_protocol::fragment::{Joiner, split};
 use clawgate_protocol::frame::uart::{self, Decoder};
@@ -153,11 +154,17 @@ proptest! {
     #[test]
     fn readings_read_back(
         epoch: u64, first_seq in 1..u64::MAX / 2,
-        packs in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 1..40), uptimes: bool,
+        packs in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..50), uptime_steps()), 1..40),
+        uptimes: bool,
     ) {
         let mut out = [0; 4096];
+        let (packs, steps): (Vec<_>, Vec<_>) = packs.into_iter().unzip();
+        let times = steps.iter().scan(0_u64, |uptime_ms, step| {
+            *uptime_ms += step;
+            Some(*uptime_ms)
+        });
         let items: Vec<_> =
-            packs.iter().zip(0_u64..).map(|(pack, at)| (&pack[..], uptimes.then_some(at * 1000))).collect();
+            packs.iter().zip(times).map(|(pack, uptime_ms)| (&pack[..], uptimes.then_some(uptime_ms))).collect();
         let len = app::encode_readings(epoch, first_seq, items.iter().copied(), &mut out).unwrap();
         let Ok(App::Readings(readings)) = App::decode(&out[..len]) else { panic!("not readings") };
         prop_assert_eq!((readings.epoch, readings.len()), (epoch, packs.len()));
@@ -168,8 +175,10 @@ proptest! {
         let mut again = [0; 4096];
         let again_len = App::Readings(readings).encode(&mut again).unwrap();
         prop_assert_eq!(&again[..again_len], &out[..len]);
-        let Cbor::Array(foreign_packs) = key(&foreign(&out[..len]), 3) else { panic!("no packs") };
-        prop_assert_eq!(foreign_packs, packs.into_iter().map(Cbor::Bytes).collect::<Vec<_>>());
+        let map = foreign(&out[..len]);
+        prop_assert_eq!(key(&map, 3), Cbor::Array(packs.into_iter().map(Cbor::Bytes).collect()));
+        let steps = Cbor::Array(steps.into_iter().map(|step| Cbor::Integer(step.into())).collect());
+        prop_assert_eq!(key(&map, 4), if uptimes { steps } else { Cbor::Null });
     }
 
     #[test]
@@ -294,6 +303,28 @@ fn a_key_that_a_later_version_adds_is_read_over() {
     // Ack {1: 7, 2: 1, 3: 2, 4: [true]}
     let message = [0x41, 0xa4, 1, 7, 2, 1, 3, 2, 4, 0x81, 0xf5];
     assert_eq!(App::decode(&message), Ok(App::Ack(Ack { epoch: 7, safe: 1, next: 2 })));
+}
+
+/// Milliseconds from one reading to the next, in heads of every length.
+fn uptime_steps() -> impl Strategy<Value = u64> {
+    prop_oneof![0..30_u64, 0..1_000_u64, any::<u32>().prop_map(u64::from), 0..1_u64 << 57]
+}
+
+#[test]
+fn uptimes_go_neither_back_nor_over_the_end_of_their_range() {
+    let mut out = [0; 64];
+    let items = [(&b"a"[..], Some(5)), (b"b", Some(4))];
+    assert_eq!(app::encode_readings(7, 1, items.into_iter(), &mut out), Err(MessageError::BadField(4)));
+    // Readings {1: 7, 2: 1, 3: [h'61', h'62'], 4: [2^64 - 1, ...]}
+    let mut message = [
+        0x40, 0xa4, 1, 7, 2, 1, 3, 0x82, 0x41, 0x61, 0x41, 0x62, 4, 0x82, 0x1b, 255, 255, 255, 255, 255, 255, 255, 255,
+        0,
+    ];
+    let Ok(App::Readings(readings)) = App::decode(&message) else { panic!("not readings") };
+    assert!(readings.iter().all(|reading| reading.uptime_ms == Some(u64::MAX)));
+    assert_eq!(readings.iter().count(), 2);
+    *message.last_mut().unwrap() = 1;
+    assert_eq!(App::decode(&message), Err(MessageError::Cbor(CborError::OutOfRange)));
 }
 
 #[test]

@@ -82,8 +82,12 @@ fn examples() -> Vec<(&'static str, String)> {
     let epoch = 0x1122_3344_5566_7788;
     let len = encode_readings(epoch, 42, [(&pack[..with_time], None)].into_iter(), &mut out).unwrap();
     add("Readings", &out[..len]);
-    let bare = senml::encode(&[Record::number("t", "Cel", 22.0)], &mut pack).unwrap();
-    let len = encode_readings(epoch, 43, [(&pack[..bare], Some(65_000))].into_iter(), &mut out).unwrap();
+    let mut bare = [[0; 12]; 2];
+    for (pack, value) in bare.iter_mut().zip([22.0, 23.0]) {
+        assert_eq!(senml::encode(&[Record::number("t", "Cel", value)], pack), Ok(pack.len()));
+    }
+    let items = [(&bare[0][..], Some(65_000)), (&bare[1][..], Some(65_250))];
+    let len = encode_readings(epoch, 43, items.into_iter(), &mut out).unwrap();
     add("with uptime", &out[..len]);
     for (name, app) in [
         ("Ack", App::Ack(Ack { epoch, safe: 41, next: 43 })),

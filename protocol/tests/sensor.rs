@@ -506,6 +506,16 @@ fn readings_carry_uptime_until_the_clock_is_set_and_their_own_time_after() {
 }
 
 #[test]
+fn an_uptime_that_goes_back_does_not_hold_up_readings() {
+    let mut table = Table::connected(15);
+    for ago_ms in [0, 5, 0, 0, 10] {
+        table.sensor.push(&mut [Record::number("t", "Cel", 1.0)], table.now_ms - ago_ms).unwrap();
+    }
+    table.run_for(1_000);
+    assert_eq!(table.arrived(), [1, 2, 3, 4, 5]);
+}
+
+#[test]
 fn mixed_readings_with_and_without_time_all_arrive() {
     let mut table = Table::connected(15);
     table.desk.restart();

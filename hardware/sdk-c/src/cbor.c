@@ -54,6 +54,11 @@ static void put_head(claw_writer *writer, uint8_t major, uint64_t value)
     }
 }
 
+size_t claw_head_size(uint64_t value)
+{
+    return value < 24 ? 1 : value <= UINT8_MAX ? 2 : value <= UINT16_MAX ? 3 : value <= UINT32_MAX ? 5 : 9;
+}
+
 void claw_put_uint(claw_writer *writer, uint64_t value)
 {
     put_head(writer, UINT, value);

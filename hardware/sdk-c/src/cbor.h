@@ -25,6 +25,8 @@ void claw_put_bytes(claw_writer *writer, const void *bytes, size_t size);
 void claw_put_text(claw_writer *writer, const char *text);
 void claw_put_array(claw_writer *writer, size_t items);
 void claw_put_map(claw_writer *writer, size_t entries);
+/* How many bytes the head of an item with this value or size takes. */
+size_t claw_head_size(uint64_t value);
 /* The head of a byte string whose `size` bytes the caller fills in: gives their place, or NULL. */
 uint8_t *claw_put_bytes_later(claw_writer *writer, size_t size);
 

@@ -118,21 +118,28 @@ static bool send_gap(claw_sensor *sensor)
     return true;
 }
 
-/* How many readings, from the next one on, fit into one record; all of them with or all without their time. */
+/* How many readings, from the next one on, fit into one record; all of them with or all without their time, and no
+ * uptime below the one before. */
 static size_t count_fitting(const claw_sensor *sensor)
 {
     const claw_telemetry *telemetry = &sensor->telemetry;
     size_t used = 2 + 2 * (1 + 9) + 2 * (1 + 3); /* type, map, epoch, number, heads of both arrays */
     size_t at = telemetry->next_at, count = 0;
     bool has_time = false;
+    uint64_t uptime_ms = 0;
     for (uint64_t number = telemetry->next; number <= telemetry->made; number++) {
         claw_entry entry;
         at = claw_queue_entry(sensor, at, &entry);
-        used += 3u + entry.pack_size + (entry.has_time ? 0 : 9);
-        if (used > CLAW_RECORD_TEXT_MAX || (count > 0 && entry.has_time != has_time)) {
+        if (count > 0 && (entry.has_time != has_time || entry.uptime_ms < uptime_ms)) {
+            break;
+        }
+        used += claw_head_size(entry.pack_size) + entry.pack_size;
+        used += entry.has_time ? 0 : claw_head_size(entry.uptime_ms - uptime_ms);
+        if (used > CLAW_RECORD_TEXT_MAX) {
             break;
         }
         has_time = entry.has_time;
+        uptime_ms = entry.uptime_ms;
         count++;
     }
     return count;
@@ -162,9 +169,11 @@ static bool send_readings(claw_sensor *sensor)
     if (!has_time) {
         claw_put_uint(&writer, 4);
         claw_put_array(&writer, count);
+        uint64_t before_ms = 0;
         for (size_t i = 0, from = telemetry->next_at; i < count; i++) {
             from = claw_queue_entry(sensor, from, &entry);
-            claw_put_uint(&writer, entry.uptime_ms);
+            claw_put_uint(&writer, entry.uptime_ms - before_ms);
+            before_ms = entry.uptime_ms;
         }
     }
     if (!claw_session_send(sensor, writer.used)) {

@@ -50,16 +50,16 @@ static void a_reading_is_that_of_the_page(void)
     b.sensor.telemetry.first = 43;
     b.sensor.telemetry.next = 43;
     b.sensor.telemetry.safe = 42;
-    claw_value t = {"t", NULL, 22};
-    CHECK(claw_report(&b.sensor, &t, 1, 65000) == CLAW_OK);
-    claw_poll(&b.sensor, 65000);
+    report(22, 65000);
+    report(23, 65250);
+    claw_poll(&b.sensor, 65250);
     blob got = bench_open(&b, 0);
     CHECK(got.bytes[0] == 0x40 && memcmp(got.bytes, with_uptime.bytes, 12) == 0);
-    CHECK(memcmp(got.bytes + got.size - 5, with_uptime.bytes + with_uptime.size - 5, 5) == 0);
+    CHECK(memcmp(got.bytes + got.size - 7, with_uptime.bytes + with_uptime.size - 7, 7) == 0);
 
     b.sensor.telemetry.clock_set = true;
     b.sensor.telemetry.clock_offset_ms = INT64_C(1700000000500) - 65000;
-    ack(43, 44, 65000);
+    ack(44, 45, 65250);
     b.sensor.telemetry.next = b.sensor.telemetry.first = 42;
     b.sensor.telemetry.made = b.sensor.telemetry.safe = 41;
     report(21.5, 65000);
@@ -67,6 +67,20 @@ static void a_reading_is_that_of_the_page(void)
     claw_poll(&b.sensor, 65000);
     got = bench_open(&b, 0);
     CHECK_SAME(got.bytes, got.size, pack);
+}
+
+static void an_uptime_that_goes_back_begins_another_message(void)
+{
+    begin();
+    ack(0, 1, 0);
+    report(1, 500);
+    report(2, 700);
+    report(3, 600);
+    claw_poll(&b.sensor, 700);
+    CHECK(begins_with(0, 1) && begins_with(1, 3) && b.sent_count == 2);
+    blob first = bench_open(&b, 0), second = bench_open(&b, 1);
+    CHECK(memcmp(first.bytes + first.size - 6, "\x82\x19\x01\xf4\x18\xc8", 6) == 0);
+    CHECK(memcmp(second.bytes + second.size - 4, "\x81\x19\x02\x58", 4) == 0);
 }
 
 static void a_reading_is_held_until_it_is_safe(void)
@@ -229,6 +243,7 @@ static void what_is_no_reading_is_not_taken(void)
 void test_telemetry(void)
 {
     a_reading_is_that_of_the_page();
+    an_uptime_that_goes_back_begins_another_message();
     a_reading_is_held_until_it_is_safe();
     without_news_one_record_is_sent_again_and_the_wait_doubles();
     an_ack_that_says_the_same_again_lets_it_go_back_once_a_second();

@@ -48,6 +48,17 @@ impl fmt::Display for CborError {
 
 impl core::error::Error for CborError {}
 
+/// How many bytes the head of an item with this value or length takes.
+pub(crate) const fn head_len(value: u64) -> usize {
+    match value {
+        0..24 => 1,
+        24..0x100 => 2,
+        0x100..0x1_0000 => 3,
+        0x1_0000..0x1_0000_0000 => 5,
+        _ => 9,
+    }
+}
+
 fn len64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }

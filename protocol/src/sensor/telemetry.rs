@@ -2,6 +2,7 @@
 
 use super::queue::{Held, Place, Queue};
 use crate::app::{self, Ack, App, Gap, GapReason, Hello};
+use crate::cbor;
 use crate::message::MessageError;
 
 /// How long sent readings (or a `Hello`) may stay unanswered before they are sent again.
@@ -207,15 +208,23 @@ impl<'a> Telemetry<'a> {
         let index = usize::try_from(self.next.saturating_sub(self.lowest)).unwrap_or(usize::MAX);
         let first = self.cursor.unwrap_or_else(|| self.queue.place(index));
         let left = self.queue.len().saturating_sub(index);
-        // The map, the numbers and two counts take at most 32 bytes; a reading at most 3 and 9 of its own.
+        // The map, the numbers and two counts take at most 32 bytes.
         let mut room = out.len().saturating_sub(32);
         let with_uptime = self.queue.run(first, left).next().is_some_and(|held| held.uptime_ms.is_some());
-        let own = if with_uptime { 12 } else { 3 };
+        let mut before = 0;
         let fits = |held: &Held<'_>| {
-            let size = held.pack.len().saturating_add(own);
-            let fits = size <= room && held.uptime_ms.is_some() == with_uptime;
-            room = room.saturating_sub(size);
-            fits
+            // Uptimes of one message do not go back; a sensor whose clock was turned back begins another.
+            let uptime = match (with_uptime, held.uptime_ms) {
+                (true, Some(uptime_ms)) => uptime_ms.checked_sub(before).map(cbor::head_len),
+                (false, None) => Some(0),
+                _ => None,
+            };
+            before = held.uptime_ms.unwrap_or(0);
+            let len = held.pack.len();
+            let own = cbor::head_len(u64::try_from(len).unwrap_or(u64::MAX));
+            let left = uptime.and_then(|uptime| room.checked_sub(len.checked_add(own)?.checked_add(uptime)?));
+            room = left.unwrap_or(0);
+            left.is_some()
         };
         let count = self.queue.run(first, left).take_while(fits).count();
         let mut run = self.queue.run(first, count);
