@@ -5,7 +5,7 @@
 //! randomness ([`Random`]) are inputs; bytes and events are outputs. `handle_*` takes input, `poll_*`
 //! yields output, `into_*` consumes a state. Nothing a peer sends makes it panic.
 //!
-//! From the line inwards: [`frame`] and [`fragment`] carry a message, [`message`] is what stands in it,
+//! From the line inwards: [`frame`], [`ble`] and [`fragment`] carry a message, [`message`] is what stands in it,
 //! [`pairing`] makes the key, [`session`] uses it, [`app`] is what a session carries, [`senml`] a reading.
 //! [`sensor`] is a whole sensor over all of them.
 #![no_std]
@@ -24,6 +24,7 @@ extern crate std;
 
 mod aead;
 pub mod app;
+pub mod ble;
 pub mod cbor;
 pub mod code;
 pub mod cpace;

@@ -21,6 +21,7 @@ pub use error::{PushError, StartError, WindowError};
 pub use state::{STATE_LEN, Storage, StorageFailed};
 
 use crate::app::{Action, App, Command, Gap, Hello, Reply, Status};
+use crate::ble::{self, Advertisement};
 use crate::code::Code;
 use crate::discovery::{self, Ident};
 use crate::id::Id;
@@ -336,6 +337,17 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
     #[must_use]
     pub fn window(&self, now_ms: u64) -> Option<(Ceremony, u16)> {
         self.window.shown(now_ms).map(|window| (window.ceremony, window.seconds_left))
+    }
+
+    /// What a sensor on BLE advertises now. A fresh rotating id each time: ask again whenever the window opens
+    /// or closes, a connection ends, and at least every 15 minutes.
+    pub fn advertisement(&mut self, now_ms: u64) -> Advertisement {
+        let window = self.window.shown(now_ms).map(|window| {
+            let [.., id] = window.id.to_be_bytes();
+            let (ceremony, seconds_left) = (window.ceremony, window.seconds_left);
+            ble::Window { ceremony, short_id: ble::short_id(&self.options.device), id, seconds_left }
+        });
+        Advertisement { version: PROTOCOL_VERSION, rotating: self.rotating_id(), window }
     }
 
     /// Factory reset, a physical act: every key goes at once, and every held reading. A new epoch begins.
