@@ -1,11 +1,13 @@
-//! A simulated sensor: a separate program that speaks the clawgate protocol over any tty, and knows nothing
-//! of the gateway's code. It sends real readings of the machine it runs on, rows of a CSV file, or as many
+//! A simulated sensor: a separate program that speaks the clawgate protocol over any tty, or over BLE through
+//! a radio of somebody else's, and knows nothing of the gateway's code. It sends real readings of the machine it runs on, rows of a CSV file, or as many
 //! readings as the line takes.
 //!
 //! [`main_with`] is the whole program, so that another binary can start itself as a sensor.
 
+mod air;
 mod command;
 mod journal;
+mod line;
 mod options;
 mod readings;
 mod run;
@@ -39,4 +41,10 @@ pub fn main_with(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// One line on stdout, at once. Whoever does not read it misses it.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Parser};
 use clawgate_protocol::code::Code;
 use clawgate_protocol::id::Id;
 
-/// A simulated sensor that speaks the clawgate protocol over a serial line.
+/// A simulated sensor that speaks the clawgate protocol over a serial line, or over BLE.
 #[derive(Debug, Parser)]
 #[command(
     name = "clawgate-simulator",
@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Make a pseudo terminal and put a symbolic link to it here
     #[arg(long, group = "line", value_name = "LINK")]
     pub(crate) pty: Option<PathBuf>,
+    /// Speak BLE: listen on this unix socket for a radio (a GATT peripheral such as hardware/ble-bridge)
+    #[arg(long, group = "line", value_name = "PATH")]
+    pub(crate) ble_socket: Option<PathBuf>,
     /// Baud rate of a serial port
     #[arg(long, default_value_t = 115_200)]
     pub(crate) baud: u32,

@@ -1,10 +1,7 @@
 //! The simulated unit at work: one loop over the line, stdin and the clock.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use clawgate_protocol::fragment::{Header, Joiner};
-use clawgate_protocol::frame::uart::{self, Decoder};
 use clawgate_protocol::pairing::{Ceremony, Profile, Suite};
 use clawgate_protocol::sensor::{self, Buffers, Event, Sensor, StartError};
 use clawgate_protocol::{MAX_MESSAGE, Transport};
@@ -12,13 +9,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::command::{Command, Lines};
 use crate::journal::{Entry, Journal, epoch_text};
+use crate::line::{Line, LineError};
 use crate::options::Options;
 use crate::readings::{Count, Machine, Source, SourceError};
+use crate::say;
 use crate::store::{Platform, Store, StoreError};
-use crate::tty::{Io, Tty, TtyError};
 
-/// Bytes for the line are prepared up to here, so that the unit stays responsive.
-const OUT_HIGH_WATER: usize = 2 * MAX_MESSAGE;
 /// Readings made in one turn of the loop at most.
 const BURST: u32 = 256;
 /// How long to wait for a line that went away.
@@ -29,7 +25,7 @@ const REOPEN_EVERY: Duration = Duration::from_millis(500);
 #[non_exhaustive]
 pub(crate) enum RunError {
     #[error(transparent)]
-    Tty(#[from] TtyError),
+    Line(#[from] LineError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -45,7 +41,7 @@ pub(crate) enum RunError {
 impl RunError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Tty(_) => 6,
+            Self::Line(_) => 6,
             _ => 1,
         }
     }
@@ -55,7 +51,7 @@ impl RunError {
 pub(crate) fn run(options: &Options) -> Result<(), RunError> {
     let mut bench = Bench {
         options,
-        line: Some(open(options)?),
+        line: Line::open(options)?,
         journal: Journal::open(options.log.as_deref()).map_err(RunError::Journal)?,
         source: match (&options.csv, options.flood || options.rate.is_some()) {
             (Some(path), _) => Source::rows(path)?,
@@ -71,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<(), RunError> {
     if let Some(label) = &store.label {
         say(&format!("label {label}"));
     }
-    if let Some(path) = options.pty.as_ref().or(options.port.as_ref()) {
+    if let Some(path) = options.pty.as_ref().or(options.port.as_ref()).or(options.ble_socket.as_ref()) {
         say(&format!("line {}", path.display()));
     }
     while let Ended::PowerCycle = bench.unit(&mut store)? {
@@ -88,7 +84,7 @@ enum Ended {
 /// What stays when the unit loses power.
 struct Bench<'o> {
     options: &'o Options,
-    line: Option<Tty>,
+    line: Line,
     journal: Journal,
     source: Source,
     stdin: Option<Lines>,
@@ -113,7 +109,10 @@ impl Bench<'_> {
             },
             label: store.label.clone(),
             max_suite: if self.options.suite1 { Suite::One } else { Suite::Two },
-            transport: Transport::Uart,
+            transport: match self.line {
+                Line::Serial(_) => Transport::Uart,
+                Line::Air(_) => Transport::Ble,
+            },
             max_message: u16::try_from(MAX_MESSAGE).unwrap_or(u16::MAX),
         };
         let memory = usize::try_from(self.options.memory).unwrap_or(usize::MAX).saturating_mul(1024);
@@ -124,6 +123,7 @@ impl Bench<'_> {
         let sensor = Sensor::new(options, stored.as_deref(), Platform(store), buffers, 0)?;
         let entry = Entry::Start { device: device.as_str(), epoch: epoch_text(sensor.epoch()) };
         self.journal.add(entry).map_err(RunError::Journal)?;
+        self.line.begin();
         let interval = match (self.options.flood, self.options.rate) {
             (true, _) => Duration::ZERO,
             (false, Some(rate)) => Duration::from_secs(1) / rate,
@@ -136,10 +136,7 @@ impl Bench<'_> {
             interval,
             next_reading: Duration::ZERO,
             flood_limit: memory / 128,
-            decoder: Box::default(),
-            joiner: Box::default(),
-            out: Vec::with_capacity(2 * OUT_HIGH_WATER),
-            written: 0,
+            shown_anew: true,
         }
         .run()
     }
@@ -154,11 +151,8 @@ struct Unit<'u, 'o, 's> {
     next_reading: Duration,
     /// A flood waits while so many readings are not yet safe.
     flood_limit: usize,
-    decoder: Box<Decoder<{ uart::MAX_ENCODED }>>,
-    joiner: Box<Joiner<MAX_MESSAGE>>,
-    /// Bytes for the line; those before `written` are on it.
-    out: Vec<u8>,
-    written: usize,
+    /// What others see of the unit before they connect changed.
+    shown_anew: bool,
 }
 
 impl Unit<'_, '_, '_> {
@@ -171,7 +165,9 @@ impl Unit<'_, '_, '_> {
             self.tell_events()?;
             // What is on the line is in the log before it.
             self.bench.journal.flush().map_err(RunError::Journal)?;
-            self.write();
+            let (sensor, changed) = (&mut self.sensor, std::mem::take(&mut self.shown_anew));
+            self.bench.line.advertise(now_ms, changed, || sensor.advertisement(now_ms));
+            self.bench.line.write();
             let (line, stdin) = self.wait()?;
             if line {
                 self.read();
@@ -180,9 +176,7 @@ impl Unit<'_, '_, '_> {
                 self.bench.journal.flush().map_err(RunError::Journal)?;
                 return Ok(ended);
             }
-            if self.bench.line.is_none() {
-                self.reopen();
-            }
+            self.bench.line.reopen(self.bench.options);
         }
     }
 
@@ -236,49 +230,33 @@ impl Unit<'_, '_, '_> {
         self.bench.journal.add(entry).map_err(RunError::Journal)
     }
 
-    /// Frames messages until enough bytes wait for the line.
+    /// Gives messages to the line until enough bytes wait for the line.
     fn fill_out(&mut self, now_ms: u64) {
-        if self.written == self.out.len() {
-            self.out.clear();
-            self.written = 0;
-        }
         let mut message = [0; MAX_MESSAGE];
-        while self.out.len() - self.written < OUT_HIGH_WATER {
+        while self.bench.line.has_room() {
             let Some(len) = self.sensor.poll_transmit(&mut message, now_ms) else { break };
-            let begin = self.out.len();
-            self.out.resize(begin + uart::max_encoded_len(len), 0);
-            let framed = uart::encode(uart::ADDRESS, Header::WHOLE, &message[..len], &mut self.out[begin..]);
-            self.out.truncate(begin + framed.unwrap_or(0));
-        }
-    }
-
-    fn write(&mut self) {
-        while self.written < self.out.len() {
-            let Some(line) = &mut self.bench.line else { break };
-            match line.write(&self.out[self.written..]) {
-                Io::Done(count) => self.written += count,
-                Io::Later => break,
-                Io::Gone => self.lose_line(),
-            }
+            self.bench.line.send(&message[..len]);
         }
     }
 
     /// Sleeps until there is something to do; says whether the line and stdin have something.
     fn wait(&self) -> Result<(bool, bool), RunError> {
         let bench = &self.bench;
-        let wants_out = self.written < self.out.len();
+        let wants_out = bench.line.wants_out();
         let now = self.start.elapsed();
         let reading = if self.sensor.is_paired() && !self.is_held_back() { self.next_reading } else { Duration::MAX };
         let sensor = self.sensor.poll_timeout().map_or(Duration::MAX, Duration::from_millis);
-        let line_back = if bench.line.is_none() { now + REOPEN_EVERY } else { Duration::MAX };
+        let line = bench.line.poll();
+        let line_back = if line.is_none() { now + REOPEN_EVERY } else { Duration::MAX };
         // A reading that is due waits only for room on the line.
         let reading = if wants_out && reading <= now { Duration::MAX } else { reading };
-        let until = reading.min(sensor).min(line_back).min(now + Duration::from_secs(60));
+        let shown = bench.line.advertise_at().map_or(Duration::MAX, Duration::from_millis);
+        let until = reading.min(sensor).min(line_back).min(shown).min(now + Duration::from_secs(60));
         let timeout = until.saturating_sub(now);
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
         let mut fds = Vec::with_capacity(2);
-        let line_flags = if wants_out { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        fds.extend(bench.line.as_ref().map(|line| PollFd::new(line, line_flags)));
+        let has_line = line.is_some();
+        fds.extend(line.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let stdin = rustix::stdio::stdin();
         if bench.stdin.is_some() {
             fds.push(PollFd::from_borrowed_fd(stdin, PollFlags::IN));
@@ -290,7 +268,6 @@ impl Unit<'_, '_, '_> {
         let readable = |at: usize| {
             fds.get(at).is_some_and(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
         };
-        let has_line = bench.line.is_some();
         Ok((has_line && readable(0), bench.stdin.is_some() && readable(usize::from(has_line))))
     }
 
@@ -303,41 +280,8 @@ impl Unit<'_, '_, '_> {
     }
 
     fn read(&mut self) {
-        let mut buffer = [0; 4096];
-        let Some(line) = &mut self.bench.line else { return };
-        let mut input = match line.read(&mut buffer) {
-            Io::Done(count) => &buffer[..count],
-            Io::Later => return,
-            Io::Gone => return self.lose_line(),
-        };
-        let now_ms = self.now_ms();
-        while let Some(frame) = self.decoder.decode(&mut input) {
-            let Ok(frame) = frame else { continue };
-            if frame.address != uart::ADDRESS {
-                continue;
-            }
-            if let Ok(Some(message)) = self.joiner.join(frame.header, frame.payload) {
-                let mut copy = [0; MAX_MESSAGE];
-                copy[..message.len()].copy_from_slice(message);
-                self.sensor.handle(&mut copy[..message.len()], now_ms);
-            }
-        }
-    }
-
-    fn lose_line(&mut self) {
-        say("line gone; waiting for it");
-        self.bench.line = None;
-        self.out.clear();
-        self.written = 0;
-        self.decoder.reset();
-        self.joiner.reset();
-    }
-
-    fn reopen(&mut self) {
-        if let Ok(line) = open(self.bench.options) {
-            say("line back");
-            self.bench.line = Some(line);
-        }
+        let (now_ms, sensor) = (self.now_ms(), &mut self.sensor);
+        self.bench.line.read(|message| sensor.handle(message, now_ms));
     }
 
     fn read_stdin(&mut self) -> Result<Option<Ended>, RunError> {
@@ -372,6 +316,7 @@ impl Unit<'_, '_, '_> {
             }
             Command::Reset => match self.sensor.reset() {
                 Ok(()) => {
+                    self.shown_anew = true;
                     say("reset: all keys erased");
                     self.log(Entry::Note { text: "factory reset" })?;
                 }
@@ -404,6 +349,8 @@ impl Unit<'_, '_, '_> {
 
     fn tell_events(&mut self) -> Result<(), RunError> {
         while let Some(event) = self.sensor.poll_event() {
+            self.shown_anew |=
+                matches!(event, Event::WindowOpened(_) | Event::WindowClosed | Event::Paired { .. } | Event::Unpaired);
             let text = match event {
                 Event::Safe { epoch, seq } => {
                     self.log(Entry::Ack { epoch: epoch_text(epoch), safe: seq })?;
@@ -428,19 +375,4 @@ impl Unit<'_, '_, '_> {
         }
         Ok(())
     }
-}
-
-fn open(options: &Options) -> Result<Tty, TtyError> {
-    match (&options.pty, &options.port) {
-        (Some(link), _) => Tty::pty(link),
-        (None, Some(port)) => Tty::open(port, options.baud),
-        // The command line asks for one of the two.
-        (None, None) => Tty::pty(std::path::Path::new("sensor")),
-    }
-}
-
-/// One line on stdout, at once. Whoever does not read it misses it.
-fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
