@@ -20,6 +20,7 @@ mod tasks;
 pub(crate) mod view;
 mod watchdog;
 
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,7 @@ use crate::audit::{Actor, Audit, Event};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
 use crate::config::{self, BrokerUrl, Config};
+use crate::control::socket;
 use crate::link::Links;
 use crate::logging::{self, Log};
 use crate::metrics::Metrics;
@@ -169,6 +171,8 @@ impl Gateway {
 #[must_use]
 pub fn run(config_path: &Path) -> Exit {
     let started = Clock::system().boot();
+    // First of all, while this process has one thread.
+    let passed = socket::passed();
     let config = match config::load(config_path) {
         Ok(config) => config,
         Err(error) => {
@@ -179,9 +183,16 @@ pub fn run(config_path: &Path) -> Exit {
     };
     let log = logging::start(config.log.level);
     harden::apply();
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => {
+            tracing::error!(%error, "clawgate does not start");
+            return Exit::Failed;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(Box::pin(serve(config, config_path, log, started))),
+        Ok(runtime) => runtime.block_on(Box::pin(serve(config, config_path, log, started, passed))),
         Err(error) => {
             tracing::error!(%error, "the runtime cannot start");
             Exit::Failed
@@ -190,7 +201,7 @@ pub fn run(config_path: &Path) -> Exit {
 }
 
 /// Runs from the first part's start to the last one's end.
-async fn serve(config: Config, config_path: &Path, log: Log, started: Duration) -> Exit {
+async fn serve(config: Config, config_path: &Path, log: Log, started: Duration, passed: Option<UnixListener>) -> Exit {
     // Before anything can be asked of this process: a signal that comes during the start is kept, not fatal.
     let signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -200,7 +211,7 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration) 
         }
     };
     let mut tasks = Tasks::default();
-    let gateway = match start::start(config, config_path, log, started, &mut tasks).await {
+    let gateway = match start::start(config, config_path, log, started, passed, &mut tasks).await {
         Ok(gateway) => gateway,
         Err(error) => {
             tracing::error!(%error, "clawgate does not start");

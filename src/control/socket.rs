@@ -1,11 +1,13 @@
-//! The socket file: made with mode 0660, a stale one replaced, a living one respected.
+//! The control socket: systemd's, where it passes one; else a file of our own, made with mode 0660, a stale one
+//! replaced, a living one respected.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
+use listenfd::ListenFd;
 use tokio::net::UnixListener;
 
 /// Why the control socket could not be made.
@@ -18,6 +20,9 @@ pub enum SocketError {
     /// The path is something else than a socket.
     #[error("{}: is not a socket, so it is left alone; remove it, or set control.socket", .0.display())]
     NotASocket(PathBuf),
+    /// systemd passed something that cannot be listened on.
+    #[error("systemd passed no stream socket that listens: {0}; clawgate.socket needs one ListenStream= with a path")]
+    Passed(io::Error),
     /// The system refused.
     #[error("{}: the control socket cannot be made: {source}", path.display())]
     Io {
@@ -28,14 +33,46 @@ pub enum SocketError {
     },
 }
 
-/// A listening socket; its file goes with it.
+/// A listening socket; its file goes with it, unless it is systemd's.
 pub struct ControlSocket {
     /// What accepts.
     pub listener: UnixListener,
-    path: PathBuf,
+    own_file: Option<PathBuf>,
+}
+
+/// Takes the listener that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)); `None` where it passed none.
+///
+/// Called once, at the start of the process, before there are threads: it clears those variables.
+///
+/// # Errors
+/// Where what was passed is no listening unix stream socket.
+pub fn passed() -> Result<Option<StdUnixListener>, SocketError> {
+    let mut passed = ListenFd::from_env();
+    if passed.len() == 0 {
+        return Ok(None);
+    }
+    passed.take_unix_listener(0).map_err(SocketError::Passed)
 }
 
 impl ControlSocket {
+    /// The listener that was passed, else one at `path`.
+    ///
+    /// # Errors
+    /// As [`ControlSocket::bind`]; [`SocketError::Passed`] where the passed one cannot be used.
+    pub fn open(passed: Option<StdUnixListener>, path: &Path) -> Result<Self, SocketError> {
+        let Some(passed) = passed else { return Self::bind(path) };
+        let address = passed.local_addr().map_err(SocketError::Passed)?;
+        if address.as_pathname() != Some(path) {
+            tracing::warn!(
+                listens = ?address, control_socket = %path.display(),
+                "systemd's clawgate.socket says where the control socket is; control.socket is not used"
+            );
+        }
+        passed.set_nonblocking(true).map_err(SocketError::Passed)?;
+        let listener = UnixListener::from_std(passed).map_err(SocketError::Passed)?;
+        Ok(Self { listener, own_file: None })
+    }
+
     /// Listens at `path`.
     ///
     /// # Errors
@@ -52,13 +89,15 @@ impl ControlSocket {
         let listener = UnixListener::bind(&private).map_err(io_error)?;
         fs::set_permissions(&private, fs::Permissions::from_mode(0o660)).map_err(io_error)?;
         fs::rename(&private, path).map_err(io_error)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, own_file: Some(path.to_owned()) })
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if let Some(file) = &self.own_file {
+            let _ = fs::remove_file(file);
+        }
     }
 }
 
@@ -93,6 +132,18 @@ mod tests {
         assert!(ControlSocket::bind(&stale).is_ok());
         drop(first);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_passed_socket_is_used_and_its_file_stays_systemds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let passed = StdUnixListener::bind(&path).unwrap();
+        let socket = ControlSocket::open(Some(passed), Path::new("/elsewhere.sock")).unwrap();
+        let _client = StdUnixStream::connect(&path).unwrap();
+        assert!(socket.listener.accept().await.is_ok());
+        drop(socket);
+        assert!(path.exists());
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Opens and wires every part, in the order in which they need each other.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,6 +84,7 @@ pub(super) async fn start(
     config_path: &Path,
     log: Log,
     started: Duration,
+    passed: Option<UnixListener>,
     tasks: &mut Tasks,
 ) -> Result<Gateway, StartError> {
     let clock = Clock::system();
@@ -141,7 +143,7 @@ pub(super) async fn start(
         stop_links.cancel();
         links.stopped().await;
     });
-    let socket = ControlSocket::bind(&socket_path)?;
+    let socket = ControlSocket::open(passed, &socket_path)?;
     tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
     tasks.spawn("watchdog", |stop| watchdog::watch(gateway.clone(), stop));
     if let Some(address) = metrics_listen {

@@ -64,7 +64,8 @@ pub enum StoreError {
     /// Made by a later clawgate.
     #[error(
         "{}: written by a newer clawgate (schema {found}, this one knows up to {known}): install the newer version again, \
-         or restore a copy from before the upgrade",
+         or go back to the copy that it kept beside the file before it changed it (state.db.schema-N; \"Upgrade and rollback\" in \
+         install.md)",
         file.display()
     )]
     Newer {

@@ -102,6 +102,11 @@ fn create(path: &Path, dir: &Path) -> Result<MasterKey, StoreError> {
     };
     write().map_err(|source| StoreError::file(path, "make the master key", source))?;
     sync_dir(dir)?;
+    tracing::info!(
+        file = %path.display(),
+        "a master key was made: it protects copies of the databases, not a stolen disk or state directory, for it lies in \
+         it; seal it to this machine with systemd-creds (\"The master key\" in install.md)"
+    );
     Ok(MasterKey { bytes: Secret::new(*key), origin: path.to_owned() })
 }
 

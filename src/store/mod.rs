@@ -78,6 +78,9 @@ impl Store {
         dir::restrict(&file, 0o600)?;
         let mut db = connect(&file)?;
         let found = schema::examine(&db, &file)?;
+        if found < schema::KNOWN {
+            keep_old(&db, dir.path(), found)?;
+        }
         configure(&db)?;
         schema::migrate(&mut db, found)?;
         let check: Vec<u8> = db
@@ -146,6 +149,24 @@ fn create(dir: &Path, file: &Path, sealer: &Sealer) -> Result<(), StoreError> {
         .and_then(|()| fs::rename(&aside, file))
         .map_err(|source| StoreError::file(file, "make the state database", source))?;
     dir::sync_dir(dir)
+}
+
+/// Copies a database of an older schema beside itself before it is changed: the way back to the older clawgate.
+fn keep_old(db: &Connection, dir: &Path, schema: i64) -> Result<(), StoreError> {
+    let aside = dir.join("state.db.schema.new");
+    let kept = dir.join(format!("state.db.schema-{schema}"));
+    let unkept = |source| StoreError::file(&kept, "keep the state as the older clawgate left it", source);
+    match fs::remove_file(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unkept(error)),
+        _ => {}
+    }
+    // Made by us first, for its mode; SQLite takes an empty file.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).map_err(unkept)?;
+    db.execute("VACUUM INTO ?1", [aside.to_string_lossy()]).map_err(failed("copy the state before it is changed"))?;
+    file.sync_all().and_then(|()| fs::rename(&aside, &kept)).map_err(unkept)?;
+    dir::sync_dir(dir)?;
+    tracing::info!(file = %kept.display(), schema, "the state is brought to a newer schema; its copy is kept for the way back");
+    Ok(())
 }
 
 /// Opens an existing file, unread and unchanged as yet.

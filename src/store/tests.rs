@@ -283,3 +283,27 @@ fn a_sealed_key_moved_to_another_device_opens_nothing() {
     assert!(matches!(store.device(&id("b")), Err(StoreError::Unsealable(_))));
     assert!(store.device(&id("a")).is_ok());
 }
+
+#[test]
+fn the_state_is_kept_as_the_older_clawgate_left_it() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    // As schema 2 was.
+    store.db().execute_batch("ALTER TABLE devices DROP COLUMN revoked_why; PRAGMA user_version = 2").unwrap();
+    drop(store);
+    let upgraded = fixture.open().unwrap();
+    assert_eq!(slots(&upgraded), [("pump-3".to_owned(), None, Some(1))]);
+    drop(upgraded);
+    let kept = fixture.dir().join("state.db.schema-2");
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    // The way back: the copy in the place of the new one opens as it was, and could be upgraded again.
+    for journal in ["state.db-wal", "state.db-shm"] {
+        let _ = fs::remove_file(fixture.dir().join(journal));
+    }
+    fs::rename(&kept, fixture.dir().join("state.db")).unwrap();
+    let old = Connection::open(fixture.dir().join("state.db")).unwrap();
+    assert_eq!(old.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).unwrap(), 2);
+    drop(old);
+    assert_eq!(slots(&fixture.open().unwrap()), [("pump-3".to_owned(), None, Some(1))]);
+}
