@@ -32,7 +32,8 @@ typedef enum {
     CLAW_WINDOW_OPEN,    /* value: seconds */
     CLAW_WINDOW_CLOSED,
     CLAW_PAIRED,         /* the new key is stored; value: bytes of settings that came with it */
-    CLAW_PAIRING_FAILED, /* a run ended: wrong code, a peer that broke the rules, or ten seconds over */
+    CLAW_KEY_PROVEN,     /* the first record under the new key came: the old key is gone */
+    CLAW_PAIRING_FAILED, /* a run ended; value: a claw_failure */
     CLAW_SESSION,        /* a session is live */
     CLAW_SESSION_ENDED,
     CLAW_CLOCK_SET,
@@ -40,6 +41,17 @@ typedef enum {
     CLAW_UNPAIRED,       /* the gateway erased the keys */
     CLAW_DROPPED,        /* value: readings that just gave way to a new one, since memory is full */
 } claw_event;
+
+/* Why a run of pairing ended, for a person at the unit. The gateway is never told. */
+typedef enum {
+    CLAW_BROKEN_RULES,     /* a message that cannot be, from a faulty gateway or from somebody between */
+    CLAW_WRONG_CODE,       /* the two codes differ, or somebody between guessed: check the code, open the window again */
+    CLAW_REFUSED,          /* the gateway gave up; with an entered code, mostly because it was another one */
+    CLAW_TIME_OVER,        /* ten seconds, or the window's time: try again */
+    CLAW_CANCELLED,        /* a person at the unit opened another window or reset it */
+    CLAW_NOT_STORED,       /* the flash failed */
+    CLAW_NOTHING_RANDOM,   /* the random source failed */
+} claw_failure;
 
 /* What the board does for the SDK. `context` is passed through. */
 typedef struct {
@@ -50,7 +62,7 @@ typedef struct {
      * they are there to stay. */
     bool (*save)(void *context, const uint8_t *bytes, size_t size);
     /* Sends a frame (UART: raw bytes; BLE: one notification). Without room for all of it: sends nothing and gives
-     * false; what matters is offered again. */
+     * false; what matters is offered again. UART: room for one frame, CLAW_FRAME_MAX + 2 bytes, must be possible. */
     bool (*send)(void *context, const uint8_t *bytes, size_t size);
     /* Tells what happened. May be NULL. Must not call back into the SDK. */
     void (*event)(void *context, claw_event event, uint32_t value);
@@ -89,7 +101,8 @@ void claw_receive(claw_sensor *sensor, const uint8_t *bytes, size_t size, uint64
  * after claw_report() and when the line has room again. */
 uint64_t claw_poll(claw_sensor *sensor, uint64_t now_ms);
 
-/* BLE: a gateway connected. `value_max` is the longest notification, ATT MTU less 3. */
+/* BLE: a gateway connected, the ATT MTU changed, or notifications were subscribed anew. `value_max` is the longest
+ * notification, ATT MTU less 3. What was half sent or half received is dropped. */
 void claw_connected(claw_sensor *sensor, uint16_t value_max);
 
 /* The button was pressed: opens the label window. */
@@ -106,8 +119,21 @@ void claw_bye(claw_sensor *sensor);
 claw_status claw_report(claw_sensor *sensor, const claw_value *values, size_t count, uint64_t now_ms);
 
 bool claw_is_paired(const claw_sensor *sensor);
-bool claw_is_clock_set(const claw_sensor *sensor);
 /* Readings in memory that the gateway has not yet said to be safe. */
 uint64_t claw_held(const claw_sensor *sensor);
+
+/* How things stand, for a display or a service menu. */
+typedef struct {
+    const char *gateway;   /* id of the paired gateway, of the newest key; NULL when unpaired */
+    uint64_t pairing_id;   /* names the pairing, the same number at the gateway */
+    bool connected;        /* a session is live */
+    bool clock_set;
+    uint8_t window;        /* 0 closed, 1 for an entered code, 2 for the label's */
+    uint32_t window_s;     /* until it closes */
+    uint32_t label_attempts;
+    uint64_t epoch, made;  /* the readings' epoch, and the number of the last one */
+} claw_state;
+
+claw_state claw_look(const claw_sensor *sensor, uint64_t now_ms);
 
 #endif

@@ -16,7 +16,7 @@
 #define CLAW_CAPABILITIES_MAX 80 /* "name:unit,name:unit": M4 then fits into 256 bytes */
 #define CLAW_WINDOW_S 300        /* a pairing window */
 #define CLAW_BLINK_MAX_S 60
-#define CLAW_FLASH_SIZE 381      /* what a sensor keeps over a power cut */
+#define CLAW_FLASH_SIZE 397      /* what a sensor keeps over a power cut */
 
 typedef struct claw_sensor claw_sensor;
 

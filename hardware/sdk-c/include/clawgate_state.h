@@ -13,7 +13,7 @@ struct claw_sensor {
     claw_board board;
     claw_unit unit;
     uint16_t value_max;
-    bool running;
+    claw_status status; /* CLAW_OK: it runs */
 
     uint8_t static_secret[CLAW_KEY_SIZE]; /* these three are what the flash holds */
     uint32_t label_attempts;
@@ -30,6 +30,9 @@ struct claw_sensor {
 
     claw_inbox inbox;
     claw_outbox outbox;
+    size_t rest_at; /* BLE: what of the message in the outbox is still to be sent */
+    size_t rest_size;
+    uint8_t rest_index;
 };
 
 #endif

@@ -147,7 +147,7 @@ static void say(void *context, claw_event event, uint32_t value)
         [CLAW_PAIRED] = "paired",                 [CLAW_PAIRING_FAILED] = "pairing-failed",
         [CLAW_SESSION] = "session",               [CLAW_SESSION_ENDED] = "session-ended",
         [CLAW_CLOCK_SET] = "clock-set",           [CLAW_BLINK] = "blink",
-        [CLAW_UNPAIRED] = "unpaired",             [CLAW_DROPPED] = "dropped",
+        [CLAW_KEY_PROVEN] = "key-proven",         [CLAW_UNPAIRED] = "unpaired",             [CLAW_DROPPED] = "dropped",
     };
     (void)context;
     printf("%s %u\n", names[event], (unsigned)value);

@@ -8,7 +8,26 @@ enum { FALSE = 20, TRUE = 21, FLOAT16 = 25, FLOAT32 = 26, FLOAT64 = 27 };
 
 claw_writer claw_write_into(uint8_t *at, size_t size)
 {
-    return (claw_writer){at, size, 0, false};
+    return (claw_writer){at, size, 0, false, 0, 0};
+}
+
+claw_writer claw_write_into_ring(uint8_t *at, size_t ring, size_t start, size_t size)
+{
+    return (claw_writer){at, size, 0, false, ring, start};
+}
+
+claw_writer claw_write_nowhere(void)
+{
+    return (claw_writer){NULL, SIZE_MAX, 0, false, 0, 0};
+}
+
+static void put_into_ring(const claw_writer *writer, const uint8_t *bytes, size_t size)
+{
+    size_t place = writer->start + writer->used;
+    for (size_t i = 0; i < size; i++) {
+        place -= place >= writer->ring ? writer->ring : 0;
+        writer->at[place++] = bytes[i];
+    }
 }
 
 static void put_raw(claw_writer *writer, const void *bytes, size_t size)
@@ -17,7 +36,9 @@ static void put_raw(claw_writer *writer, const void *bytes, size_t size)
         writer->full = true;
         return;
     }
-    if (size > 0) {
+    if (writer->ring > 0) {
+        put_into_ring(writer, bytes, size);
+    } else if (writer->at != NULL && size > 0) {
         memcpy(writer->at + writer->used, bytes, size);
     }
     writer->used += size;
@@ -207,7 +228,7 @@ claw_slice claw_get_bytes(claw_reader *reader)
 }
 
 /* RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. */
-static bool is_utf8(const uint8_t *text, size_t size)
+bool claw_is_text(const uint8_t *text, size_t size)
 {
     for (size_t i = 0; i < size;) {
         uint8_t lead = text[i++];
@@ -235,7 +256,7 @@ static bool is_utf8(const uint8_t *text, size_t size)
 claw_slice claw_get_text(claw_reader *reader)
 {
     claw_slice text = get_string(reader, TEXT);
-    reader->bad |= !is_utf8(text.bytes, text.size);
+    reader->bad |= !claw_is_text(text.bytes, text.size);
     return text;
 }
 
@@ -271,7 +292,7 @@ static void skip_within(claw_reader *reader, unsigned depth)
     }
     if (major == BYTES || major == TEXT) {
         const uint8_t *bytes = take(reader, value);
-        reader->bad |= major == TEXT && bytes != NULL && !is_utf8(bytes, (size_t)value);
+        reader->bad |= major == TEXT && bytes != NULL && !claw_is_text(bytes, (size_t)value);
     } else if (major == ARRAY) {
         for (uint64_t i = 0; i < value && !reader->bad; i++) {
             skip_within(reader, depth + 1);

@@ -8,13 +8,17 @@
 
 /* Writes into memory of the caller; what does not fit sets `full` and writes nothing more. */
 typedef struct {
-    uint8_t *at;
+    uint8_t *at; /* NULL: only counts */
     size_t size;
     size_t used;
     bool full;
+    size_t ring;  /* not 0: `at` is a ring of this size, and the first byte goes to `start` */
+    size_t start;
 } claw_writer;
 
 claw_writer claw_write_into(uint8_t *at, size_t size);
+claw_writer claw_write_into_ring(uint8_t *at, size_t ring, size_t start, size_t size);
+claw_writer claw_write_nowhere(void);
 void claw_put_byte(claw_writer *writer, uint8_t byte);
 void claw_put_uint(claw_writer *writer, uint64_t value);
 void claw_put_int(claw_writer *writer, int64_t value);
@@ -47,6 +51,8 @@ uint64_t claw_get_uint(claw_reader *reader);
 bool claw_get_bool(claw_reader *reader);
 claw_slice claw_get_bytes(claw_reader *reader);
 claw_slice claw_get_text(claw_reader *reader);
+/* UTF-8 in its shortest form. */
+bool claw_is_text(const uint8_t *text, size_t size);
 /* Reads over any one item, checking its form. */
 void claw_skip(claw_reader *reader);
 

@@ -61,7 +61,7 @@ static void answer(claw_sensor *sensor)
     claw_send(sensor, sensor->run.sent_size);
 }
 
-void claw_pairing_end(claw_sensor *sensor, bool refuse)
+void claw_pairing_end(claw_sensor *sensor, bool refuse, claw_failure why)
 {
     bool failed = sensor->run.stage != CLAW_RUN_NONE && sensor->run.stage != CLAW_RUN_SENT_M6;
     crypto_wipe(&sensor->run, sizeof sensor->run);
@@ -71,7 +71,7 @@ void claw_pairing_end(claw_sensor *sensor, bool refuse)
     if (refuse) {
         claw_refuse(sensor);
     }
-    claw_tell(sensor, CLAW_PAIRING_FAILED, 0);
+    claw_tell(sensor, CLAW_PAIRING_FAILED, why);
     if (sensor->window.unanswered >= TAGS_UNANSWERED_MAX) {
         claw_window_close(sensor); /* it was only for that code */
     }
@@ -81,7 +81,7 @@ void claw_pairing_end(claw_sensor *sensor, bool refuse)
 static void disturbed(claw_sensor *sensor)
 {
     if (sensor->run.stage != CLAW_RUN_SENT_M6) {
-        claw_pairing_end(sensor, true);
+        claw_pairing_end(sensor, true, CLAW_BROKEN_RULES);
     }
 }
 
@@ -144,9 +144,14 @@ static bool take_m1(claw_sensor *sensor, const uint8_t *message, size_t size, ui
     bool agrees = m1.version == CLAW_VERSION && m1.ceremony == (uint64_t)window->ceremony &&
                   memchr(m1.suites.bytes, CLAW_SUITE, m1.suites.size) != NULL;
     memcpy(run->sid, m1.nonce, CLAW_NONCE_SIZE);
-    if (waits || !agrees || !claw_random(sensor, run->sid + CLAW_NONCE_SIZE, CLAW_NONCE_SIZE) ||
+    if (waits || !agrees) {
+        claw_refuse(sensor);
+        return false;
+    }
+    if (!claw_random(sensor, run->sid + CLAW_NONCE_SIZE, CLAW_NONCE_SIZE) ||
         !claw_random(sensor, run->scalar, CLAW_KEY_SIZE)) {
         claw_refuse(sensor);
+        claw_tell(sensor, CLAW_PAIRING_FAILED, CLAW_NOTHING_RANDOM);
         return false;
     }
     run->ceremony = (uint8_t)window->ceremony;
@@ -213,7 +218,12 @@ static bool count_attempt(claw_sensor *sensor, const claw_m3 *m3, uint64_t now_m
     }
     sensor->label_attempts += sensor->label_attempts < UINT32_MAX;
     claw_window_wait(sensor, now_ms);
-    if (!claw_flash_save(sensor) || !claw_same(m3->gateway_tag, run->gateway_tag, CLAW_KEY_SIZE)) {
+    if (!claw_flash_save(sensor)) {
+        run->why = CLAW_NOT_STORED;
+        return false;
+    }
+    if (!claw_same(m3->gateway_tag, run->gateway_tag, CLAW_KEY_SIZE)) {
+        run->why = CLAW_WRONG_CODE;
         return false;
     }
     sensor->label_attempts = 0; /* in flash with the new key */
@@ -318,6 +328,7 @@ static bool keep(claw_sensor *sensor, const uint8_t root[CLAW_HASH_SIZE], const 
     claw_expand(slot->psk, sizeof slot->psk, root, "noise psk");
     claw_expand(slot->key_id_key, sizeof slot->key_id_key, root, "key-id key");
     claw_expand(slot->key_id, sizeof slot->key_id, root, "key id");
+    claw_expand(slot->pairing_id, sizeof slot->pairing_id, root, "pairing id");
     claw_expand(slot->advertising_key, sizeof slot->advertising_key, root, "advertising key");
     memcpy(slot->gateway_static, gateway_static, CLAW_KEY_SIZE);
     memset(slot->gateway_id, 0, sizeof slot->gateway_id);
@@ -325,6 +336,7 @@ static bool keep(claw_sensor *sensor, const uint8_t root[CLAW_HASH_SIZE], const 
     bool saved = claw_flash_save(sensor);
     if (!saved) {
         *slot = before;
+        sensor->run.why = CLAW_NOT_STORED;
     } else if (sensor->sessions.pending.slot == CLAW_PENDING) {
         crypto_wipe(&sensor->sessions.pending, sizeof sensor->sessions.pending);
     }
@@ -353,6 +365,7 @@ static bool take_m5(claw_sensor *sensor, uint8_t *message, size_t size)
     }
     if (m5.gateway_tag != NULL) {
         if (!claw_same(m5.gateway_tag, run->gateway_tag, CLAW_KEY_SIZE)) {
+            run->why = CLAW_WRONG_CODE;
             return false;
         }
         sensor->window.unanswered = 0;
@@ -394,7 +407,7 @@ void claw_pairing_take(claw_sensor *sensor, uint8_t *message, size_t size, uint6
     unsigned stage = (unsigned)run->stage; /* that many messages were taken */
     if (message[0] == CLAW_REFUSE) {
         if (stage != CLAW_RUN_SENT_M6) {
-            claw_pairing_end(sensor, false);
+            claw_pairing_end(sensor, false, CLAW_REFUSED);
         }
         return;
     }
@@ -417,7 +430,7 @@ void claw_pairing_take(claw_sensor *sensor, uint8_t *message, size_t size, uint6
                  : number == 1 ? take_m3(sensor, message, size, now_ms)
                                : take_m5(sensor, message, size);
     if (!taken) {
-        claw_pairing_end(sensor, true);
+        claw_pairing_end(sensor, true, (claw_failure)run->why);
         return;
     }
     memcpy(run->heard[number], digest, sizeof run->heard[number]);

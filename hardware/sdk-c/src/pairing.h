@@ -13,6 +13,7 @@ typedef enum { CLAW_RUN_NONE, CLAW_RUN_SENT_M2, CLAW_RUN_SENT_M4, CLAW_RUN_SENT_
 typedef struct {
     claw_run_stage stage;
     uint8_t ceremony;
+    uint8_t why;                           /* it fails, if it fails */
     uint64_t until_ms;
     char gateway_id[CLAW_ID_MAX + 1];
     uint8_t sid[32];                       /* gateway nonce, own nonce */
@@ -28,8 +29,6 @@ typedef struct {
 
 /* M1, M3, M5 or Refuse. The message may be changed. */
 void claw_pairing_take(claw_sensor *sensor, uint8_t *message, size_t size, uint64_t now_ms);
-/* Ends the run, if there is one before M6. */
-void claw_pairing_end(claw_sensor *sensor, bool refuse);
 
 /* Absorbs lv(message without some keys); bit k of `without` is key k. The message was read before. */
 void claw_hash_without(crypto_sha512_ctx *hash, const uint8_t *message, size_t size, unsigned without);

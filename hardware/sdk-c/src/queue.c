@@ -2,15 +2,6 @@
 
 #include "clawgate.h"
 
-static void write_at(claw_sensor *sensor, size_t at, const uint8_t *bytes, size_t size)
-{
-    size_t place = (sensor->telemetry.start + at) % sensor->unit.queue_size;
-    for (size_t i = 0; i < size; i++) {
-        sensor->unit.queue[place] = bytes[i];
-        place = place + 1 == sensor->unit.queue_size ? 0 : place + 1;
-    }
-}
-
 void claw_queue_copy(const claw_sensor *sensor, size_t at, uint8_t *out, size_t size)
 {
     size_t place = (sensor->telemetry.start + at) % sensor->unit.queue_size;
@@ -45,21 +36,24 @@ static void drop_oldest(claw_sensor *sensor)
     telemetry->next_at = telemetry->next_at > size ? telemetry->next_at - size : 0;
 }
 
-uint32_t claw_queue_put(claw_sensor *sensor, const uint8_t *pack, uint16_t size, bool has_time, uint64_t uptime_ms)
+uint32_t claw_queue_put(claw_sensor *sensor, uint16_t size, bool has_time, uint64_t uptime_ms, claw_writer *pack)
 {
     claw_telemetry *telemetry = &sensor->telemetry;
-    uint8_t head[CLAW_ENTRY_HEAD] = {(uint8_t)(size >> 8), (uint8_t)size, has_time};
-    for (size_t i = 0; i < 8; i++) {
-        head[3 + i] = (uint8_t)(uptime_ms >> (56 - 8 * i));
-    }
     uint32_t dropped = 0;
     while (sensor->unit.queue_size - telemetry->used < CLAW_ENTRY_HEAD + (size_t)size) {
         drop_oldest(sensor);
         dropped++;
     }
-    write_at(sensor, telemetry->used, head, sizeof head);
-    write_at(sensor, telemetry->used + sizeof head, pack, size);
-    telemetry->used += sizeof head + size;
+    size_t place = telemetry->start + telemetry->used, ring = sensor->unit.queue_size;
+    claw_writer entry = claw_write_into_ring(sensor->unit.queue, ring, place % ring, CLAW_ENTRY_HEAD);
+    claw_put_byte(&entry, (uint8_t)(size >> 8));
+    claw_put_byte(&entry, (uint8_t)size);
+    claw_put_byte(&entry, has_time);
+    for (size_t i = 0; i < 8; i++) {
+        claw_put_byte(&entry, (uint8_t)(uptime_ms >> (56 - 8 * i)));
+    }
+    *pack = claw_write_into_ring(sensor->unit.queue, ring, (place + CLAW_ENTRY_HEAD) % ring, size);
+    telemetry->used += CLAW_ENTRY_HEAD + (size_t)size;
     telemetry->made++;
     return dropped;
 }

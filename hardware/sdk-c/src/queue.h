@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cbor.h"
 #include "clawgate_limits.h"
 
 /* Entry: size of the pack (2 bytes), clock set (1), uptime at the capture (8), the pack. */
@@ -18,8 +19,9 @@ typedef struct {
     uint64_t uptime_ms;
 } claw_entry;
 
-/* Puts a reading at the end, dropping the oldest ones as needed. Gives how many; the pack must fit at all. */
-uint32_t claw_queue_put(claw_sensor *sensor, const uint8_t *pack, uint16_t size, bool has_time, uint64_t uptime_ms);
+/* Makes a place for a reading at the end, dropping the oldest ones as needed. Gives how many; the pack must fit at all.
+ * The caller writes exactly `size` bytes into `pack`. */
+uint32_t claw_queue_put(claw_sensor *sensor, uint16_t size, bool has_time, uint64_t uptime_ms, claw_writer *pack);
 /* Forgets readings up to this number. */
 void claw_queue_forget(claw_sensor *sensor, uint64_t number);
 /* Sets which reading is sent next. */

@@ -21,17 +21,21 @@ void claw_tell(claw_sensor *sensor, claw_event event, uint32_t value)
 }
 
 /* BLE: the message in values of at most `value_max` bytes, each behind its header byte. */
-static bool send_values(claw_sensor *sensor, size_t size)
+bool claw_send_rest(claw_sensor *sensor)
 {
     uint8_t *message = (uint8_t *)&sensor->outbox + offsetof(claw_outbox, message);
     size_t piece = sensor->value_max - 1u;
-    for (size_t at = 0, index = 0; at < size; at += piece, index++) {
-        size_t length = size - at < piece ? size - at : piece;
-        uint8_t *value = message + at - 1; /* lies ahead of the message, or was sent already */
-        *value = (uint8_t)((at == 0 ? 0x80 : 0) | (at + length == size ? 0x40 : 0) | (index & 0x3f));
+    while (sensor->rest_size > 0) {
+        size_t length = sensor->rest_size < piece ? sensor->rest_size : piece;
+        uint8_t *value = message + sensor->rest_at - 1; /* lies ahead of the message, or was sent already */
+        *value = (uint8_t)((sensor->rest_at == 0 ? 0x80 : 0) | (length == sensor->rest_size ? 0x40 : 0) |
+                           (sensor->rest_index & 0x3f));
         if (!sensor->board.send(sensor->board.context, value, 1 + length)) {
             return false;
         }
+        sensor->rest_at += length;
+        sensor->rest_size -= length;
+        sensor->rest_index++;
     }
     return true;
 }
@@ -39,7 +43,11 @@ static bool send_values(claw_sensor *sensor, size_t size)
 bool claw_send(claw_sensor *sensor, size_t size)
 {
     if (sensor->unit.link == CLAW_BLE) {
-        return send_values(sensor, size);
+        sensor->rest_at = 0;
+        sensor->rest_size = size;
+        sensor->rest_index = 0;
+        claw_send_rest(sensor);
+        return true;
     }
     size_t frame_size;
     const uint8_t *frame = claw_outbox_frame(&sensor->outbox, size, &frame_size);
@@ -70,24 +78,41 @@ void claw_hash_names(crypto_sha512_ctx *hash, const claw_sensor *sensor, const c
     claw_hash_lv(hash, link_name(sensor), strlen(link_name(sensor)));
 }
 
+static bool is_text(const char *text, size_t max)
+{
+    size_t size = strlen(text);
+    return size <= max && claw_is_text((const uint8_t *)text, size);
+}
+
 static bool is_unit_sound(const claw_unit *unit)
 {
     uint8_t prs[CLAW_PRS_SIZE];
     return claw_is_id((const uint8_t *)unit->device_id, strlen(unit->device_id)) &&
-           strlen(unit->name) <= CLAW_NAME_MAX && strlen(unit->firmware) <= CLAW_NAME_MAX &&
-           strlen(unit->capabilities) <= CLAW_CAPABILITIES_MAX &&
+           is_text(unit->name, CLAW_NAME_MAX) && is_text(unit->firmware, CLAW_NAME_MAX) &&
+           is_text(unit->capabilities, CLAW_CAPABILITIES_MAX) &&
            (unit->label == NULL || claw_code_parse(unit->label, prs)) && unit->queue != NULL && unit->queue_size > 0;
 }
 
-/* A unit that is as it left the factory: a new static key, no pairing. */
-static claw_status make_new(claw_sensor *sensor)
+/* A unit as it left the factory has a new static key and no pairing. */
+claw_status claw_forget(claw_sensor *sensor)
 {
-    crypto_wipe(sensor->slots, sizeof sensor->slots);
-    sensor->label_attempts = 0;
-    if (!claw_random(sensor, sensor->static_secret, CLAW_KEY_SIZE)) {
+    uint8_t secret[CLAW_KEY_SIZE];
+    if (!claw_random(sensor, secret, sizeof secret)) {
         return CLAW_NO_RANDOM;
     }
-    return claw_flash_save(sensor) ? CLAW_OK : CLAW_NO_FLASH;
+    if (!claw_flash_save_new(sensor, secret)) {
+        crypto_wipe(secret, sizeof secret);
+        return CLAW_NO_FLASH;
+    }
+    memcpy(sensor->static_secret, secret, sizeof secret);
+    crypto_x25519_public_key(sensor->static_public, sensor->static_secret);
+    crypto_wipe(secret, sizeof secret);
+    crypto_wipe(sensor->slots, sizeof sensor->slots);
+    crypto_wipe(&sensor->sessions.pending, sizeof sensor->sessions.pending);
+    sensor->label_attempts = 0;
+    claw_pairing_end(sensor, false, CLAW_CANCELLED);
+    claw_window_close(sensor);
+    return CLAW_OK;
 }
 
 claw_status claw_start(claw_sensor *sensor, const claw_board *board, const claw_unit *unit, const uint8_t *flash,
@@ -98,58 +123,54 @@ claw_status claw_start(claw_sensor *sensor, const claw_board *board, const claw_
     sensor->unit = *unit;
     sensor->value_max = 20;
     if (!is_unit_sound(unit)) {
-        return CLAW_BAD_UNIT;
+        sensor->status = CLAW_BAD_UNIT;
+    } else if (flash == NULL) {
+        sensor->status = claw_forget(sensor);
+    } else if (!claw_flash_load(sensor, flash)) {
+        sensor->status = CLAW_BAD_FLASH;
+    } else {
+        crypto_x25519_public_key(sensor->static_public, sensor->static_secret);
     }
-    if (flash != NULL && !claw_flash_load(sensor, flash)) {
-        return CLAW_BAD_FLASH;
+    if (sensor->status == CLAW_OK && !claw_telemetry_reset(sensor)) {
+        sensor->status = CLAW_NO_RANDOM;
     }
-    claw_status status = flash == NULL ? make_new(sensor) : CLAW_OK;
-    if (status == CLAW_OK && !claw_telemetry_reset(sensor)) {
-        status = CLAW_NO_RANDOM;
-    }
-    if (status != CLAW_OK) {
-        return status;
-    }
-    crypto_x25519_public_key(sensor->static_public, sensor->static_secret);
     claw_window_wait(sensor, now_ms);
-    sensor->running = true;
-    return CLAW_OK;
+    return sensor->status;
 }
 
 claw_status claw_factory_reset(claw_sensor *sensor, uint64_t now_ms)
 {
-    sensor->running = false;
-    claw_pairing_end(sensor, false);
-    claw_window_close(sensor);
-    claw_session_end(sensor);
-    crypto_wipe(&sensor->sessions, sizeof sensor->sessions);
-    claw_status status = make_new(sensor);
+    if (sensor->status == CLAW_BAD_UNIT) {
+        return CLAW_BAD_UNIT;
+    }
+    claw_status status = claw_forget(sensor);
     if (status != CLAW_OK) {
         return status;
     }
-    if (!claw_telemetry_reset(sensor)) {
-        return CLAW_NO_RANDOM;
-    }
-    crypto_x25519_public_key(sensor->static_public, sensor->static_secret);
+    claw_session_end(sensor);
+    crypto_wipe(&sensor->sessions, sizeof sensor->sessions);
     claw_window_wait(sensor, now_ms);
-    sensor->running = true;
-    return CLAW_OK;
+    sensor->status = claw_telemetry_reset(sensor) ? CLAW_OK : CLAW_NO_RANDOM;
+    return sensor->status;
 }
 
 void claw_connected(claw_sensor *sensor, uint16_t value_max)
 {
     memset(&sensor->inbox, 0, sizeof sensor->inbox);
-    sensor->value_max = value_max < 20 ? 20 : value_max;
+    sensor->rest_size = 0;
+    sensor->value_max = value_max < 20 ? 20 : value_max > 512 ? 512 : value_max;
 }
 
 claw_status claw_button(claw_sensor *sensor, uint64_t now_ms)
 {
-    if (!sensor->running) {
-        return CLAW_BAD_FLASH;
+    if (sensor->status != CLAW_OK) {
+        return sensor->status;
     }
     if (sensor->label_attempts > 0) {
+        uint32_t attempts = sensor->label_attempts;
         sensor->label_attempts = 0;
         if (!claw_flash_save(sensor)) {
+            sensor->label_attempts = attempts;
             return CLAW_NO_FLASH;
         }
     }
@@ -160,8 +181,8 @@ claw_status claw_button(claw_sensor *sensor, uint64_t now_ms)
 claw_status claw_enter_code(claw_sensor *sensor, const char *code, uint64_t now_ms)
 {
     uint8_t prs[CLAW_PRS_SIZE];
-    if (!sensor->running) {
-        return CLAW_BAD_FLASH;
+    if (sensor->status != CLAW_OK) {
+        return sensor->status;
     }
     if (!claw_code_parse(code, prs)) {
         return CLAW_BAD_CODE;
@@ -174,6 +195,32 @@ claw_status claw_enter_code(claw_sensor *sensor, const char *code, uint64_t now_
 bool claw_is_paired(const claw_sensor *sensor)
 {
     return sensor->slots[CLAW_CURRENT].present || sensor->slots[CLAW_PENDING].present;
+}
+
+static uint32_t window_seconds(const claw_window *window, uint64_t now_ms)
+{
+    bool open = window->ceremony != CLAW_CLOSED && window->until_ms > now_ms;
+    return open ? (uint32_t)((window->until_ms - now_ms) / 1000) : 0;
+}
+
+claw_state claw_look(const claw_sensor *sensor, uint64_t now_ms)
+{
+    const claw_slot *slot = &sensor->slots[sensor->slots[CLAW_PENDING].present ? CLAW_PENDING : CLAW_CURRENT];
+    claw_state state = {0};
+    if (slot->present) {
+        state.gateway = slot->gateway_id;
+        for (size_t i = 0; i < sizeof slot->pairing_id; i++) {
+            state.pairing_id = state.pairing_id << 8 | slot->pairing_id[i];
+        }
+    }
+    state.connected = sensor->sessions.live.present;
+    state.clock_set = sensor->telemetry.clock_set;
+    state.window = (uint8_t)sensor->window.ceremony;
+    state.window_s = window_seconds(&sensor->window, now_ms);
+    state.label_attempts = sensor->label_attempts;
+    state.epoch = sensor->telemetry.epoch;
+    state.made = sensor->telemetry.made;
+    return state;
 }
 
 /* 3 random bytes, and 5 of their HMAC: who holds the pairing knows the unit by it. Two keys are shown in turn. */
@@ -229,7 +276,7 @@ static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
         claw_put_uint(&writer, 1);
         claw_put_uint(&writer, window->ceremony);
         claw_put_uint(&writer, 2);
-        claw_put_uint(&writer, window->until_ms > now_ms ? (window->until_ms - now_ms) / 1000 : 0);
+        claw_put_uint(&writer, window_seconds(window, now_ms));
         claw_put_uint(&writer, 3);
         claw_put_uint(&writer, window->id);
     }
@@ -316,11 +363,11 @@ static uint64_t expire(claw_sensor *sensor, uint64_t now_ms)
 {
     uint64_t next_ms = UINT64_MAX;
     if (sensor->window.ceremony != CLAW_CLOSED && now_ms >= sensor->window.until_ms) {
-        claw_pairing_end(sensor, false);
+        claw_pairing_end(sensor, false, CLAW_TIME_OVER);
         claw_window_close(sensor);
     }
     if (sensor->run.stage != CLAW_RUN_NONE && now_ms >= sensor->run.until_ms) {
-        claw_pairing_end(sensor, false);
+        claw_pairing_end(sensor, false, CLAW_TIME_OVER);
     }
     if (sensor->window.ceremony != CLAW_CLOSED) {
         next_ms = sensor->window.until_ms;
@@ -333,7 +380,7 @@ static uint64_t expire(claw_sensor *sensor, uint64_t now_ms)
 
 void claw_receive(claw_sensor *sensor, const uint8_t *bytes, size_t size, uint64_t now_ms)
 {
-    if (!sensor->running) {
+    if (sensor->status != CLAW_OK) {
         return;
     }
     expire(sensor, now_ms);
@@ -354,7 +401,7 @@ void claw_receive(claw_sensor *sensor, const uint8_t *bytes, size_t size, uint64
 
 uint64_t claw_poll(claw_sensor *sensor, uint64_t now_ms)
 {
-    if (!sensor->running) {
+    if (sensor->status != CLAW_OK) {
         return UINT64_MAX;
     }
     uint64_t next_ms = expire(sensor, now_ms);

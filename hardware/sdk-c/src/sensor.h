@@ -25,9 +25,16 @@ enum {
 
 bool claw_random(claw_sensor *sensor, void *out, size_t size);
 void claw_tell(claw_sensor *sensor, claw_event event, uint32_t value);
-/* Sends the message that lies in the outbox. False: the line has no room. */
+/* Sends the message that lies in the outbox. False: the line has no room. On BLE it is always taken: what does not go at
+ * once follows; another message replaces it, and the gateway then discards what it has of it. */
 bool claw_send(claw_sensor *sensor, size_t size);
+/* Sends what is left of it. Gives whether nothing is left. */
+bool claw_send_rest(claw_sensor *sensor);
 void claw_refuse(claw_sensor *sensor);
+/* Forgets both keys and the static key, in flash first. The live session stays. Not CLAW_OK: nothing was changed. */
+claw_status claw_forget(claw_sensor *sensor);
+/* Ends the run of pairing; if it was before M6, it failed. */
+void claw_pairing_end(claw_sensor *sensor, bool refuse, claw_failure why);
 /* Blinks, if it did not in the last ten seconds. */
 bool claw_blink(claw_sensor *sensor, uint64_t seconds, uint64_t now_ms);
 /* lv(`sensor` || device id) || lv(`gateway` || gateway id) || lv(`uart` or `ble`), and how long that is. */

@@ -169,6 +169,7 @@ static void take_over(claw_sensor *sensor)
         sensor->slots[CLAW_CURRENT] = sensor->slots[CLAW_PENDING];
         crypto_wipe(&sensor->slots[CLAW_PENDING], sizeof(claw_slot));
         sessions->pending.slot = CLAW_CURRENT;
+        claw_tell(sensor, CLAW_KEY_PROVEN, 0);
         /* If this store fails, both keys stay in flash, and the next start promotes again. */
         claw_flash_save(sensor);
     }

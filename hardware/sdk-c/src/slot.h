@@ -13,6 +13,7 @@ typedef struct {
     uint8_t psk[CLAW_KEY_SIZE];
     uint8_t key_id_key[CLAW_KEY_SIZE];
     uint8_t key_id[8];
+    uint8_t pairing_id[8];
     uint8_t advertising_key[CLAW_KEY_SIZE];
     uint8_t gateway_static[CLAW_KEY_SIZE];
     char gateway_id[CLAW_ID_MAX + 1];
@@ -20,6 +21,8 @@ typedef struct {
 
 /* Stores the sensor's lasting state as it is now. */
 bool claw_flash_save(claw_sensor *sensor);
+/* Stores that of a unit which was never paired, with this static key. */
+bool claw_flash_save_new(claw_sensor *sensor, const uint8_t static_secret[CLAW_KEY_SIZE]);
 /* Takes it from CLAW_FLASH_SIZE stored bytes. False: damaged. */
 bool claw_flash_load(claw_sensor *sensor, const uint8_t *flash);
 

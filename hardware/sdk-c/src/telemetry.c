@@ -24,6 +24,7 @@ enum { MEMORY_FULL = 0 };
 #define WAIT_MAX_S 30
 #define GO_BACK_EVERY_MS 1000
 #define LINE_BUSY_MS 2
+#define TIME_MAX_MS UINT64_C(253402300799999) /* the end of the year 9999 */
 
 bool claw_telemetry_reset(claw_sensor *sensor)
 {
@@ -218,6 +219,9 @@ static void resend(claw_sensor *sensor, uint64_t now_ms)
 uint64_t claw_telemetry_poll(claw_sensor *sensor, uint64_t now_ms)
 {
     claw_telemetry *telemetry = &sensor->telemetry;
+    if (!claw_send_rest(sensor)) {
+        return now_ms + LINE_BUSY_MS;
+    }
     if (telemetry->hello == CLAW_HELLO_DUE ||
         (telemetry->hello == CLAW_HELLO_SENT && now_ms >= telemetry->hello_again_ms)) {
         if (!say_hello(sensor, now_ms)) {
@@ -228,9 +232,12 @@ uint64_t claw_telemetry_poll(claw_sensor *sensor, uint64_t now_ms)
         return now_ms + LINE_BUSY_MS;
     }
     if (telemetry->unpair_due && !telemetry->reply_due) {
-        if (claw_factory_reset(sensor, now_ms) == CLAW_OK) {
-            claw_tell(sensor, CLAW_UNPAIRED, 0);
+        claw_session_end(sensor);
+        claw_window_wait(sensor, now_ms);
+        if (!claw_telemetry_reset(sensor)) {
+            sensor->status = CLAW_NO_RANDOM;
         }
+        claw_tell(sensor, CLAW_UNPAIRED, 0);
         return UINT64_MAX;
     }
     if (telemetry->hello == CLAW_HELLO_SENT) {
@@ -291,6 +298,10 @@ static uint8_t carry_out(claw_sensor *sensor, uint64_t what, bool has_seconds, u
         seconds = seconds > CLAW_WINDOW_S ? CLAW_WINDOW_S : seconds;
         return claw_window_open_label(sensor, (uint32_t)seconds, now_ms) == CLAW_OK ? DONE : REFUSED;
     case DO_UNPAIR:
+        /* Done is said when it is: the keys go first, the live session carries the reply and ends after it. */
+        if (claw_forget(sensor) != CLAW_OK) {
+            return REFUSED;
+        }
         sensor->telemetry.unpair_due = true;
         return DONE;
     default:
@@ -323,7 +334,7 @@ void claw_telemetry_take(claw_sensor *sensor, const uint8_t *text, size_t size, 
     }
     if (type == ACK && seen[1] && seen[2] && seen[3]) {
         take_ack(sensor, value[1], value[2], value[3], now_ms);
-    } else if (type == TIME && seen[1] && value[1] <= INT64_MAX) {
+    } else if (type == TIME && seen[1] && value[1] <= TIME_MAX_MS) {
         telemetry->clock_offset_ms = (int64_t)(value[1] - now_ms);
         telemetry->clock_set = true;
         claw_tell(sensor, CLAW_CLOCK_SET, 0);
@@ -372,22 +383,28 @@ static void write_pack(claw_writer *writer, const claw_telemetry *telemetry, con
     }
 }
 
+static bool is_text(const char *text)
+{
+    return claw_is_text((const uint8_t *)text, strlen(text));
+}
+
 claw_status claw_report(claw_sensor *sensor, const claw_value *values, size_t count, uint64_t now_ms)
 {
     claw_telemetry *telemetry = &sensor->telemetry;
-    bool finite = count > 0;
+    bool sound = count > 0;
     for (size_t i = 0; i < count; i++) {
-        finite = finite && values[i].value - values[i].value == 0.0;
+        sound = sound && values[i].value - values[i].value == 0.0 && is_text(values[i].name) &&
+                (values[i].unit == NULL || is_text(values[i].unit));
     }
-    /* The outbox is free between two calls: nothing is kept in it. */
-    claw_writer writer = claw_write_into(sensor->outbox.message, CLAW_MESSAGE_MAX);
-    write_pack(&writer, telemetry, values, count, now_ms);
-    size_t in_record = 2 + 2 * (1 + 9) + 2 * (1 + 3) + 3 + 9 + writer.used;
-    if (!sensor->running || !finite || writer.full || in_record > CLAW_RECORD_TEXT_MAX ||
-        CLAW_ENTRY_HEAD + writer.used > sensor->unit.queue_size) {
+    claw_writer size = claw_write_nowhere(), pack;
+    write_pack(&size, telemetry, values, sound ? count : 0, now_ms);
+    size_t in_record = 2 + 2 * (1 + 9) + 2 * (1 + 3) + 3 + 9 + size.used;
+    if (sensor->status != CLAW_OK || !sound || in_record > CLAW_RECORD_TEXT_MAX ||
+        CLAW_ENTRY_HEAD + size.used > sensor->unit.queue_size) {
         return CLAW_BAD_READING;
     }
-    uint32_t dropped = claw_queue_put(sensor, writer.at, (uint16_t)writer.used, telemetry->clock_set, now_ms);
+    uint32_t dropped = claw_queue_put(sensor, (uint16_t)size.used, telemetry->clock_set, now_ms, &pack);
+    write_pack(&pack, telemetry, values, count, now_ms);
     if (dropped > 0) {
         claw_tell(sensor, CLAW_DROPPED, dropped);
     }
@@ -397,9 +414,4 @@ claw_status claw_report(claw_sensor *sensor, const claw_value *values, size_t co
 uint64_t claw_held(const claw_sensor *sensor)
 {
     return sensor->telemetry.made + 1 - sensor->telemetry.first;
-}
-
-bool claw_is_clock_set(const claw_sensor *sensor)
-{
-    return sensor->telemetry.clock_set;
 }

@@ -13,7 +13,7 @@ claw_status claw_window_open(claw_sensor *sensor, claw_ceremony ceremony, const 
     if (!claw_random(sensor, &id, sizeof id)) {
         return CLAW_NO_RANDOM;
     }
-    claw_pairing_end(sensor, false);
+    claw_pairing_end(sensor, false, CLAW_CANCELLED);
     seconds = seconds > CLAW_WINDOW_S ? CLAW_WINDOW_S : seconds;
     window->ceremony = ceremony;
     memcpy(window->prs, prs, CLAW_PRS_SIZE);

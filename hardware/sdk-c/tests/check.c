@@ -96,12 +96,14 @@ blob from_page(const char *section, const char *name)
     return from_hex(behind(at, mark, name));
 }
 
-blob from_line(const char *name)
+blob from_line(const char *heading, const char *name)
 {
     char mark[128], line[512];
     blob out = {.size = 0};
+    snprintf(mark, sizeof mark, "\n## %s\n", heading);
+    const char *at = behind(read_all("docs/protocol.md"), mark, name);
     snprintf(mark, sizeof mark, "\n%s ", name);
-    for (const char *at = read_all("docs/protocol.md"); out.size == 0;) {
+    while (out.size == 0) {
         at = behind(at, mark, name); /* prose may begin with the same word: that is not hex */
         snprintf(line, sizeof line, "%.*s", (int)strcspn(at, "\n"), at);
         out = from_hex(line);

@@ -21,8 +21,8 @@ int check_report(void);
 blob from_hex(const char *hex);
 /* A value of docs/protocol.md's worked example: the block `# name` behind the heading `### section`. */
 blob from_page(const char *section, const char *name);
-/* An example in the text of docs/protocol.md: a line `name  hex`. */
-blob from_line(const char *name);
+/* An example in the text of docs/protocol.md: a line `name  hex`, the first of that name behind a heading. */
+blob from_line(const char *heading, const char *name);
 /* "name": "hex" in a JSON file of vectors, the n-th of that name. */
 blob from_json(const char *file, const char *name, int n);
 

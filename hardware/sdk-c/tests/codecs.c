@@ -19,7 +19,7 @@ static void frames_are_those_of_the_page(void)
 {
     static claw_outbox outbox;
     claw_inbox inbox = {.message = 0};
-    blob probe = from_line("Probe"), frame = from_line("its frame"), cut = from_hex("00010ac001a101019d18cd567f00");
+    blob probe = from_line("Frames", "Probe"), frame = from_line("Frames", "its frame"), cut = from_hex("00010ac001a101019d18cd567f00");
     size_t size;
     memcpy(outbox.message, probe.bytes, probe.size);
     const uint8_t *made = claw_outbox_frame(&outbox, probe.size, &size);
@@ -56,7 +56,7 @@ static void a_frame_of_any_size_comes_back_and_noise_is_dropped(void)
 static void fragments_are_those_of_the_page(void)
 {
     claw_inbox inbox = {.message = 0};
-    blob one = from_line("fragment 1"), two = from_line("fragment 2"), three = from_line("fragment 3");
+    blob one = from_line("Fragments", "fragment 1"), two = from_line("Fragments", "fragment 2"), three = from_line("Fragments", "fragment 3");
     CHECK(claw_inbox_value(&inbox, one.bytes, one.size) == 0);
     CHECK(claw_inbox_value(&inbox, two.bytes, two.size) == 0);
     CHECK(claw_inbox_value(&inbox, three.bytes, three.size) == 45);

@@ -199,7 +199,7 @@ static void damaged_flash_is_told_and_only_a_reset_helps(void)
 /* The page's unit does both suites and takes 2048 bytes; this one does suite 1 and takes 256. */
 static void an_ident_is_that_of_the_page(void)
 {
-    blob probe = from_line("Probe"), unpaired = from_line("Ident"), paired = from_line("paired"), ident;
+    blob probe = from_line("Frames", "Probe"), unpaired = from_line("Discovery", "Ident"), paired = from_line("Discovery", "paired"), ident;
     bench_start(&b, LABEL);
     b.unit.device_id = "th-kit-7f3a";
     bench_power_cycle(&b, 0);
@@ -219,7 +219,7 @@ static void an_ident_is_that_of_the_page(void)
 
 static void identify_blinks_at_most_every_ten_seconds(void)
 {
-    blob identify = from_line("Identify");
+    blob identify = from_line("Discovery", "Identify");
     bench_start(&b, LABEL);
     bench_say(&b, &identify, 0);
     bench_say(&b, &identify, 9999);

@@ -40,7 +40,7 @@ static bool begins_with(size_t n, uint8_t number)
 
 static void a_reading_is_that_of_the_page(void)
 {
-    blob pack = from_line("Readings"), with_uptime = from_line("with uptime");
+    blob pack = from_line("Telemetry", "Readings"), with_uptime = from_line("Telemetry", "with uptime");
     begin();
     blob hello = bench_open(&b, 0);
     CHECK(hello.bytes[0] == 0x46 && hello.bytes[13] == 1);
@@ -195,7 +195,7 @@ static void hello_is_said_again_until_it_is_answered(void)
 
 static void commands_are_carried_out_and_answered(void)
 {
-    blob reply = from_line("Reply"), refused = from_hex("45a201070201"), done;
+    blob reply = from_line("Telemetry", "Reply"), refused = from_hex("45a201070201"), done;
     begin();
     ack(0, 1, 0);
     bench_record(&b, "44a301070201030a", 0); /* identify, 10 s */
