@@ -535,13 +535,16 @@ fn commands_are_answered_and_unpairing_erases_the_keys_after_the_answer() {
     table.desk.command(1, Action::Identify { seconds: 500 });
     table.desk.command(2, Action::Unknown(77));
     table.desk.command(3, Action::OpenWindow { seconds: 10 });
+    table.desk.command(5, Action::Identify { seconds: 1 });
     table.run_for(100);
     assert!(table.events.contains(&Event::Blink { seconds: 60 }), "bounded");
+    assert!(!table.events.contains(&Event::Blink { seconds: 1 }), "too soon after the last one");
     assert!(table.sensor.window(table.now_ms).is_some());
     table.desk.command(4, Action::Unpair);
     table.run_for(100);
     let statuses: Vec<_> = table.desk.replies.iter().map(|reply| (reply.id, reply.status)).collect();
-    assert_eq!(statuses, [(1, Status::Ok), (2, Status::Refused), (3, Status::Ok), (4, Status::Ok)]);
+    let expected = [(1, Status::Ok), (2, Status::Refused), (3, Status::Ok), (5, Status::Busy), (4, Status::Ok)];
+    assert_eq!(statuses, expected);
     assert!(!table.sensor.is_paired() && table.events.contains(&Event::Unpaired));
     table.power_cycle();
     assert!(!table.sensor.is_paired(), "erased in the flash too");

@@ -38,7 +38,7 @@ use window::Window;
 /// The longest pack of one reading.
 pub const MAX_PACK: usize = 1024;
 
-/// The shortest time between two `Identify` from outside of a session.
+/// The shortest time between two `Identify`, be it from outside of a session or as a command in one.
 const IDENTIFY_EVERY_MS: u64 = 10_000;
 /// The longest blink.
 const MAX_BLINK_S: u16 = 60;
@@ -218,11 +218,8 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
         match kind {
             Kind::Probe => self.due.ident |= discovery::decode_probe(message).is_ok(),
             Kind::Identify => {
-                if let Ok(seconds) = discovery::decode_identify(message)
-                    && now_ms >= self.identify_after_ms
-                {
-                    self.identify_after_ms = now_ms.saturating_add(IDENTIFY_EVERY_MS);
-                    self.event(Event::Blink { seconds: seconds.min(MAX_BLINK_S) });
+                if let Ok(seconds) = discovery::decode_identify(message) {
+                    let _ = self.blink(seconds, now_ms);
                 }
             }
             Kind::M1 | Kind::M3 | Kind::M5 | Kind::Refuse => self.handle_pairing(kind, message, now_ms),
@@ -403,10 +400,8 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
 
     fn handle_command(&mut self, command: Command, now_ms: u64) {
         let status = match command.action {
-            Action::Identify { seconds } => {
-                self.event(Event::Blink { seconds: seconds.min(MAX_BLINK_S) });
-                Status::Ok
-            }
+            Action::Identify { seconds } if self.blink(seconds, now_ms) => Status::Ok,
+            Action::Identify { .. } => Status::Busy,
             Action::OpenWindow { seconds } => match self.open_label(seconds, now_ms) {
                 Ok(()) => Status::Ok,
                 Err(WindowError::NoLabel) => Status::Refused,
@@ -419,6 +414,16 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
         };
         // A gateway that sends more commands than it takes replies for loses replies, no more.
         let _ = self.due.replies.push_back(Reply { id: command.id, status });
+    }
+
+    /// Blinks, unless the last time is too near; whether it does.
+    fn blink(&mut self, seconds: u16, now_ms: u64) -> bool {
+        if now_ms < self.identify_after_ms {
+            return false;
+        }
+        self.identify_after_ms = now_ms.saturating_add(IDENTIFY_EVERY_MS);
+        self.event(Event::Blink { seconds: seconds.min(MAX_BLINK_S) });
+        true
     }
 
     fn transmit_record(&mut self, out: &mut [u8], now_ms: u64) -> Option<usize> {
