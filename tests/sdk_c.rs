@@ -7,26 +7,22 @@
 mod daemon;
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
+#[path = "support/serial_site.rs"]
+mod serial_site;
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clawgate::clock::Clock;
-use clawgate::token::key::SigningKey;
-use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use daemon::Daemon;
-use mqtt_client::{By, Connect, MqttClient};
 use serde_json::Value as Json;
-use support::{DEADLINE, free_port};
-use tempfile::TempDir;
+use serial_site::{Site, wait_for_sensor};
+use support::DEADLINE;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const LABEL: &str = "K7QF-3M9B";
@@ -117,88 +113,6 @@ impl Drop for Sensor {
     }
 }
 
-/// A daemon in standalone mode, for one sensor and one subscriber.
-struct Site {
-    folder: TempDir,
-    broker: SocketAddr,
-    issuer: String,
-    /// How often each value came: every reading has one of its own.
-    arrived: Arc<Mutex<BTreeMap<u64, usize>>>,
-}
-
-impl Site {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let key = SigningKey::load_or_create(&folder.path().join("dash.pem")).unwrap();
-        std::fs::write(folder.path().join("dash.pub.pem"), key.public_pem().unwrap()).unwrap();
-        let broker = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let issuer = format!("127.0.0.1:{}", free_port());
-        Self { folder, broker, issuer, arrived: Arc::default() }
-    }
-
-    fn daemon(&self) -> Daemon {
-        let folder = self.folder.path();
-        let config = format!(
-            "mode = \"standalone\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 50\n\
-             [uart.ports.line1]\npath = \"{}\"\n[issuer]\nlisten = {:?}\n[standalone]\nlisten = \"{}\"\n\
-             [standalone.subscribers.dash]\npublic_key = \"{}\"\ntopics = [\"claw/v1/default/gw-1/#\"]\n",
-            folder.join("line").display(),
-            self.issuer,
-            self.broker,
-            folder.join("dash.pub.pem").display(),
-        );
-        Daemon::start(folder, &config)
-    }
-
-    /// Counts what arrives, until this daemon ends.
-    async fn subscribe(&self) {
-        let key = SigningKey::load(&self.folder.path().join("dash.pem")).unwrap();
-        let url = format!("http://{}", self.issuer);
-        let options = OauthOptions { url, client_id: "dash".to_owned(), key, ca: None };
-        let token = OauthIssuer::new(options, Clock::system()).unwrap().own_token("claw").await.unwrap();
-        let connect = Connect {
-            addr: self.broker,
-            tls: None,
-            client_id: "dash",
-            token: token.bearer(),
-            by: By::Password,
-            will: None,
-            keeps_session: false,
-        };
-        let mut client = MqttClient::connect(connect).await.unwrap();
-        client.subscribe("claw/v1/default/gw-1/c-1/up/telemetry").await;
-        let arrived = Arc::clone(&self.arrived);
-        tokio::spawn(async move {
-            while client.is_connected() {
-                let Some(message) = client.try_next(Duration::from_millis(200)).await else { continue };
-                let pack: Json = serde_json::from_slice(&message.payload).unwrap();
-                assert_eq!(pack[0]["u"], "Cel");
-                let value = pack[0]["v"].as_f64().map(|value| format!("{value}").parse().unwrap()).unwrap();
-                *arrived.lock().unwrap().entry(value).or_default() += 1;
-            }
-        });
-    }
-
-    /// Waits until the readings with these values are there, each once.
-    async fn until_arrived(&self, values: std::ops::RangeInclusive<u64>) {
-        support::until(&format!("{values:?} arrive"), || {
-            let arrived = self.arrived.lock().unwrap();
-            values.clone().all(|value| arrived.contains_key(&value))
-        })
-        .await;
-        let arrived = self.arrived.lock().unwrap();
-        for value in values {
-            assert_eq!(arrived[&value], 1, "the reading {value} came so many times");
-        }
-    }
-}
-
-fn wait_for_sensor(daemon: &Daemon) {
-    daemon.wait("the sensor is seen", |daemon| {
-        String::from_utf8_lossy(&daemon.cli(&["scan", "--for", "1s", "--json"]).stdout).contains("line1")
-    });
-}
-
 /// The exit code of `pair` with a label code.
 fn pair_by_label(daemon: &Daemon, sensor: &mut Sensor, code: &str) -> Option<i32> {
     let opened = sensor.count("window-open");
@@ -226,24 +140,24 @@ fn pair_ends(pair: &mut Child, sensor: &mut Sensor) -> Option<i32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_pairs_by_its_label_and_its_readings_arrive_over_power_cycles() {
     let site = Site::new();
-    let mut sensor = Sensor::start(site.folder.path(), &["--label", LABEL]);
+    let mut sensor = Sensor::start(site.folder(), &["--label", LABEL]);
     let mut daemon = site.daemon();
     site.subscribe().await;
     wait_for_sensor(&daemon);
 
     assert_eq!(pair_by_label(&daemon, &mut sensor, WRONG), Some(4), "a wrong code is told as such");
     assert_eq!(pair_by_label(&daemon, &mut sensor, LABEL), Some(0), "{}", daemon.log());
-    site.until_arrived(1..=1).await;
+    site.until_arrived(1..=1, 1).await;
 
     sensor.tell("read 1000");
-    site.until_arrived(2..=1001).await;
+    site.until_arrived(2..=1001, 1).await;
     sensor.until_all_are_safe();
 
     let sessions = sensor.count("session 0");
     sensor.tell("power-cycle");
     sensor.until("session 0", sessions + 1);
     sensor.tell("read 10");
-    site.until_arrived(1002..=1011).await;
+    site.until_arrived(1002..=1011, 1).await;
     sensor.until_all_are_safe();
 
     daemon.kill();
@@ -254,13 +168,13 @@ async fn it_pairs_by_its_label_and_its_readings_arrive_over_power_cycles() {
     sensor.tell("read 10");
     sensor.until_all_are_safe();
     // What the relay published before the new subscription stood is not seen; what came after it is.
-    site.until_arrived(1022..=1031).await;
+    site.until_arrived(1022..=1031, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_pairs_by_an_entered_code_and_again_after_a_factory_reset() {
     let site = Site::new();
-    let mut sensor = Sensor::start(site.folder.path(), &[]);
+    let mut sensor = Sensor::start(site.folder(), &[]);
     let daemon = site.daemon();
     site.subscribe().await;
     wait_for_sensor(&daemon);
@@ -275,7 +189,7 @@ async fn it_pairs_by_an_entered_code_and_again_after_a_factory_reset() {
         sensor.tell(&format!("code {}", code["code"].as_str().unwrap()));
         assert_eq!(pair_ends(&mut pair, &mut sensor), Some(0), "round {round}: {}", daemon.log());
         sensor.tell("read 10");
-        site.until_arrived(first_value..=first_value + 10).await;
+        site.until_arrived(first_value..=first_value + 10, 1).await;
         sensor.until_all_are_safe();
         sensor.tell("reset");
         sensor.until("reset: ok", round);
@@ -285,7 +199,7 @@ async fn it_pairs_by_an_entered_code_and_again_after_a_factory_reset() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_entry_pairs_nothing() {
     let site = Site::new();
-    let mut sensor = Sensor::start(site.folder.path(), &[]);
+    let mut sensor = Sensor::start(site.folder(), &[]);
     let daemon = site.daemon();
     wait_for_sensor(&daemon);
     let mut pair = daemon.command(&["pair", "line1", "--issue", "--name", "c-1", "--json"]);
