@@ -16,7 +16,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clawgate::clock::Clock;
 use clawgate::token::key::SigningKey;
@@ -30,7 +30,7 @@ use support::Mosquitto;
 use tempfile::TempDir;
 
 /// Of the devices' tokens: they are refreshed many times in a test.
-const DEVICE_LIFE: &str = "5s";
+const DEVICE_LIFE: &str = "10s";
 
 /// Everything but sensors and daemon.
 struct Site {
@@ -311,14 +311,12 @@ async fn a_revoked_device_is_cut_while_another_goes_on_and_no_token_reaches_anot
     let stolen = site.token("pump-4").await;
     let done = daemon.cli(&["token", "revoke", "pump-4", "--why", "stolen"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let revoked_at = Instant::now();
+    let broker_said =
+        |words: &str| site.broker.log().lines().any(|line| line.contains("gw-1.pump-4") && line.contains(words));
     daemon.wait("the connection is gone", |_| {
-        let log = site.broker.log();
-        ["cut off", "disconnected", "closed its connection"]
-            .iter()
-            .any(|words| log.lines().any(|line| line.contains("gw-1.pump-4") && line.contains(words)))
+        ["cut off", "disconnected", "closed its connection"].iter().any(|words| broker_said(words))
     });
-    assert!(revoked_at.elapsed() < Duration::from_secs(5), "it took {:?}", revoked_at.elapsed());
+    assert!(!broker_said("expired"), "it was cut by the end of its token: {}", site.broker.log());
     assert_eq!(site.connect("gw-1.pump-4", &stolen).await.err().as_deref(), Some("NotAuthorized"));
 
     let at_rest = site.arrived("pump-4");

@@ -92,7 +92,7 @@ fn command_line(id: u32) -> String {
 
 /// Waits until all of them are gone.
 fn all_gone(processes: &HashMap<u32, String>) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + DEADLINE;
     let alive = |id: &u32| Path::new(&format!("/proc/{id}")).exists() && command_line(*id) == processes[id];
     while let Some(id) = processes.keys().find(|id| alive(id)) {
         assert!(Instant::now() < deadline, "still there: {}", processes[id]);

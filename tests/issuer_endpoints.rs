@@ -223,7 +223,7 @@ async fn a_device_is_revoked_with_an_expired_token_and_with_none() {
     let bed = Bed::start().await;
     let gateway = bed.gateway();
     let verifier = bed.issuer.verifier("claw").unwrap();
-    let short = TokenRequest { life: Duration::from_secs(1), ..request("gw-1", "pump-3") };
+    let short = TokenRequest { life: Duration::from_secs(3), ..request("gw-1", "pump-3") };
     let (expired, stolen) =
         (gateway.issue(&short).await.unwrap(), gateway.issue(&request("gw-1", "pump-3")).await.unwrap());
     support::until("it expires", || verifier.verify(expired.bearer().as_bytes()).is_err()).await;

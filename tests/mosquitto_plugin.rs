@@ -17,6 +17,8 @@ use clawgate::token::{Issuer, TokenRequest};
 use mqtt_client::{By, Connect, MqttClient};
 use support::Mosquitto;
 
+/// The life of a token whose end a test waits for; long enough to connect with on a busy machine.
+const SHORT_S: u64 = 6;
 const UP: &str = "claw/v1/default/g/pump-3/up/telemetry";
 const ALL: &str = "claw/v1/default/+/+/up/#";
 
@@ -135,7 +137,7 @@ async fn who_has_no_good_token_is_not_admitted() {
 #[tokio::test]
 async fn an_expired_token_is_refused_and_its_live_connection_cut() {
     let bed = Bed::start();
-    let short = bed.token("pump-3", 2).await;
+    let short = bed.token("pump-3", SHORT_S).await;
     let mut device = bed.connect("g.pump-3", &short).await.unwrap();
     let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
     device.ended().await;
@@ -165,10 +167,10 @@ async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
 #[tokio::test]
 async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
     let bed = Bed::start();
-    let device = bed.connect("g.pump-3", &bed.token("pump-3", 3).await).await.unwrap();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", SHORT_S).await).await.unwrap();
     device.reauthenticate(&bed.token("pump-3", 60).await).await.unwrap();
-    // Another token of three seconds ends when the first one would have.
-    let mut witness = bed.connect("g.pump-4", &bed.token("pump-4", 3).await).await.unwrap();
+    // Another token of the same life ends when the first one would have.
+    let mut witness = bed.connect("g.pump-4", &bed.token("pump-4", SHORT_S).await).await.unwrap();
     witness.ended().await;
     assert_eq!(device.publish(UP, "still here").await, "NoMatchingSubscribers", "permitted, and nobody there");
 }
@@ -187,7 +189,7 @@ async fn re_authentication_with_anothers_token_ends_the_connection() {
 #[tokio::test]
 async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token_and_a_restart() {
     let mut bed = Bed::start();
-    let short = bed.subscriber_token(2);
+    let short = bed.subscriber_token(SHORT_S);
     let how = Connect { keeps_session: true, by: By::Password, ..bed.how("dash", &short) };
     let mut subscriber = MqttClient::connect(how).await.unwrap();
     assert_eq!(subscriber.subscribe(ALL).await, "Success(AtLeastOnce)");

@@ -126,7 +126,7 @@ async fn tokens_that_change_faster_than_the_broker_answers_do_not_overlap() {
 async fn an_expiry_in_an_outage_is_waited_out_until_a_token_comes() {
     let site = Site::start().await;
     let gateway = Gateway::start(site.broker.addr().port(), |_| ());
-    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(site.token("pump-3", 1).await));
+    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(site.token("pump-3", 5).await));
     let lane = gateway.attach_with("pump-3", handle);
     until("it is connected", || gateway.state() == RelayState::Connected).await;
     until("the broker cuts the expired token", || gateway.state() != RelayState::Connected).await;

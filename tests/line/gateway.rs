@@ -113,12 +113,9 @@ impl Gateway {
 
     /// Waits until a sensor shows itself on the first port.
     pub(crate) async fn meets_a_sensor(&self) {
-        for _ in 0..100 {
-            if !self.links.scan(Duration::from_millis(100)).await.is_empty() {
-                return;
-            }
-        }
-        panic!("no sensor was found: {:?}", self.links.ports());
+        let met =
+            tokio::time::timeout(SOON, async { while self.links.scan(Duration::from_millis(100)).await.is_empty() {} });
+        assert!(met.await.is_ok(), "no sensor was found: {:?}", self.links.ports());
     }
 
     pub(crate) fn request(target: &str, name: Option<&str>, ceremony: Ceremony) -> PairRequest {

@@ -14,7 +14,10 @@ use clawgate_protocol::sensor::Event;
 
 use crate::gateway::{Gateway, Outcome, Place};
 use crate::unit::{Unit, Way, label, text_of};
-use crate::until;
+use crate::{SOON, until};
+
+/// After a first wrong guess a label's sensor takes the next one so much later.
+const LABEL_WAIT: Duration = Duration::from_secs(1);
 
 fn wrong() -> Code {
     Code::parse(&text_of([1, 2, 3, 4, 5, 6, 7])).unwrap()
@@ -44,6 +47,22 @@ impl Gateway {
         self.codes.new_code(request, Actor::Daemon).unwrap().1
     }
 
+    /// Waits until an unpaired sensor has answered so many probes, each time with the window that it has open.
+    async fn sees_windows(&self, unit: &Unit, count: usize) {
+        let shown = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&shown);
+        unit.bend(move |_, message| {
+            counted.fetch_add(usize::from(Kind::of(&message) == Ok(Kind::Ident)), Ordering::Relaxed);
+            vec![message]
+        });
+        let seen = tokio::time::timeout(SOON, async {
+            while shown.load(Ordering::Relaxed) < count {
+                self.links.scan(Duration::from_millis(100)).await;
+            }
+        });
+        assert!(seen.await.is_ok(), "the gateway saw {} windows", shown.load(Ordering::Relaxed));
+    }
+
     fn code_state(&self) -> (CodeState, u8) {
         let newest = self.codes.list().unwrap().remove(0);
         (newest.state, newest.attempts)
@@ -71,7 +90,8 @@ async fn a_sensor_is_paired_by_the_code_on_its_label() {
     unit.press_button().await;
     unit.measure(3);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
-    assert_eq!(gateway.cloud.readings(), unit.look(|seen| seen.made.clone()));
+    let made = unit.made().await;
+    until("all three readings at the cloud", || gateway.cloud.readings() == made).await;
     let device = gateway.store.device(&"pump-3".parse().unwrap()).unwrap().unwrap();
     assert_eq!(
         (device.hardware_id.as_str(), device.info.capabilities),
@@ -117,12 +137,13 @@ async fn without_the_button_nothing_begins() {
 async fn a_wrong_label_code_says_when_to_try_again_and_the_right_one_pairs_then() {
     let (_place, unit, gateway) = bench().await;
     unit.press_button().await;
+    unit.stop_clock();
     let failure = gateway.pair_label("line0", "pump-3", &wrong()).await.failure();
     assert_eq!((failure.stage, failure.cause, failure.exit_code), (Stage::Confirm, Cause::WrongCode, 4));
     assert_eq!(failure.message, "The code does not match. The sensor takes the next try in 1 s.");
     let failure = gateway.pair_label("line0", "pump-3", &label()).await.failure();
     assert_eq!((failure.stage, failure.cause), (Stage::KeyExchange, Cause::Refused));
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    unit.pass(LABEL_WAIT);
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     gateway.stop().await;
@@ -155,8 +176,7 @@ async fn an_expired_code_begins_nothing() {
     let failure = Outcome::of(events).await.failure();
     assert_eq!((failure.cause, failure.exit_code), (Cause::CodeNotEntered, 5));
     unit.enter(&code);
-    let shown = || async { gateway.links.scan(Duration::from_millis(700)).await };
-    assert!(!shown().await.is_empty() && !shown().await.is_empty());
+    gateway.sees_windows(&unit, 3).await;
     assert_eq!(gateway.code_state(), (CodeState::Expired, 0));
     assert!(unit.look(|seen| seen.events.iter().all(|event| !matches!(event, Event::PairingFailed(_)))));
     gateway.stop().await;
@@ -186,32 +206,18 @@ async fn a_used_code_pairs_nobody_else() {
     first.enter(&code);
     until("the first is paired", || gateway.is_paired("pump-3")).await;
     second.enter(&code);
-    for _ in 0..3 {
-        gateway.links.scan(Duration::from_millis(500)).await;
-    }
+    gateway.sees_windows(&second, 3).await;
     assert!(second.look(|seen| !seen.paired));
     assert_eq!(gateway.store.devices().unwrap().len(), 1);
     // Nor the one it is bound to, when that was reset: it shows its window in each answer to a probe.
     let used = || gateway.audit.tail(100).unwrap().iter().any(|entry| entry.action == "code.used");
     until("the code is used", used).await;
     let before = gateway.pairing_of("pump-3");
-    let shown = Arc::new(AtomicUsize::new(0));
     first.factory_reset();
-    first.bend({
-        let shown = Arc::clone(&shown);
-        move |_, message| {
-            shown.fetch_add(usize::from(Kind::of(&message) == Ok(Kind::Ident)), Ordering::Relaxed);
-            vec![message]
-        }
-    });
     first.enter(&code);
-    until("the gateway meets it anew", || shown.load(Ordering::Relaxed) > 0).await;
-    for _ in 0..4 {
-        gateway.links.scan(Duration::from_millis(500)).await;
-    }
+    gateway.sees_windows(&first, 3).await;
     assert!(first.look(|seen| !seen.paired), "a used code paired again");
     assert_eq!(gateway.pairing_of("pump-3"), before);
-    assert!(shown.load(Ordering::Relaxed) > 1, "the gateway saw the window once only");
     gateway.stop().await;
 }
 
@@ -342,7 +348,7 @@ async fn a_paired_sensor_is_paired_again_without_its_button() {
     unit.measure(1);
     until("the old key goes on", || gateway.cloud.readings().len() == 2).await;
     assert_eq!(gateway.pairing_of("pump-3"), before);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    unit.pass(LABEL_WAIT);
     let label = label();
     let measure_under_the_new_key = async {
         until("the new key is in use", || gateway.pairing_of("pump-3") != before).await;
@@ -423,7 +429,7 @@ async fn every_pairing_is_audited() {
     let (_place, unit, gateway) = bench().await;
     unit.press_button().await;
     gateway.pair_label("line0", "pump-3", &wrong()).await.failure();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    unit.pass(LABEL_WAIT);
     unit.measure(1);
     gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
     let entries = format!("{:?}", gateway.audit.tail(10).unwrap());

@@ -1,6 +1,7 @@
 //! A sensor at the far end of a pseudo terminal, and hands to press its button, pull its plug, bend its wire.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ enum Act {
     PowerCycle,
     Reset,
     Bend(Wire),
+    StopClock,
+    Pass(Duration),
 }
 
 /// What is seen of the sensor from outside.
@@ -54,6 +57,7 @@ pub(crate) struct Unit {
     flash: Flash,
     task: tokio::task::JoinHandle<()>,
     slave: PathBuf,
+    ordered: AtomicUsize,
 }
 
 /// What survives the loss of power.
@@ -98,7 +102,7 @@ impl Unit {
             flash: Arc::clone(&flash),
             bend: Box::new(|_, message| vec![message]),
         };
-        Self { acts, seen, flash, task: tokio::spawn(life.run()), slave }
+        Self { acts, seen, flash, task: tokio::spawn(life.run()), slave, ordered: AtomicUsize::new(0) }
     }
 
     pub(crate) fn flash(&self) -> Flash {
@@ -121,9 +125,19 @@ impl Unit {
         self.act(Act::Enter(code.clone()));
     }
 
-    /// Makes so many readings at once.
-    pub(crate) fn measure(&self, count: u64) {
-        self.act(Act::Push(count));
+    /// Makes so many readings at once, soon.
+    pub(crate) fn measure(&self, count: usize) {
+        self.ordered.fetch_add(count, Ordering::Relaxed);
+        self.act(Act::Push(count as u64));
+    }
+
+    /// Waits until every reading that was asked for is made; their identities, sorted.
+    pub(crate) async fn made(&self) -> Vec<(u64, u64)> {
+        let ordered = self.ordered.load(Ordering::Relaxed);
+        crate::until("every reading is made", || self.look(|seen| seen.made.len() == ordered)).await;
+        let mut made = self.look(|seen| seen.made.clone());
+        made.sort_unstable();
+        made
     }
 
     pub(crate) fn power_cycle(&self) {
@@ -132,6 +146,16 @@ impl Unit {
 
     pub(crate) fn factory_reset(&self) {
         self.act(Act::Reset);
+    }
+
+    /// From now on its clock stands still, whatever the machine is busy with.
+    pub(crate) fn stop_clock(&self) {
+        self.act(Act::StopClock);
+    }
+
+    /// So much time passes at once for the sensor, after which its clock runs on.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.act(Act::Pass(time));
     }
 
     pub(crate) fn bend(&self, wire: impl FnMut(Way, Vec<u8>) -> Vec<Vec<u8>> + Send + 'static) {
@@ -169,6 +193,36 @@ impl Storage for Board {
     }
 }
 
+/// The sensor's clock in milliseconds since its start; it can be stopped and put forward.
+struct UnitClock {
+    start: Instant,
+    put_forward: Duration,
+    stopped_at: Option<Duration>,
+}
+
+impl UnitClock {
+    fn new() -> Self {
+        Self { start: Instant::now(), put_forward: Duration::ZERO, stopped_at: None }
+    }
+
+    fn time(&self) -> Duration {
+        self.stopped_at.unwrap_or_else(|| self.start.elapsed() + self.put_forward)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.time().as_millis()).unwrap()
+    }
+
+    fn stop(&mut self) {
+        self.stopped_at = Some(self.time());
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let target = self.time() + time;
+        (self.stopped_at, self.start, self.put_forward) = (None, Instant::now(), target);
+    }
+}
+
 struct Life {
     device: String,
     wire: SerialStream,
@@ -199,14 +253,33 @@ impl Life {
         let stored = self.flash.lock().unwrap().clone();
         let buffers = Buffers { readings: &mut readings, record: &mut record };
         let mut sensor = Sensor::new(options, stored.as_deref(), Board(Arc::clone(&self.flash)), buffers, 0).unwrap();
-        let start = Instant::now();
-        let now = || u64::try_from(start.elapsed().as_millis()).unwrap();
+        let mut clock = UnitClock::new();
         let mut decoder = Box::new(Decoder::<{ uart::MAX_ENCODED }>::new());
         let mut joiner = Box::new(Joiner::<MAX_MESSAGE>::new());
         let mut chunk = vec![0; 8192];
         loop {
-            let wait = sensor.poll_timeout().map_or(1000, |at| at.saturating_sub(now())).min(1000);
+            // While its clock stands still nothing is due: the line and orders wake it.
+            let due = sensor.poll_timeout().map_or(1000, |at| at.saturating_sub(clock.now())).min(1000);
+            let wait = if clock.stopped_at.is_some() { 1000 } else { due };
             tokio::select! {
+                // What a hand does comes before what arrives on the line after it.
+                biased;
+                act = self.orders.recv() => match act {
+                    None => return false,
+                    Some(Act::PowerCycle) => return true,
+                    Some(Act::Button) => sensor.open_label_window(clock.now()).unwrap(),
+                    Some(Act::Enter(code)) => sensor.enter_code(code, clock.now()),
+                    Some(Act::Reset) => sensor.reset().unwrap(),
+                    Some(Act::Bend(wire)) => self.bend = wire,
+                    Some(Act::StopClock) => clock.stop(),
+                    Some(Act::Pass(time)) => clock.pass(time),
+                    Some(Act::Push(count)) => for number in 0..count {
+                        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+                        let mut pack = [Record::number("temperature", "Cel", 20.0 + number as f64)];
+                        let pushed = sensor.push(&mut pack, clock.now()).unwrap();
+                        self.seen.lock().unwrap().made.push((pushed.epoch, pushed.seq));
+                    },
+                },
                 read = self.wire.read(&mut chunk) => {
                     let Ok(count) = read else { return false };
                     let mut rest = &chunk[..count];
@@ -214,29 +287,15 @@ impl Life {
                         let Ok(frame) = frame else { continue };
                         let Ok(Some(message)) = joiner.join(frame.header, frame.payload) else { continue };
                         for mut message in (self.bend)(Way::ToSensor, message.to_vec()) {
-                            sensor.handle(&mut message, now());
+                            sensor.handle(&mut message, clock.now());
                         }
                     }
                 }
-                act = self.orders.recv() => match act {
-                    None => return false,
-                    Some(Act::PowerCycle) => return true,
-                    Some(Act::Button) => sensor.open_label_window(now()).unwrap(),
-                    Some(Act::Enter(code)) => sensor.enter_code(code, now()),
-                    Some(Act::Reset) => sensor.reset().unwrap(),
-                    Some(Act::Bend(wire)) => self.bend = wire,
-                    Some(Act::Push(count)) => for number in 0..count {
-                        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-                        let mut pack = [Record::number("temperature", "Cel", 20.0 + number as f64)];
-                        let pushed = sensor.push(&mut pack, now()).unwrap();
-                        self.seen.lock().unwrap().made.push((pushed.epoch, pushed.seq));
-                    },
-                },
                 () = tokio::time::sleep(Duration::from_millis(wait)) => {}
             }
-            sensor.handle_timeout(now());
+            sensor.handle_timeout(clock.now());
             let mut out = vec![0; MAX_MESSAGE];
-            while let Some(length) = sensor.poll_transmit(&mut out, now()) {
+            while let Some(length) = sensor.poll_transmit(&mut out, clock.now()) {
                 for message in (self.bend)(Way::ToGateway, out[..length].to_vec()) {
                     let mut line = vec![0; uart::max_encoded_len(message.len())];
                     let length = uart::encode(uart::ADDRESS, Header::WHOLE, &message, &mut line).unwrap();
