@@ -71,6 +71,12 @@ impl Daemon {
         }
     }
 
+    /// Stops it from running without closing anything (`SIGSTOP`).
+    pub(crate) fn freeze(&self) {
+        let pid = self.process.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    }
+
     /// Asks it to end, as systemd does; whether it ended in order.
     pub(crate) fn stop(&mut self) -> bool {
         let mut process = self.process.take().expect("it runs");
@@ -114,7 +120,9 @@ impl Daemon {
             String::from_utf8_lossy(&daemon.cli(&["scan", "--for", "1s", "--json"]).stdout)
                 .contains(&format!("{port:?}"))
         });
+        let windows = sensor.windows();
         sensor.tell("button");
+        self.wait("the window is open", |_| sensor.windows() > windows);
         let mut pair = self.command(&["pair", port, "--name", name]);
         let done = pair.env("OPENCLAW_PAIRING_CODE", &sensor.label).output().unwrap();
         assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stderr), self.log());
@@ -200,6 +208,12 @@ impl Sensor {
     /// How often it started: power cycles and one.
     pub(crate) fn starts(&self) -> usize {
         self.journal().iter().filter(|entry| entry["event"] == "start").count()
+    }
+
+    /// How often a window of its was opened.
+    fn windows(&self) -> usize {
+        let opened = |entry: &&Json| entry["text"].as_str().is_some_and(|text| text.starts_with("pairing window open"));
+        self.journal().iter().filter(opened).count()
     }
 
     fn journal(&self) -> Vec<Json> {
