@@ -51,15 +51,20 @@ fn show(terminal: &Terminal, line: &PairLine) {
         }
         PairLine::Stage { stage, elapsed_ms, detail } => {
             let detail = detail.as_deref().map(|d| format!("{} ", clean(d))).unwrap_or_default();
-            let time = if *elapsed_ms < 50 { String::new() } else { format!("  {}", seconds(*elapsed_ms)) };
             let ok = terminal.good("ok");
-            terminal.progress(&format!("  {:<13} {detail}{ok}{time}", clean(&stage.replace('_', " "))));
+            terminal.progress(&format!(
+                "  {:<13} {detail}{ok}  {}",
+                clean(&stage.replace('_', " ")),
+                took(*elapsed_ms)
+            ));
         }
         PairLine::Failed { stage, message, next_step, .. } => {
             let failed = terminal.bad("FAILED");
             terminal.progress(&format!("  {:<13} {failed}", clean(&stage.replace('_', " "))));
             terminal.progress(&clean(message));
-            terminal.progress(&format!("  {}", clean(next_step)));
+            if !next_step.is_empty() {
+                terminal.progress(&format!("  {}", clean(next_step)));
+            }
         }
         PairLine::Paired { device, fingerprint, confirmed_after_ms } => terminal.line(&format!(
             "{} is paired. Fingerprint {}; the cloud confirmed the first reading after {confirmed_after_ms} ms.",
@@ -69,8 +74,9 @@ fn show(terminal: &Terminal, line: &PairLine) {
     }
 }
 
-fn seconds(ms: u64) -> String {
-    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+/// A time as people read it: `12 ms`, `0.4 s`.
+fn took(ms: u64) -> String {
+    if ms < 100 { format!("{} ms", ms.max(1)) } else { format!("{}.{} s", ms / 1000, ms % 1000 / 100) }
 }
 
 /// The code on the label, checked for typos before the sensor hears of it.
@@ -128,6 +134,11 @@ fn sentence(error: CodeError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stage_says_how_long_it_took() {
+        assert_eq!([0, 99, 100, 12_345].map(took), ["1 ms", "99 ms", "0.1 s", "12.3 s"]);
+    }
 
     #[test]
     fn a_typo_is_named_and_costs_nothing() {

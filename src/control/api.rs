@@ -245,7 +245,7 @@ pub enum PairLine {
         device: String,
         /// Of the keys.
         fingerprint: String,
-        /// From the first publish to its confirmation.
+        /// From the arrival of the first reading at the gateway to the cloud's confirmation.
         confirmed_after_ms: u64,
     },
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::clock::Clock;
 use crate::config::Config;
-use crate::ids::DeviceId;
-use crate::pairing::{BoxFuture, Commission, CommissionError, FirstReading};
+use crate::ids::{DeviceId, PairingId};
+use crate::pairing::{BoxFuture, Commission, CommissionError};
 use crate::relay::{Relay, RelayDevice};
 use crate::spool::Spool;
 use crate::store::{Device, KeySlot, Store};
@@ -31,22 +30,14 @@ pub(super) struct Service {
     spool: Spool,
     keeper: TokenKeeper,
     relay: Arc<Relay>,
-    clock: Clock,
     life: Duration,
     audience: String,
 }
 
 impl Service {
-    pub(super) fn new(
-        store: Store,
-        spool: Spool,
-        keeper: TokenKeeper,
-        relay: Arc<Relay>,
-        clock: Clock,
-        config: &Config,
-    ) -> Self {
+    pub(super) fn new(store: Store, spool: Spool, keeper: TokenKeeper, relay: Arc<Relay>, config: &Config) -> Self {
         let (life, audience) = (config.issuer.life, config.issuer.audience.clone());
-        Self { store, spool, keeper, relay, clock, life, audience }
+        Self { store, spool, keeper, relay, life, audience }
     }
 
     /// Attaches a device to token and relay; never waits for the cloud.
@@ -93,25 +84,30 @@ impl Service {
         }
     }
 
-    async fn await_first_reading(&self, id: &DeviceId) -> Result<FirstReading, CommissionError> {
-        let known = self.device(id).await?;
-        let slot = slot_of(&known).ok_or_else(|| failed("it has no key", "Pair it again."))?;
-        let mut progress = self.spool.lane(slot.pairing).progress();
+    async fn await_first_reading(&self, id: &DeviceId) -> Result<(), CommissionError> {
+        // Asked first of all: what is confirmed from here on is seen.
         let mut confirmed =
             self.relay.confirmed(id).ok_or_else(|| failed("it was removed meanwhile", "Pair it again."))?;
-        let before = *confirmed.borrow();
+        let before = *confirmed.borrow_and_update();
+        let known = self.device(id).await?;
+        let slot = slot_of(&known).ok_or_else(|| failed("it has no key", "Pair it again."))?;
+        let lane = self.spool.lane(slot.pairing);
+        // Readings of an older pairing that still wait go out first.
+        let earlier: u64 = lane.serve(id).iter().rev().skip(1).map(|lane| self.waiting(lane.pairing())).sum();
+        let mut progress = lane.progress();
         let came = tokio::time::timeout(READING_TIME, progress.wait_for(|progress| progress.next > 1));
         let came = matches!(came.await, Ok(Ok(_)));
         if !came {
             let text = format!("no reading came from the sensor within {} s", READING_TIME.as_secs());
             return Err(failed(&text, "Look at the sensor; its session: clawgate status."));
         }
-        let taken_at = self.clock.boot();
-        let heard = tokio::time::timeout(CONFIRM_TIME, confirmed.wait_for(|count| *count > before));
+        // The first one may have been confirmed before anybody counted: then nothing waits, and nothing was refused.
+        let is_through =
+            |count: u64| count > before + earlier || (self.waiting(slot.pairing) == 0 && self.refused(id) == 0);
+        let heard = tokio::time::timeout(CONFIRM_TIME, confirmed.wait_for(|count| is_through(*count)));
         let heard = matches!(heard.await, Ok(Ok(_)));
         if heard {
-            let confirmed_after = self.clock.boot().saturating_sub(taken_at);
-            return Ok(FirstReading { summary: None, confirmed_after });
+            return Ok(());
         }
         let statuses = self.relay.status();
         let reason = statuses.into_iter().find(|status| status.device == *id).and_then(|status| status.last_error);
@@ -120,6 +116,16 @@ impl Service {
             &reason.unwrap_or_else(none),
             "Readings are kept and go out by themselves when the broker answers; see clawgate status.",
         ))
+    }
+
+    /// Readings of a device that the broker refused since it was attached.
+    fn refused(&self, id: &DeviceId) -> u64 {
+        self.relay.status().iter().find(|status| status.device == *id).map_or(0, |status| status.refused)
+    }
+
+    /// Entries of one lane that the broker has not confirmed.
+    fn waiting(&self, pairing: PairingId) -> u64 {
+        self.spool.status().lanes.iter().find(|lane| lane.pairing == pairing).map_or(0, |lane| lane.depth)
     }
 
     async fn device(&self, id: &DeviceId) -> Result<Device, CommissionError> {
@@ -152,7 +158,7 @@ impl Commission for Service {
         Box::pin(self.first_token(device))
     }
 
-    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<FirstReading, CommissionError>> {
+    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>> {
         Box::pin(self.await_first_reading(device))
     }
 }

@@ -101,8 +101,7 @@ pub(super) async fn start(
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let relay = Arc::new(Relay::new(relay_options(&config, &broker), clock.clone(), metrics.relay.clone())?);
-    let service =
-        Service::new(store.clone(), spool.clone(), keeper.clone(), Arc::clone(&relay), clock.clone(), &config);
+    let service = Service::new(store.clone(), spool.clone(), keeper.clone(), Arc::clone(&relay), &config);
     for device in store.devices()? {
         if let Err(error) = service.attach(&device) {
             tracing::error!(device = %device.id, %error, "a device is not in service");

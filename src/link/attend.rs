@@ -90,7 +90,7 @@ impl<'a> Attendance<'a> {
             }
         };
         self.end_session();
-        self.give_up_pairing(&end);
+        self.give_up_pairing(&end).await;
         end
     }
 
@@ -213,17 +213,17 @@ impl<'a> Attendance<'a> {
             Ok(Happened::Nothing) => {}
             Ok(Happened::Live) => self.session_live().await,
             Ok(Happened::Proven { code }) => self.proven(code).await,
-            Ok(Happened::Reply { id, status }) => self.replied(id, status),
+            Ok(Happened::Reply { id, status }) => self.replied(id, status).await,
             Err(end) => self.session_ended(&end),
         }
     }
 
-    fn replied(&mut self, id: u32, status: Status) {
+    async fn replied(&mut self, id: u32, status: Status) {
         if let Some((_, answer, _)) = self.unpairing.take_if(|(command, _, _)| *command == id) {
             let _ = answer.send(status == Status::Ok);
             self.end_session();
         }
-        self.window_command_replied(id, status);
+        self.window_command_replied(id, status).await;
     }
 
     /// A sensor said who it is.
@@ -285,6 +285,7 @@ impl<'a> Attendance<'a> {
             spool: self.owner.spool.clone(),
             metrics: parts.metrics.clone(),
             clock: parts.clock.clone(),
+            firsts: parts.firsts.clone(),
         };
         match Session::start(device, shown, self.link.transport(), parts) {
             Ok(session) => self.session = Some(session),
@@ -330,7 +331,7 @@ impl<'a> Attendance<'a> {
             Order::Identify(seconds, answer) => {
                 let _ = answer.send(self.identify(seconds).await);
             }
-            Order::Pair(job) => self.begin(*job),
+            Order::Pair(job) => self.begin(*job).await,
             Order::Unpair(device, answer) => self.unpair(&device, answer),
             Order::Renamed(old) => {
                 if self.session.as_ref().is_some_and(|session| *session.device() == old) {

@@ -48,11 +48,11 @@ pub(super) struct Doubt {
 
 impl Attendance<'_> {
     /// An operator wants to pair by the label.
-    pub(super) fn begin(&mut self, job: LabelJob) {
+    pub(super) async fn begin(&mut self, job: LabelJob) {
         if self.waiting.is_some() || self.doubt.is_some() {
             let failure =
                 job.report.failure(Cause::Occupied, "Another pairing is under way there.", "Wait for its end.");
-            return job.report.fail(failure);
+            return job.report.fail(failure).await;
         }
         self.waiting = Some(Waiting { job, until: Instant::now() + CONNECT, opening: None, asked_to_open: false });
         self.next_probe = Instant::now();
@@ -65,9 +65,9 @@ impl Attendance<'_> {
                 self.pair_label(waiting.job, sensor, id).await;
             }
             (Some(waiting), Some(_), _) => {
-                waiting.job.report.fail(words::window_closed(&waiting.job.report, true));
+                waiting.job.report.fail(words::window_closed(&waiting.job.report, true)).await;
             }
-            (Some(waiting), None, _) => self.open_window_first(waiting),
+            (Some(waiting), None, _) => self.open_window_first(waiting).await,
             (None, Some(window), Some(id)) if window.ceremony == Ceremony::Issued => {
                 self.pair_issued(window, sensor, id).await;
             }
@@ -76,7 +76,7 @@ impl Attendance<'_> {
     }
 
     /// A paired sensor opens its window when it is told inside the session; others only by hand.
-    fn open_window_first(&mut self, mut waiting: Waiting) {
+    async fn open_window_first(&mut self, mut waiting: Waiting) {
         if waiting.opening.is_none() && !waiting.asked_to_open {
             let open = Action::OpenWindow { seconds: WINDOW_S };
             waiting.opening = self.session.as_mut().and_then(|session| session.command(open));
@@ -85,11 +85,11 @@ impl Attendance<'_> {
         if waiting.asked_to_open {
             self.waiting = Some(waiting);
         } else {
-            waiting.job.report.fail(words::window_closed(&waiting.job.report, false));
+            waiting.job.report.fail(words::window_closed(&waiting.job.report, false)).await;
         }
     }
 
-    pub(super) fn window_command_replied(&mut self, id: u32, status: Status) {
+    pub(super) async fn window_command_replied(&mut self, id: u32, status: Status) {
         let Some(waiting) = &mut self.waiting else { return };
         if waiting.opening.take_if(|command| *command == id).is_none() {
             return;
@@ -97,19 +97,20 @@ impl Attendance<'_> {
         if status == Status::Ok {
             self.next_probe = Instant::now();
         } else if let Some(waiting) = self.waiting.take() {
-            waiting.job.report.fail(words::window_closed(&waiting.job.report, false));
+            waiting.job.report.fail(words::window_closed(&waiting.job.report, false)).await;
         }
     }
 
     async fn pair_label(&mut self, job: LabelJob, sensor: &Sensor, hardware_id: Id) {
-        let report = job.report;
+        let mut report = job.report;
+        report.is_about(hardware_id.as_str());
         let device = match self.check(sensor, &report) {
             Ok(()) => self.engine().name(job.name, hardware_id, &report).await,
             Err(failure) => Err(failure),
         };
         let device = match device {
             Ok(device) => device,
-            Err(failure) => return report.fail(failure),
+            Err(failure) => return report.fail(failure).await,
         };
         let plan = Plan {
             ceremony: Ceremony::Label,
@@ -138,10 +139,7 @@ impl Attendance<'_> {
         };
         let device = match device {
             Ok(device) => device,
-            Err(failure) => {
-                tracing::warn!(sensor = %hardware_id, "{}", failure.message);
-                return report.fail(failure);
-            }
+            Err(failure) => return report.fail(failure).await,
         };
         let plan = Plan {
             ceremony: Ceremony::Issued,
@@ -175,22 +173,23 @@ impl Attendance<'_> {
         match ended {
             Ended::Paired(agreed) => match self.engine().confirmed(&agreed, &report).await {
                 Ok(()) => self.succeed(agreed, report).await,
-                Err(failure) => report.fail(failure),
+                Err(failure) => report.fail(failure).await,
             },
             Ended::InDoubt(agreed, failure) => {
                 tracing::warn!(device = %agreed.device, "the sensor did not confirm; a session under the new key is tried");
                 self.resume(&agreed).await;
                 self.doubt = Some(Doubt { agreed, report, failure, until: Instant::now() + DOUBT });
             }
-            Ended::Failed(failure) => report.fail(failure),
+            Ended::Failed(failure) => report.fail(failure).await,
         }
         self.probe_by(Duration::from_millis(500));
     }
 
     async fn succeed(&mut self, agreed: Agreed, mut report: Report) {
         report.passed(Stage::Token, None);
+        let first = self.engine().parts().firsts.expect(agreed.pairing);
         self.resume(&agreed).await;
-        follow::bring_into_service(Arc::clone(&self.owner.engine), agreed, report);
+        follow::bring_into_service(Arc::clone(&self.owner.engine), agreed, report, first);
     }
 
     /// The session under the new key.
@@ -207,37 +206,40 @@ impl Attendance<'_> {
     pub(super) async fn proven(&mut self, code: Option<String>) {
         let Some(session) = &self.session else { return };
         let (device, pairing) = (session.device().clone(), session.pairing());
+        let first = self.engine().parts().firsts.expect(pairing);
         if let Some(doubt) = self.doubt.take_if(|doubt| doubt.agreed.device == device) {
             let mut report = doubt.report;
             self.engine().proven(&doubt.agreed).await;
             report.passed(Stage::Token, None);
-            return follow::bring_into_service(Arc::clone(&self.owner.engine), doubt.agreed, report);
+            return follow::bring_into_service(Arc::clone(&self.owner.engine), doubt.agreed, report, first);
         }
         // Of a run before this start.
         let code = code.and_then(|id| id.parse().ok());
         let agreed = Agreed::found(device, pairing, code);
         self.engine().proven(&agreed).await;
-        follow::bring_into_service(Arc::clone(&self.owner.engine), agreed, Report::to(None));
+        let about = self.engine().about(agreed.actor.clone(), agreed.device.as_str(), agreed.ceremony);
+        follow::bring_into_service(Arc::clone(&self.owner.engine), agreed, Report::new(about, None), first);
     }
 
     /// The line is lost: whoever waits is told.
-    pub(super) fn give_up_pairing(&mut self, end: &LinkEnd) {
+    pub(super) async fn give_up_pairing(&mut self, end: &LinkEnd) {
         if let Some(waiting) = self.waiting.take() {
-            waiting.job.report.fail(words::link(&waiting.job.report, end));
+            waiting.job.report.fail(words::link(&waiting.job.report, end)).await;
         }
         if let Some(doubt) = self.doubt.take() {
-            doubt.report.fail(words::not_confirmed(&doubt.report, &doubt.failure));
+            doubt.report.fail(words::not_confirmed(&doubt.report, &doubt.failure)).await;
         }
     }
 
     pub(super) async fn keep_pairing_time(&mut self, now: Instant) {
         if let Some(waiting) = self.waiting.take_if(|waiting| now >= waiting.until) {
             let report = &waiting.job.report;
-            report.fail(words::no_answer(report, self.owner.meter.condition()));
+            report.fail(words::no_answer(report, self.owner.meter.condition())).await;
         }
         if let Some(doubt) = self.doubt.take_if(|doubt| now >= doubt.until) {
-            doubt.report.fail(words::not_confirmed(&doubt.report, &doubt.failure));
-            self.engine().note_doubt(&doubt.agreed, &doubt.failure).await;
+            // The key stays pending: the sensor may yet come.
+            self.engine().count_failure("not_confirmed");
+            doubt.report.fail(words::not_confirmed(&doubt.report, &doubt.failure)).await;
         }
     }
 }

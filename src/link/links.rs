@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pairing::Commission;
 use crate::pairing::code_book::Codes;
 use crate::pairing::engine::{Engine, EngineParts};
+use crate::session::FirstReadings;
 use crate::spool::Spool;
 use crate::store::Store;
 
@@ -31,6 +33,9 @@ const ORDERS: usize = 8;
 
 /// Ports served at once: a glob that matches more serves the first so many.
 const MOST_PORTS: usize = 256;
+
+/// Who is looked for by name is found within this time, if he is there.
+const FINDING: Duration = Duration::from_secs(5);
 
 /// A port's task that panicked is started anew after this time.
 const AFTER_PANIC: Duration = Duration::from_secs(5);
@@ -118,6 +123,7 @@ impl Links {
             commission: parts.commission,
             metrics: parts.metrics,
             clock: parts.clock,
+            firsts: FirstReadings::default(),
         };
         engine.metrics.limit("ports", MOST_PORTS);
         let links = Self(Arc::new(Shared {
@@ -135,7 +141,10 @@ impl Links {
                 () = until.cancelled() => {}
             }
         });
-        links.0.tasks.spawn(links.clone().serve(stop));
+        // The ports stand before anybody asks for one.
+        let hotplug = Hotplug::start(links.0.options.subscribe(), stop.clone());
+        links.adopt(links.0.options.borrow().expand(), &hotplug);
+        links.0.tasks.spawn(links.clone().serve(hotplug, stop));
         links
     }
 
@@ -185,7 +194,7 @@ impl Links {
     /// # Errors
     /// Every [`TargetError`].
     pub async fn identify(&self, target: &str, wait: Duration) -> Result<(), TargetError> {
-        let handle = self.resolve(target)?;
+        let handle = self.find(target).await?;
         let (answer, answered) = oneshot::channel();
         let seconds = u16::try_from(wait.as_secs()).unwrap_or(u16::MAX).max(1);
         handle.order(Order::Identify(seconds, answer)).await;
@@ -224,14 +233,37 @@ impl Links {
         self.0.attempts
     }
 
+    /// As [`Self::resolve`], but nobody is said to be unknown before every port was asked who is there: right after
+    /// the start, or when a sensor was just plugged in, no name is known yet.
+    pub(crate) async fn find(&self, target: &str) -> Result<Handle, TargetError> {
+        let known = self.resolve(target);
+        if !matches!(known, Err(TargetError::NotFound(_))) {
+            return known;
+        }
+        let mut asked = JoinSet::new();
+        for handle in self.handles() {
+            asked.spawn(async move { handle.meet().await });
+        }
+        let asking = async {
+            while asked.join_next().await.is_some() {
+                // The beginning of a name may mean another sensor too, which has yet to answer.
+                if let Some(handle) = self.named(target) {
+                    return Ok(handle);
+                }
+            }
+            self.resolve(target)
+        };
+        // A port that is busy with a pairing answers late.
+        tokio::time::timeout(FINDING, asking).await.unwrap_or(known)
+    }
+
     /// The port that a technician means: by its name, its path, the sensor's hardware id (four characters are
     /// enough), the device paired there.
     pub(crate) fn resolve(&self, target: &str) -> Result<Handle, TargetError> {
-        let handles = self.handles();
-        let exact = handles.iter().find(|handle| handle.is_named(target));
-        if let Some(handle) = exact {
-            return Ok(handle.clone());
+        if let Some(handle) = self.named(target) {
+            return Ok(handle);
         }
+        let handles = self.handles();
         let mut near: Vec<&Handle> = handles.iter().filter(|handle| handle.sensor_begins_with(target)).collect();
         match near.len() {
             0 => Err(TargetError::NotFound(super::sensor::printable(target))),
@@ -243,6 +275,10 @@ impl Links {
         }
     }
 
+    fn named(&self, target: &str) -> Option<Handle> {
+        self.handles().into_iter().find(|handle| handle.is_named(target))
+    }
+
     fn handles(&self) -> Vec<Handle> {
         self.ports_now().clone()
     }
@@ -252,9 +288,8 @@ impl Links {
     }
 
     /// Keeps one task for each port that is configured and there.
-    async fn serve(self, stop: CancellationToken) {
+    async fn serve(self, mut hotplug: Hotplug, stop: CancellationToken) {
         let mut options = self.0.options.subscribe();
-        let mut hotplug = Hotplug::start(options.clone(), stop.clone());
         while !stop.is_cancelled() {
             let wanted = options.borrow_and_update().expand();
             self.adopt(wanted, &hotplug);

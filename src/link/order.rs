@@ -23,12 +23,12 @@ pub(crate) enum Order {
 
 impl Order {
     /// The port is not open.
-    pub(super) fn unreachable(self, why: &str) {
+    pub(super) async fn unreachable(self, why: &str) {
         // Whoever asked and went away is not told.
         match self {
             Self::Meet(answer) => drop(answer.send(Err(why.to_owned()))),
             Self::Identify(_, answer) => drop(answer.send(Err(why.to_owned()))),
-            Self::Pair(job) => job.unreachable(why),
+            Self::Pair(job) => job.unreachable(why).await,
             Self::Unpair(_, answer) => drop(answer.send(false)),
             // No session, so no old name.
             Self::Renamed(_) => {}

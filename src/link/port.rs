@@ -60,7 +60,7 @@ impl PortOwner {
                     () = hotplug.changed() => break,
                     () = tokio::time::sleep_until(until), if self.view.wants_retry() => break,
                     order = orders.recv() => match order {
-                        Some(order) => order.unreachable(&self.view.why_unreachable()),
+                        Some(order) => order.unreachable(&self.view.why_unreachable()).await,
                         None => return,
                     },
                 }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
 use crate::ids::DeviceId;
 
@@ -16,17 +15,8 @@ pub trait Commission: Send + Sync {
     /// attachment is replaced.
     fn token<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<String, CommissionError>>;
 
-    /// Ends when the cloud has confirmed a reading of the device.
-    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<FirstReading, CommissionError>>;
-}
-
-/// The first reading of a device that the cloud confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FirstReading {
-    /// For a person: `21.5 Cel`; nothing where the relay did not look inside.
-    pub summary: Option<String>,
-    /// From its publish to its confirmation.
-    pub confirmed_after: Duration,
+    /// Ends when the cloud has confirmed a reading of the device's newest pairing.
+    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>>;
 }
 
 /// Why a device is paired but not in service.

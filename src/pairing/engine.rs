@@ -9,21 +9,21 @@ use tokio::sync::{mpsc, watch};
 
 use clawgate_protocol::code::Code;
 use clawgate_protocol::id::Id;
-use clawgate_protocol::pairing::{LabelBackoff, Suite};
+use clawgate_protocol::pairing::{Ceremony, LabelBackoff, Suite};
 
 use super::code::CodeId;
 use super::code_book::{Claim, CodeError, Codes};
 use super::commission::Commission;
 use super::event::{Cause, PairEvent, PairFailure};
-use super::report::Report;
+use super::report::{About, Report};
 use super::run::{Agreed, Ended, Plan, Run};
 use super::words;
-use crate::audit::{Actor, Audit, Event, Outcome};
+use crate::audit::{Actor, Audit, Event};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::link::Link;
 use crate::metrics::{Metrics, Reason};
-use crate::session::blocking;
+use crate::session::{FirstReadings, blocking};
 use crate::store::{Store, StoreError};
 use crate::token::scope::Scope;
 
@@ -44,6 +44,7 @@ pub(crate) struct EngineParts {
     pub(crate) commission: Arc<dyn Commission>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
+    pub(crate) firsts: FirstReadings,
 }
 
 /// Runs pairings. Shared by all links.
@@ -76,9 +77,9 @@ pub(crate) struct LabelJob {
 
 impl LabelJob {
     /// The port cannot be used.
-    pub(crate) fn unreachable(self, why: &str) {
+    pub(crate) async fn unreachable(self, why: &str) {
         let failure = self.report.failure(Cause::Port, format!("{why}."), "See clawgate status.");
-        self.report.fail(failure);
+        self.report.fail(failure).await;
     }
 }
 
@@ -142,7 +143,8 @@ impl Engine {
                     watcher.begun = true;
                     watcher.events.clone()
                 });
-                Some((claim, Report::to(events)))
+                let about = self.about(claim.record.creator.clone(), hardware_id.as_str(), Ceremony::Issued);
+                Some((claim, Report::new(about, events)))
             }
             Err(CodeError::NoneLive(_)) => None,
             Err(error) => {
@@ -198,7 +200,7 @@ impl Engine {
         self.parts.metrics.pairing.started.inc();
         let ended = Run::make(self, link, plan, report).await;
         if let Ended::Failed(failure) = &ended {
-            self.note_failure(plan, failure).await;
+            self.count_failure(failure.cause.name());
         }
         ended
     }
@@ -240,24 +242,19 @@ impl Engine {
 
     async fn note_success(&self, agreed: &Agreed) {
         self.parts.metrics.pairing.succeeded.inc();
-        tracing::info!(device = %agreed.device, pairing = %agreed.pairing, ceremony = agreed.ceremony, "paired");
-        let details = json!({ "pairing": agreed.pairing.to_string(), "ceremony": agreed.ceremony });
+        tracing::info!(device = %agreed.device, pairing = %agreed.pairing, ceremony = agreed.ceremony.name(), "paired");
+        let details = json!({ "pairing": agreed.pairing.to_string(), "ceremony": agreed.ceremony.name() });
         self.audit(Event::done(agreed.actor.clone(), "device.pair", agreed.device.as_str()).with(details)).await;
     }
 
-    /// No session proved the key in time. It stays pending: the sensor may yet come.
-    pub(crate) async fn note_doubt(&self, agreed: &Agreed, failure: &PairFailure) {
-        self.parts.metrics.pairing.failed.get_or_create(&Reason { reason: "not_confirmed" }).inc();
-        let event = Event::done(agreed.actor.clone(), "device.pair", agreed.device.as_str());
-        self.audit(event.ended(Outcome::Failed).because(format!("not confirmed: {}", failure.message))).await;
+    /// A run ended without a key, or without a proof of it.
+    pub(crate) fn count_failure(&self, reason: &'static str) {
+        self.parts.metrics.pairing.failed.get_or_create(&Reason { reason }).inc();
     }
 
-    async fn note_failure(&self, plan: &Plan, failure: &PairFailure) {
-        self.parts.metrics.pairing.failed.get_or_create(&Reason { reason: failure.cause.name() }).inc();
-        tracing::warn!(sensor = %plan.hardware_id, stage = %failure.stage, cause = failure.cause.name(), "{}", failure.message);
-        let details = json!({ "stage": failure.stage, "cause": failure.cause, "ceremony": plan.ceremony.name() });
-        let event = Event::done(plan.actor.clone(), "device.pair", plan.hardware_id.as_str());
-        self.audit(event.ended(Outcome::Failed).because(&failure.message).with(details)).await;
+    /// What the audit log is told where a pairing fails.
+    pub(crate) fn about(&self, actor: Actor, subject: &str, ceremony: Ceremony) -> About {
+        About { audit: self.parts.audit.clone(), actor, subject: subject.to_owned(), ceremony }
     }
 
     async fn audit(&self, event: Event) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use clawgate_protocol::code::Code;
+use clawgate_protocol::pairing as protocol;
 
 use crate::audit::Actor;
 use crate::ids::DeviceId;
@@ -36,6 +37,16 @@ pub enum Ceremony {
         /// How long it lives.
         ttl: Duration,
     },
+}
+
+impl Ceremony {
+    /// The same as the protocol names it, without the code.
+    pub(crate) fn kind(&self) -> protocol::Ceremony {
+        match self {
+            Self::Label(_) => protocol::Ceremony::Label,
+            Self::Issued { .. } => protocol::Ceremony::Issued,
+        }
+    }
 }
 
 /// The steps of a pairing as an operator sees them.
@@ -200,7 +211,7 @@ pub enum PairEvent {
         device: DeviceId,
         /// Of the keys, as the sensor may show it too: `9C41-77A0`.
         fingerprint: String,
-        /// From the publish of the first reading to the cloud's confirmation.
+        /// From the arrival of the first reading at the gateway to the cloud's confirmation.
         confirmed_after: Duration,
     },
 }

@@ -1,24 +1,42 @@
 //! What follows once the keys stand: token, relay, first reading. Runs beside the session that brings it.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::commission::CommissionError;
 use super::engine::Engine;
 use super::event::{Cause, PairEvent, PairFailure, Stage};
 use super::report::Report;
 use super::run::Agreed;
+use crate::session::Arrived;
 
-/// Brings a freshly paired device into service, in a task of its own. The report is in [`Stage::Token`].
-pub(crate) fn bring_into_service(engine: Arc<Engine>, agreed: Agreed, mut report: Report) {
+/// A reading that the cloud has confirmed was taken in before: the word of it is only on its way.
+const WORD_OF_IT: Duration = Duration::from_secs(1);
+
+/// Brings a freshly paired device into service, in a task of its own. The report is in [`Stage::Token`]; `first`
+/// was asked for before the session under the new key could bring a reading.
+pub(crate) fn bring_into_service(
+    engine: Arc<Engine>,
+    agreed: Agreed,
+    mut report: Report,
+    first: oneshot::Receiver<Arrived>,
+) {
+    report.is_about(agreed.device.as_str());
     tokio::spawn(async move {
-        if let Err(failure) = serve(&engine, &agreed, &mut report).await {
-            tracing::warn!(device = %agreed.device, stage = %failure.stage, "{}", failure.message);
-            report.fail(failure);
+        if let Err(failure) = serve(&engine, &agreed, &mut report, first).await {
+            report.fail(failure).await;
         }
     });
 }
 
-async fn serve(engine: &Engine, agreed: &Agreed, report: &mut Report) -> Result<(), PairFailure> {
+async fn serve(
+    engine: &Engine,
+    agreed: &Agreed,
+    report: &mut Report,
+    first: oneshot::Receiver<Arrived>,
+) -> Result<(), PairFailure> {
     let commission = &engine.parts().commission;
     let failed = |report: &Report, cause: Cause, error: CommissionError| {
         let text = format!("{} is paired, but not in service: {}.", agreed.device, error.message.trim_end_matches('.'));
@@ -31,12 +49,15 @@ async fn serve(engine: &Engine, agreed: &Agreed, report: &mut Report) -> Result<
     if report.is_abandoned() {
         return Ok(());
     }
-    let first = commission.first_reading(&agreed.device).await.map_err(|error| failed(report, Cause::Cloud, error))?;
-    report.done(first.summary);
+    commission.first_reading(&agreed.device).await.map_err(|error| failed(report, Cause::Cloud, error))?;
+    let confirmed_at = engine.parts().clock.boot();
+    let arrived = tokio::time::timeout(WORD_OF_IT, first).await.ok().and_then(Result::ok);
+    let confirmed_after = arrived.as_ref().map(|first| confirmed_at.saturating_sub(first.at)).unwrap_or_default();
+    report.done(arrived.and_then(|first| first.summary));
     report.send(PairEvent::Paired {
         device: agreed.device.clone(),
         fingerprint: agreed.fingerprint(),
-        confirmed_after: first.confirmed_after,
+        confirmed_after,
     });
     Ok(())
 }

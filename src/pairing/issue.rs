@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::code::{CodeId, CodeRequest, CodeStage, CodeState};
 use super::event::{Cause, PairEvent, PairFailure, PairRequest};
 use super::report::Report;
-use super::{Port, not_found, words};
+use super::{Port, unreached, words};
 use crate::link::Links;
 use crate::session::blocking;
 
@@ -26,11 +26,11 @@ pub(super) async fn issue(
     request: PairRequest,
     ttl: Duration,
     events: mpsc::Sender<PairEvent>,
+    report: Report,
 ) {
-    let report = Report::to(Some(events.clone()));
     match make(&links, &port, request, ttl, events, &report).await {
         Ok(id) => wait(&links, &id, ttl, &report).await,
-        Err(failure) => report.fail(failure),
+        Err(failure) => report.fail(failure).await,
     }
 }
 
@@ -43,7 +43,7 @@ async fn make(
     report: &Report,
 ) -> Result<CodeId, PairFailure> {
     // A code for a sensor that is not there would be shown for nothing.
-    let sensor = port.meet().await.map_err(|error| not_found(report, &error))?;
+    let sensor = port.meet().await.map_err(|error| unreached(report, &error))?;
     let engine = links.engine();
     let hardware_id = match (&sensor.id, &sensor.device) {
         (Some(id), _) => Some(id.as_str().to_owned()),
@@ -93,7 +93,7 @@ async fn wait(links: &Links, id: &CodeId, ttl: Duration, report: &Report) {
                     continue;
                 }
                 if let Some(failure) = revoked(links, id, report).await {
-                    report.fail(failure);
+                    report.fail(failure).await;
                     return engine.forget_code(id);
                 }
             }
@@ -103,7 +103,8 @@ async fn wait(links: &Links, id: &CodeId, ttl: Duration, report: &Report) {
         let _ = tokio::time::timeout(GRACE, report.abandoned()).await;
     } else {
         let text = format!("The code was not entered at the sensor within {} s.", ttl.as_secs());
-        report.fail(report.failure(Cause::CodeNotEntered, text, "Run the command again for a new one."));
+        let failure = report.failure(Cause::CodeNotEntered, text, "Run the command again for a new one.");
+        report.fail(failure).await;
     }
     engine.forget_code(id);
 }

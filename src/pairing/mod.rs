@@ -15,13 +15,17 @@ pub(crate) mod words;
 
 use tokio::sync::mpsc;
 
-pub use commission::{BoxFuture, Commission, CommissionError, FirstReading};
+pub use commission::{BoxFuture, Commission, CommissionError};
 pub use event::{Cause, Ceremony, PairEvent, PairFailure, PairRequest, Stage};
 pub(crate) use random::OsRandom;
 
-use crate::link::{Handle, Links, Order, TargetError};
-use engine::LabelJob;
+use crate::link::{Handle, Links, Order, TargetError, printable};
+use crate::session::blocking;
+use engine::{Engine, LabelJob};
 use report::Report;
+
+/// Longest target that the audit log quotes, in characters.
+const MAX_SUBJECT: usize = 64;
 
 /// Events of one pairing that wait for their reader; there are never more.
 const EVENTS: usize = 16;
@@ -43,38 +47,54 @@ impl Pairing {
     #[must_use]
     pub fn pair(&self, request: PairRequest) -> mpsc::Receiver<PairEvent> {
         let (events, receiver) = mpsc::channel(EVENTS);
-        let report = Report::to(Some(events.clone()));
-        match self.links.resolve(&request.target) {
-            Err(error) => report.fail(not_found(&report, &error)),
-            Ok(handle) => match request.ceremony {
-                Ceremony::Label(code) => {
-                    let PairRequest { name, scopes, actor, .. } = request;
-                    let job = LabelJob { code, name, scopes, actor, report };
-                    tokio::spawn(async move { handle.order(Order::Pair(Box::new(job))).await });
-                }
-                Ceremony::Issued { ttl } => {
-                    tokio::spawn(issue::issue(self.links.clone(), handle, request, ttl, events));
-                }
-            },
-        }
+        tokio::spawn(start(self.links.clone(), request, events));
         receiver
     }
 }
 
-fn not_found(report: &Report, error: &TargetError) -> PairFailure {
-    let cause = match error {
-        TargetError::Unreachable { .. } => Cause::Port,
-        _ => Cause::NotFound,
+async fn start(links: Links, request: PairRequest, events: mpsc::Sender<PairEvent>) {
+    let engine = links.engine();
+    let ceremony = request.ceremony.kind();
+    let subject: String = printable(&request.target).chars().take(MAX_SUBJECT).collect();
+    let report = Report::new(engine.about(request.actor.clone(), &subject, ceremony), Some(events.clone()));
+    let handle = match links.find(&request.target).await {
+        Ok(handle) => handle,
+        Err(error) => {
+            let failure = match absent(engine, &request.target, &report, &error).await {
+                Some(failure) => failure,
+                None => unreached(&report, &error),
+            };
+            return report.fail(failure).await;
+        }
     };
-    report.failure(cause, format!("{}.", printed(error)), "")
+    match request.ceremony {
+        Ceremony::Label(code) => {
+            let PairRequest { name, scopes, actor, .. } = request;
+            handle.order(Order::Pair(Box::new(LabelJob { code, name, scopes, actor, report }))).await;
+        }
+        Ceremony::Issued { ttl } => issue::issue(links, handle, request, ttl, events, report).await,
+    }
 }
 
-fn printed(error: &TargetError) -> String {
+/// A device that is known, and whose sensor is nowhere now.
+async fn absent(engine: &Engine, target: &str, report: &Report, error: &TargetError) -> Option<PairFailure> {
+    let TargetError::NotFound(_) = error else { return None };
+    let (store, id) = (engine.parts().store.clone(), target.parse().ok()?);
+    let known = blocking(move || store.device(&id)).await.ok()??;
+    let text = format!("{} is paired, but its sensor answers on no line now.", known.id);
+    Some(report.failure(Cause::NoAnswer, text, "Check its power and its line; what is in reach: clawgate scan"))
+}
+
+fn unreached(report: &Report, error: &TargetError) -> PairFailure {
     match error {
-        TargetError::NotFound(target) => {
-            format!("No sensor, port or device goes by {target:?}; clawgate scan lists what is in reach")
+        TargetError::Unreachable { .. } => {
+            report.failure(Cause::Port, format!("{error}."), "See the port's state: clawgate status")
         }
-        other => other.to_string(),
+        TargetError::NotFound(target) => {
+            let text = format!("No sensor, port or device goes by {target:?}.");
+            report.failure(Cause::NotFound, text, "List what is in reach: clawgate scan")
+        }
+        TargetError::Ambiguous { .. } => report.failure(Cause::NotFound, format!("{error}."), ""),
     }
 }
 

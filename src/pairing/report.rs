@@ -1,24 +1,45 @@
-//! How a pairing tells its operator where it is. Nobody has to listen.
+//! How a pairing tells its operator where it is, and the audit log how it failed. Nobody has to listen.
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use clawgate_protocol::pairing::Ceremony;
+
 use super::event::{Cause, PairEvent, PairFailure, Stage};
+use crate::audit::{Actor, Audit, Event, Outcome};
+use crate::session::blocking;
 
 /// One pairing's line to its operator.
 #[derive(Debug)]
 pub(crate) struct Report {
     events: Option<mpsc::Sender<PairEvent>>,
+    about: About,
     stage: Stage,
     since: Instant,
 }
 
+/// What the audit log says of a pairing that fails.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) audit: Audit,
+    pub(crate) actor: Actor,
+    /// The sensor or device, by the best name that is known.
+    pub(crate) subject: String,
+    pub(crate) ceremony: Ceremony,
+}
+
 impl Report {
     /// Reports to `events`, or to nobody.
-    pub(crate) fn to(events: Option<mpsc::Sender<PairEvent>>) -> Self {
-        Self { events, stage: Stage::Connect, since: Instant::now() }
+    pub(crate) fn new(about: About, events: Option<mpsc::Sender<PairEvent>>) -> Self {
+        Self { events, about, stage: Stage::Connect, since: Instant::now() }
+    }
+
+    /// A better name is known.
+    pub(crate) fn is_about(&mut self, subject: &str) {
+        subject.clone_into(&mut self.about.subject);
     }
 
     /// The stage that runs.
@@ -57,8 +78,21 @@ impl Report {
         PairFailure::new(self.stage, cause, message, next_step)
     }
 
-    /// Ends in failure.
-    pub(crate) fn fail(&self, failure: PairFailure) {
+    /// Ends in failure, which stands in the audit log before the operator hears of it.
+    pub(crate) async fn fail(&self, failure: PairFailure) {
+        let About { audit, actor, subject, ceremony } = &self.about;
+        tracing::warn!(sensor = %subject, stage = %failure.stage, cause = failure.cause.name(), "{}", failure.message);
+        let action = match failure.stage {
+            Stage::Connect | Stage::KeyExchange | Stage::Confirm => "device.pair",
+            // Its keys stand.
+            Stage::Token | Stage::FirstReading => "device.commission",
+        };
+        let details = json!({ "stage": failure.stage, "cause": failure.cause, "ceremony": ceremony.name() });
+        let event = Event::done(actor.clone(), action, subject).ended(Outcome::Failed);
+        let (audit, event) = (audit.clone(), event.because(&failure.message).with(details));
+        if let Err(error) = blocking(move || audit.record(event)).await {
+            tracing::error!(error = %error, "the audit log refused");
+        }
         self.send(PairEvent::Failed(failure));
     }
 

@@ -48,7 +48,7 @@ pub(crate) struct Agreed {
     pub(crate) pairing: PairingId,
     pub(crate) code: Option<CodeId>,
     pub(crate) actor: Actor,
-    pub(crate) ceremony: &'static str,
+    pub(crate) ceremony: Ceremony,
 }
 
 /// How a run ended.
@@ -249,7 +249,7 @@ impl Plan {
             pairing,
             code: self.code_id.clone(),
             actor: self.actor.clone(),
-            ceremony: self.ceremony.name(),
+            ceremony: self.ceremony,
         }
     }
 }
@@ -258,7 +258,7 @@ impl Agreed {
     /// A pairing of a run before this start, whose key was proven only now.
     pub(crate) fn found(device: DeviceId, pairing: PairingId, code: Option<CodeId>) -> Self {
         let ceremony = if code.is_some() { Ceremony::Issued } else { Ceremony::Label };
-        Self { device, pairing, code, actor: Actor::Daemon, ceremony: ceremony.name() }
+        Self { device, pairing, code, actor: Actor::Daemon, ceremony }
     }
 
     /// What a person may compare at both ends.

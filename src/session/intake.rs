@@ -41,6 +41,8 @@ pub(super) struct Intake {
     /// The answer to a loss is given twice: the sensor goes back when it hears the same again.
     twice: bool,
     full: bool,
+    /// The first reading of this session was seen by whoever waited for it.
+    first_told: bool,
     taken: Counter,
     repeated: Counter,
 }
@@ -68,6 +70,7 @@ impl Intake {
             not_before: None,
             twice: false,
             full: false,
+            first_told: false,
         }
     }
 
@@ -78,6 +81,7 @@ impl Intake {
             let progress = lane.progress();
             self.lane = Some((lane, progress));
             self.epoch = None;
+            self.first_told = false;
         }
     }
 
@@ -120,6 +124,9 @@ impl Intake {
                 break;
             }
             taken += 1;
+            if !self.first_told {
+                self.tell_first(reading.pack);
+            }
         }
         self.epoch = Some(epoch);
         self.taken.inc_by(taken);
@@ -191,6 +198,13 @@ impl Intake {
             self.want_ack();
         }
         Some(ack)
+    }
+
+    fn tell_first(&mut self, pack: &[u8]) {
+        if let Some((lane, _)) = &self.lane {
+            self.parts.firsts.came(lane.pairing(), pack, self.parts.clock.boot());
+            self.first_told = true;
+        }
     }
 
     fn submit(&mut self, entry: Incoming, epoch: &mut Epoch) -> bool {

@@ -5,6 +5,7 @@
 //! owns the link drives it.
 
 mod clock;
+mod first;
 mod intake;
 mod keys;
 mod pulse;
@@ -25,6 +26,7 @@ use crate::metrics::{self, Metrics};
 use crate::spool::Spool;
 use crate::store::{Device, Store, StoreError};
 
+pub(crate) use first::{Arrived, FirstReadings};
 use intake::Intake;
 use keys::Keys;
 pub(crate) use keys::record;
@@ -53,6 +55,7 @@ pub(crate) struct SessionParts {
     pub(crate) spool: Spool,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
+    pub(crate) firsts: FirstReadings,
 }
 
 /// Why a session is over; the link may go on.

@@ -4,5 +4,6 @@
 mod commands;
 mod control;
 mod lifecycle;
+mod pairing;
 mod secrets;
 mod site;

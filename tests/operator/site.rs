@@ -124,16 +124,34 @@ impl Site {
         end(command.stdin(File::open(file).unwrap()))
     }
 
+    /// Every line of the audit log.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        self.run(&["audit", "tail", "-n", "10000", "--json"]).json().as_array().unwrap().clone()
+    }
+
     pub(crate) fn status(&self) -> Value {
         self.run(&["status", "--json"]).json()
     }
 
     /// A simulated sensor on the line `name`, with a label code of its own.
     pub(crate) fn sensor(&self, name: &str) -> Sensor {
+        self.sensor_with(name, &[])
+    }
+
+    /// One that measures 21.5 Cel again and again.
+    pub(crate) fn thermometer(&self, name: &str, more: &[&str]) -> Sensor {
+        let rows = self.path("rows.csv");
+        fs::write(&rows, format!("temperature:Cel\n{}", "21.5\n".repeat(1000))).unwrap();
+        self.sensor_with(name, &[&["--csv", rows.to_str().unwrap()], more].concat())
+    }
+
+    /// With further options of the simulator.
+    pub(crate) fn sensor_with(&self, name: &str, more: &[&str]) -> Sensor {
         let link = self.path(&format!("tty-{name}"));
         let mut child = Command::new(env!("CARGO_BIN_EXE_clawgate"))
             .args(["simulator", "--name", "TH-Kit", "--label", "random", "--every", "100ms", "--pty"])
             .arg(&link)
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -235,6 +253,10 @@ pub(crate) struct Sensor {
 }
 
 impl Sensor {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     pub(crate) fn say(&mut self, command: &str) {
         writeln!(self.input, "{command}").unwrap();
     }
