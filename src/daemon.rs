@@ -17,6 +17,7 @@ mod standalone;
 mod start;
 mod stop;
 mod tasks;
+mod token_audit;
 pub(crate) mod view;
 mod watchdog;
 
@@ -47,10 +48,10 @@ use crate::pairing::Pairing;
 use crate::pairing::code_book::Codes;
 use crate::relay::Relay;
 use crate::spool::Spool;
-use crate::standalone::issuer_server::Clients;
 use crate::store::Store;
 use crate::token::keeper::TokenKeeper;
 use commission::Service;
+use issuer::Terms;
 use tasks::Tasks;
 
 /// The running gateway as its control API sees it. Cheap to clone.
@@ -63,6 +64,8 @@ struct Parts {
     config_path: PathBuf,
     /// Why the last reload was refused.
     config_refused: Mutex<Option<String>>,
+    /// Keys that are another in the files, and wait for a restart.
+    restart_needed: Mutex<Vec<&'static str>>,
     log: Log,
     /// Cancelled first of all when the daemon stops.
     stopping: CancellationToken,
@@ -77,7 +80,7 @@ struct Parts {
     codes: Codes,
     broker: BrokerUrl,
     issuer_url: String,
-    subscribers: Option<watch::Sender<Clients>>,
+    terms: Option<watch::Sender<Terms>>,
     keeper: TokenKeeper,
     relay: Arc<Relay>,
     service: Service,
@@ -160,6 +163,10 @@ impl Gateway {
     /// What `work` yields, or nothing once the stop has begun.
     pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.0.stopping.run_until_cancelled(work).await
+    }
+
+    fn restart_needed(&self) -> Vec<&'static str> {
+        self.0.restart_needed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn config_refused(&self) -> Option<String> {

@@ -77,8 +77,11 @@ fn every_field_is_described() {
             devices: vec![device],
             spool,
             config_refused: None,
+            restart_needed: Vec::new(),
         },
     );
+    let letter = json!({"id": "a.b.1", "device": null, "kind": "gap", "bytes": 1, "reason": "0x95", "at": "2026-01-01T00:00:00Z"});
+    assert_same_fields("DeadLetter", &serde_json::from_value::<api::DeadLetter>(letter).unwrap());
     assert_same_fields(
         "PairRequest",
         &api::PairRequest {

@@ -68,6 +68,9 @@ pub(super) enum Command {
     /// The devices' access tokens
     #[command(subcommand)]
     Token(Token),
+    /// Readings that the broker refused for good
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// How the gateway is; exits 8 when something is not well
     Status,
     /// Follow what happens, until interrupted
@@ -214,6 +217,32 @@ pub(super) enum Token {
     },
     /// End a device's token now and give it no other; the device is cut off
     Revoke {
+        /// The device
+        device: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
+}
+
+/// `dead-letters`.
+#[derive(Debug, Subcommand)]
+pub(super) enum DeadLetters {
+    /// List them, the newest first
+    Ls {
+        /// Only those of this device
+        device: Option<String>,
+        /// So many
+        #[arg(long, short = 'n', default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        lines: u16,
+    },
+    /// Send a device's to the broker again, after the cause was mended
+    Replay {
+        /// The device
+        device: String,
+    },
+    /// Forget a device's for good
+    Drop {
         /// The device
         device: String,
         /// Why, for the audit log

@@ -8,6 +8,7 @@ mod audit;
 pub mod client;
 mod code;
 mod config;
+mod dead_letters;
 #[cfg(feature = "demo")]
 mod demo;
 mod devices;
@@ -90,6 +91,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Devices(verb) => devices::devices(terminal, client, verb).await,
         Command::Code(verb) => code::code(terminal, client, verb).await,
         Command::Token(verb) => token::token(terminal, client, verb).await,
+        Command::DeadLetters(verb) => dead_letters::dead_letters(terminal, client, verb).await,
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
         Command::Issuer(args::Issuer::Serve { config }) => issuer::serve(terminal, &config).await,
@@ -127,9 +129,14 @@ fn ended(terminal: &Terminal, result: Result<Exit, Failure>) -> Exit {
 
 /// A path of the control API with one part that a person typed.
 fn path(before: &str, part: &str, after: &str) -> Result<String, Failure> {
+    Ok(format!("{before}/{}{after}", name(part)?))
+}
+
+/// What a person typed as a name, if it can be one.
+fn name(text: &str) -> Result<&str, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if part.is_empty() || part.len() > 64 || !part.chars().all(plain) {
-        return Err(Failure::usage(format!("{part:?} is not a name: it has letters, digits, '_' and '-'."), ""));
+    if text.is_empty() || text.len() > 64 || !text.chars().all(plain) {
+        return Err(Failure::usage(format!("{text:?} is not a name: it has letters, digits, '_' and '-'."), ""));
     }
-    Ok(format!("{before}/{part}{after}"))
+    Ok(text)
 }

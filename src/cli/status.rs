@@ -64,9 +64,10 @@ fn words(terminal: &Terminal, status: &Status) -> String {
         );
     }
     let spool = &status.spool;
+    let dead = if spool.dead_letters > 0 { " (clawgate dead-letters ls)" } else { "" };
     let _ = writeln!(
         text,
-        "spool    {} waiting, {} of {}; {} dropped, {} dead letters",
+        "spool    {} waiting, {} of {}; {} dropped, {} dead letters{dead}",
         spool.waiting,
         size(spool.bytes),
         size(spool.max_bytes),

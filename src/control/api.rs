@@ -35,6 +35,8 @@ pub struct Status {
     pub spool: Spool,
     /// Why the last reload was refused; the configuration before it goes on.
     pub config_refused: Option<String>,
+    /// Keys that are another in the files since the start, and wait for a restart.
+    pub restart_needed: Vec<String>,
 }
 
 /// The gateway at a glance.
@@ -337,7 +339,24 @@ pub struct CodeExplanation {
     pub next_step: String,
 }
 
-/// `POST /v1/codes/{id}/revoke` and `POST /v1/tokens/{device}/revoke`.
+/// A message that the broker refused for good: an element of `GET /v1/dead-letters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its name for ever: pairing, epoch and number.
+    pub id: String,
+    /// Whose it is, where that is known.
+    pub device: Option<String>,
+    /// `telemetry` or `gap`.
+    pub kind: String,
+    /// Length of its content.
+    pub bytes: usize,
+    /// What the broker said.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// `POST /v1/codes/{id}/revoke`, `POST /v1/tokens/{device}/revoke` and `POST /v1/dead-letters/{device}/drop`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WhyRequest {

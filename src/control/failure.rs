@@ -61,6 +61,9 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status(), Json(self)).into_response()
+        let mut response = (self.status(), Json(&self)).into_response();
+        // For the audit log.
+        response.extensions_mut().insert(self);
+        response
     }
 }

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::role::Caller;
 use super::routes::{Body, Query, number};
 use super::stream::{Lines, ndjson};
+use crate::audit::Event;
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::link::{self, FoundState, TargetError};
@@ -92,9 +93,11 @@ fn found_line(found: link::Found) -> Found {
 
 pub(super) async fn identify(
     State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<IdentifyRequest>,
 ) -> Result<Json<Done>, Failure> {
     gateway.links().identify(&request.target, IDENTIFY_TIME).await.map_err(|error| target_failure(&error))?;
+    gateway.record(Event::done(caller.actor(), "device.identify", &request.target)).await;
     Ok(Json(Done { done: format!("{} blinks.", request.target) }))
 }
 

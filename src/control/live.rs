@@ -32,6 +32,10 @@ pub(super) fn changes(before: &Status, now: &Status) -> Vec<(String, String)> {
         let count = now.spool.dropped - before.spool.dropped;
         lines.push(("spool".to_owned(), format!("full: {count} readings dropped")));
     }
+    if now.spool.dead_letters > before.spool.dead_letters {
+        let count = now.spool.dead_letters - before.spool.dead_letters;
+        lines.push(("spool".to_owned(), format!("{count} messages refused for good: clawgate dead-letters ls")));
+    }
     if before.health != now.health {
         let words = match now.health {
             Health::Ok => "all is well".to_owned(),

@@ -5,7 +5,9 @@
 
 pub mod api;
 mod audit;
+mod calls;
 mod codes;
+mod dead_letters;
 mod devices;
 pub mod failure;
 mod links;

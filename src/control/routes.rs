@@ -1,6 +1,7 @@
 //! Every route with the least role it needs. `openapi.json` describes the same; a test compares them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
@@ -12,10 +13,11 @@ use axum::{Extension, Json, Router};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::calls::Calls;
 use super::failure::Failure;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
-use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, devices, links, system, tokens};
+use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, dead_letters, devices, links, system, tokens};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::metrics::Reason;
@@ -55,6 +57,9 @@ pub fn routes() -> Vec<Route> {
         post("/v1/codes/{id}/revoke", Operator, self::post(codes::revoke)),
         get("/v1/tokens", Viewer, self::get(tokens::list)),
         post("/v1/tokens/{id}/rotate", Admin, self::post(tokens::rotate)),
+        get("/v1/dead-letters", Viewer, self::get(dead_letters::list)),
+        post("/v1/dead-letters/{id}/replay", Operator, self::post(dead_letters::replay)),
+        post("/v1/dead-letters/{id}/drop", Operator, self::post(dead_letters::discard)),
         get("/v1/audit", Viewer, self::get(audit::tail)),
         get("/v1/audit/export", Admin, self::get(audit::export)),
         post("/v1/tokens/{id}/revoke", Admin, self::post(tokens::revoke)),
@@ -63,9 +68,10 @@ pub fn routes() -> Vec<Route> {
 
 /// The API as a service.
 pub(super) fn router(gateway: &Gateway) -> Router {
+    let calls = Arc::new(Calls::default());
     let mut router = Router::new();
     for route in routes() {
-        let gate = middleware::from_fn_with_state((gateway.clone(), route.role), pass);
+        let gate = middleware::from_fn_with_state((gateway.clone(), route.role, Arc::clone(&calls)), pass);
         router = router.route(route.path, route.handler.layer(gate));
     }
     router
@@ -79,23 +85,35 @@ fn no_route() -> Failure {
     Failure::new(Exit::Usage, "no_route", "There is no such operation.", "GET /v1/openapi.json lists them all.")
 }
 
-/// Lets a request pass that its user may make, within the time it may take.
+/// Lets a request pass that its user may make, within the time it may take. One that came to nothing stands in the
+/// audit log, if its user may not make it or it would have changed something.
 async fn pass(
-    State((gateway, needed)): State<(Gateway, Role)>,
+    State((gateway, needed, calls)): State<(Gateway, Role, Arc<Calls>)>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
     gateway.metrics().control.requests.inc();
+    let changes = request.method() != Method::GET;
+    let call = format!("{} {}", request.method(), request.uri().path());
+    let note = async |failure: &Failure| {
+        if let Some(event) = calls.event(&caller, &call, failure, gateway.clock().boot()) {
+            gateway.record(event).await;
+        }
+    };
     let refuse = |failure: Failure, reason| {
         gateway.metrics().control.refused.get_or_create(&Reason { reason }).inc();
         failure.into_response()
     };
     if let Err(failure) = caller.require(needed, &gateway.config().control.roles) {
         tracing::info!(uid = caller.uid, %needed, "a control request was refused for its role");
+        note(&failure).await;
         return refuse(failure, "role");
     }
     if let Ok(response) = tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+        if let Some(failure) = response.extensions().get::<Failure>().filter(|_| changes) {
+            note(failure).await;
+        }
         return response;
     }
     let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());

@@ -1,11 +1,13 @@
 //! What an operator does to a device that touches several parts at once, in the order that leaves no ghost.
 
 use super::Gateway;
+use super::commission::slot_of;
 use crate::audit::{Actor, Event, Outcome};
 use crate::cli::exit::Exit;
 use crate::control::failure::Failure;
-use crate::ids::DeviceId;
-use crate::store::StoreError;
+use crate::ids::{DeviceId, PairingId};
+use crate::spool::DeadLetter;
+use crate::store::{Device, StoreError};
 use crate::token::keeper::KeeperError;
 
 impl Gateway {
@@ -21,7 +23,8 @@ impl Gateway {
         let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
         let told = self.links().unpair(id).await;
         self.0.relay.detach(id).await;
-        if let Err(error) = self.keeper().remove(id, "unpaired").await {
+        let revoked = self.keeper().remove(id, "unpaired").await;
+        if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of an unpaired device could not be revoked at the issuer");
         }
         let store = self.store().clone();
@@ -36,7 +39,7 @@ impl Gateway {
                 }
             }
         }
-        let details = serde_json::json!({ "sensor": known.hardware_id, "sensor_told": told, "readings_lost": lost });
+        let details = serde_json::json!({ "sensor": known.hardware_id, "sensor_told": told, "readings_lost": lost, "token_revoked": revoked.is_ok() });
         self.record(Event::done(actor, "device.unpair", id.as_str()).with(details)).await;
         Ok(told)
     }
@@ -51,7 +54,8 @@ impl Gateway {
         blocking(move || store.rename_device(&from, &to)).await?;
         // The old name's topics and token end; what waits goes out under the new name.
         self.0.relay.detach(id).await;
-        if let Err(error) = self.keeper().remove(id, "renamed").await {
+        let revoked = self.keeper().remove(id, "renamed").await;
+        if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of the old name could not be revoked at the issuer");
         }
         let (store, to) = (self.store().clone(), name.clone());
@@ -59,8 +63,56 @@ impl Gateway {
         let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(name.to_string())))?;
         self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
         self.links().renamed(id).await;
-        self.record(Event::done(actor, "device.rename", id.as_str()).with(serde_json::json!({ "to": name }))).await;
+        let details = serde_json::json!({ "to": name, "token_revoked": revoked.is_ok() });
+        self.record(Event::done(actor, "device.rename", id.as_str()).with(details)).await;
         Ok(())
+    }
+
+    /// What the broker refused for good, the newest first.
+    ///
+    /// # Errors
+    /// What the spool said.
+    pub(crate) async fn dead_letters(&self, most: usize) -> Result<Vec<DeadLetter>, Failure> {
+        self.0.spool.dead_letters(most).await.map_err(|error| Failure::internal(&error))
+    }
+
+    /// Sends the dead letters of a device to the broker again; how many.
+    ///
+    /// # Errors
+    /// `not_found`, or what the spool said.
+    pub(crate) async fn replay_dead_letters(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
+        let (known, pairing) = self.lane_of(id).await?;
+        let count = self.0.spool.replay_dead_letters(pairing).await.map_err(|error| Failure::internal(&error))?;
+        if count > 0 && self.0.spool.lane(pairing).serve(id).len() > 1 {
+            // Some are of an earlier pairing, whose lane the connection has done with.
+            self.0.relay.detach(id).await;
+            self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
+        }
+        let details = serde_json::json!({ "messages": count });
+        self.record(Event::done(actor, "dead_letters.replay", id.as_str()).with(details)).await;
+        Ok(count)
+    }
+
+    /// Forgets the dead letters of a device; how many.
+    ///
+    /// # Errors
+    /// `not_found`, or what the spool said.
+    pub(crate) async fn drop_dead_letters(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<u64, Failure> {
+        let (_, pairing) = self.lane_of(id).await?;
+        let count = self.0.spool.drop_dead_letters(pairing).await.map_err(|error| Failure::internal(&error))?;
+        let details = serde_json::json!({ "messages": count });
+        self.record(Event::done(actor, "dead_letters.drop", id.as_str()).because(why).with(details)).await;
+        Ok(count)
+    }
+
+    /// A device, and the pairing that its readings come under.
+    async fn lane_of(&self, id: &DeviceId) -> Result<(Device, PairingId), Failure> {
+        let (store, wanted) = (self.store().clone(), id.clone());
+        let known = blocking(move || store.device(&wanted)).await?;
+        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
+        let slot = slot_of(&known).ok_or_else(|| Failure::usage(format!("{id} has no key."), "Pair it again."))?;
+        let pairing = slot.pairing;
+        Ok((known, pairing))
     }
 
     /// Gets a new token now; its life in seconds.

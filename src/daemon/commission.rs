@@ -4,17 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::json;
 
+use super::disk::Disk;
+use crate::audit::{Actor, Audit, Event};
 use crate::config::Config;
 use crate::ids::{DeviceId, PairingId};
 use crate::pairing::{BoxFuture, Commission, CommissionError};
 use crate::relay::{Relay, RelayDevice};
+use crate::session::blocking;
 use crate::spool::Spool;
 use crate::store::{Device, KeySlot, Store};
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
-use crate::token::{TokenHandle, TokenState};
+use crate::token::{AccessToken, TokenHandle, TokenState};
 
 /// Time for the first token of a device.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
@@ -23,6 +27,9 @@ const READING_TIME: Duration = Duration::from_secs(30);
 /// Time for the broker to confirm it.
 const CONFIRM_TIME: Duration = Duration::from_secs(20);
 
+/// How soon a refused reading is noticed.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What a device needs to be in service.
 #[derive(Clone)]
 pub(super) struct Service {
@@ -30,20 +37,24 @@ pub(super) struct Service {
     spool: Spool,
     keeper: TokenKeeper,
     relay: Arc<Relay>,
-    life: Duration,
+    /// Of tokens; a reload may change it.
+    life: Arc<ArcSwap<Duration>>,
     audience: String,
+    audit: Audit,
 }
 
 impl Service {
-    pub(super) fn new(store: Store, spool: Spool, keeper: TokenKeeper, relay: Arc<Relay>, config: &Config) -> Self {
-        let (life, audience) = (config.issuer.life, config.issuer.audience.clone());
-        Self { store, spool, keeper, relay, life, audience }
+    pub(super) fn new(disk: &Disk, keeper: TokenKeeper, relay: Arc<Relay>, config: &Config) -> Self {
+        let Disk { store, spool, audit, .. } = disk.clone();
+        let life = Arc::new(ArcSwap::from_pointee(config.issuer.life));
+        let audience = config.issuer.audience.clone();
+        Self { store, spool, keeper, relay, life, audience, audit }
     }
 
     /// Attaches a device to token and relay; never waits for the cloud.
     pub(super) fn attach(&self, device: &Device) -> Result<TokenHandle, CommissionError> {
         let slot = slot_of(device).ok_or_else(|| failed("it has no key", "Pair it again."))?;
-        let grant = Grant { scope: scopes_of(device), life: self.life, audience: self.audience.clone() };
+        let grant = self.grant(device);
         let retry = format!("Try again: clawgate token rotate {}", device.id);
         let added = match &device.revoked {
             Some(why) => self.keeper.add_revoked(&device.id, grant, why),
@@ -60,6 +71,20 @@ impl Service {
         Ok(token)
     }
 
+    fn grant(&self, device: &Device) -> Grant {
+        Grant { scope: scopes_of(device), life: **self.life.load(), audience: self.audience.clone() }
+    }
+
+    /// Another life of tokens: every device that may have one gets a new one.
+    pub(super) fn set_life(&self, life: Duration, devices: &[Device]) {
+        self.life.store(Arc::new(life));
+        for device in devices.iter().filter(|device| device.revoked.is_none()) {
+            if let Err(error) = self.keeper.add(&device.id, self.grant(device)) {
+                tracing::warn!(device = %device.id, %error, "the device keeps its token's old life until it is refreshed");
+            }
+        }
+    }
+
     async fn first_token(&self, id: &DeviceId) -> Result<String, CommissionError> {
         let known = self.device(id).await?;
         // Paired again, it has another lane.
@@ -67,13 +92,14 @@ impl Service {
         let handle = self.attach(&known)?;
         let mut states = handle.watch();
         let waiting = |state: &TokenState| matches!(state, TokenState::Waiting { .. });
-        let settled = tokio::time::timeout(TOKEN_TIME, states.wait_for(|state| !waiting(state))).await;
-        let state = match settled {
-            Ok(Ok(state)) => state.clone(),
-            _ => handle.watch().borrow().clone(),
-        };
+        // Whether it settled or not is seen in the state.
+        let _ = tokio::time::timeout(TOKEN_TIME, states.wait_for(|state| !waiting(state))).await.is_ok();
+        let state = states.borrow().clone();
         match state {
-            TokenState::Valid(token) => Ok(token.claims().scope.clone()),
+            TokenState::Valid(token) => {
+                self.note_issue(id, &token).await;
+                Ok(token.claims().scope.clone())
+            }
             TokenState::Quarantined { reason } | TokenState::Revoked { reason } => {
                 Err(failed(&reason, &format!("Mend that, then: clawgate token rotate {id}")))
             }
@@ -81,6 +107,17 @@ impl Service {
                 let none = || format!("the issuer gave no token within {} s", TOKEN_TIME.as_secs());
                 Err(failed(&last_error.unwrap_or_else(none), "It is asked again by itself; see clawgate token ls."))
             }
+        }
+    }
+
+    /// The first token of a pairing; those after it are summed up.
+    async fn note_issue(&self, id: &DeviceId, token: &AccessToken) {
+        let claims = token.claims();
+        let details = json!({ "jti": token.jti(), "scope": claims.scope, "life_s": token.life().as_secs() });
+        let event = Event::done(Actor::Daemon, "token.issue", id.as_str()).with(details);
+        let audit = self.audit.clone();
+        if let Err(error) = blocking(move || audit.record(event)).await {
+            tracing::error!(%error, "an audit event is missing in the log");
         }
     }
 
@@ -104,10 +141,19 @@ impl Service {
         // The first one may have been confirmed before anybody counted: then nothing waits, and nothing was refused.
         let is_through =
             |count: u64| count > before + earlier || (self.waiting(slot.pairing) == 0 && self.refused(id) == 0);
-        let heard = tokio::time::timeout(CONFIRM_TIME, confirmed.wait_for(|count| is_through(*count)));
-        let heard = matches!(heard.await, Ok(Ok(_)));
-        if heard {
+        let heard = tokio::time::timeout(CONFIRM_TIME, async {
+            tokio::select! {
+                heard = confirmed.wait_for(|count| is_through(*count)) => heard.is_ok(),
+                () = self.refusal(id) => false,
+            }
+        });
+        if matches!(heard.await, Ok(true)) {
             return Ok(());
+        }
+        let letters = if self.refused(id) > 0 { self.spool.dead_letters(1).await } else { Ok(Vec::new()) };
+        if let Some(letter) = letters.unwrap_or_default().first().filter(|letter| letter.id.pairing == slot.pairing) {
+            let next = format!("Mend that, then: clawgate dead-letters replay {id}");
+            return Err(failed(&format!("the broker refused its reading: {}", letter.reason), &next));
         }
         let statuses = self.relay.status();
         let reason = statuses.into_iter().find(|status| status.device == *id).and_then(|status| status.last_error);
@@ -116,6 +162,13 @@ impl Service {
             &reason.unwrap_or_else(none),
             "Readings are kept and go out by themselves when the broker answers; see clawgate status.",
         ))
+    }
+
+    /// Ends when a reading of the device stands among the dead letters.
+    async fn refusal(&self, id: &DeviceId) {
+        while self.refused(id) == 0 || self.spool.status().dead_letters == 0 {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Readings of a device that the broker refused since it was attached.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -66,8 +67,22 @@ pub(super) struct Issuing {
     pub(super) local: Option<LocalIssuer>,
     /// Where it is.
     pub(super) url: String,
-    /// Takes other subscribers on a reload, where it is in this process.
-    pub(super) subscribers: Option<watch::Sender<Clients>>,
+    /// Takes what a reload changes, where it is in this process.
+    pub(super) terms: Option<watch::Sender<Terms>>,
+}
+
+/// Who gets tokens from the endpoints, and for how long.
+#[derive(Debug, Clone)]
+pub(super) struct Terms {
+    clients: Clients,
+    life: Duration,
+}
+
+impl Terms {
+    /// As the configuration has them; the subscribers' keys are read.
+    pub(super) fn of(config: &Config) -> Result<Self, IssuingError> {
+        Ok(Self { clients: subscribers(config)?, life: config.issuer.life })
+    }
 }
 
 /// Starts the issuer of the configuration.
@@ -88,21 +103,20 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let url = config.issuer.url.clone().unwrap_or_else(|| format!("http://{}", listener.addr()));
     let deny = DenyList::open(&store.dir().join("revoked.json"))?;
     let issuer = LocalIssuer::new(&url, signing_key(store)?, deny, clock.clone());
-    let clients = subscribers(config)?;
-    let options = ServerOptions {
-        audience: config.issuer.audience.clone(),
-        life: config.issuer.life,
-        url: config.issuer.url.clone(),
-    };
-    let server = IssuerServer::start(listener, issuer.clone(), clients.clone(), options);
-    let (sender, mut changed) = watch::channel(clients);
+    let terms = Terms::of(config)?;
+    let options =
+        ServerOptions { audience: config.issuer.audience.clone(), life: terms.life, url: config.issuer.url.clone() };
+    let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
+    let (sender, mut changed) = watch::channel(terms);
     tasks.spawn("issuer", |stop| async move {
         while let Some(Ok(())) = stop.run_until_cancelled(changed.changed()).await {
-            server.replace_clients(changed.borrow_and_update().clone());
+            let Terms { clients, life } = changed.borrow_and_update().clone();
+            server.replace_clients(clients);
+            server.set_life(life);
         }
         server.stop().await;
     });
-    Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, subscribers: Some(sender) })
+    Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender) })
 }
 
 fn oauth(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
@@ -116,7 +130,7 @@ fn oauth(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
         ca: config.issuer.ca.clone(),
     };
     let issuer = OauthIssuer::new(options, clock.clone())?;
-    Ok(Issuing { issuer: Arc::new(issuer), local: None, url, subscribers: None })
+    Ok(Issuing { issuer: Arc::new(issuer), local: None, url, terms: None })
 }
 
 /// The key is made at the first start.
@@ -130,7 +144,7 @@ fn signing_key(store: &Store) -> Result<SigningKey, IssuingError> {
 }
 
 /// The subscribers of the configuration, with their keys read.
-pub(super) fn subscribers(config: &Config) -> Result<Clients, IssuingError> {
+fn subscribers(config: &Config) -> Result<Clients, IssuingError> {
     let mut clients = Vec::new();
     for (name, subscriber) in &config.standalone.subscribers {
         let path = subscriber.public_key.clone();

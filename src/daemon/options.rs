@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use clawgate_protocol::pairing::Suite;
+
 use crate::config::{BrokerUrl, Config, Name, PortConfig};
 use crate::link::uart::{PortOptions, UartOptions};
+use crate::pairing::PairingPolicy;
 use crate::relay::{RelayOptions, TlsFiles};
 use crate::token::keeper::KeeperOptions;
 
@@ -24,6 +27,12 @@ pub(super) fn relay_options(config: &Config, broker: &BrokerUrl) -> RelayOptions
         payload: config.broker.payload,
         ..RelayOptions::new(broker.host.clone(), broker.port, tenant, gateway)
     }
+}
+
+/// What pairings may do.
+pub(super) fn pairing_policy(config: &Config) -> PairingPolicy {
+    let min_suite = if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One };
+    PairingPolicy { min_suite, attempts: config.pairing.attempts }
 }
 
 /// The serial lines of a configuration, as the links take them.

@@ -1,85 +1,267 @@
-//! SIGHUP: reads the configuration again and changes what changed. A bad one is refused and the old one goes on.
+//! SIGHUP: reads the configuration again and changes what changed. A bad one is refused and the old one goes on; a
+//! key that only a start can apply is named in the log and in `clawgate status`, and the others are applied.
 
 use std::sync::PoisonError;
 
-use super::options::uart_options;
-use super::{Gateway, issuer};
+use serde_json::json;
+
+use super::Gateway;
+use super::issuer::Terms;
+use super::options::{pairing_policy, uart_options};
+use crate::audit::{Actor, Event, Outcome};
 use crate::config::{self, Config};
+use crate::session::blocking;
+
+/// One key of the configuration.
+struct Key {
+    name: &'static str,
+    differs: fn(&Config, &Config) -> bool,
+    /// Only a start applies it: until then the running value is kept, from the second into the first.
+    keep: Option<fn(&mut Config, &Config)>,
+}
+
+/// A key that a reload applies.
+macro_rules! live {
+    ($($part:ident).+) => {
+        Key { name: path!($($part).+), differs: |a, b| a.$($part).+ != b.$($part).+, keep: None }
+    };
+}
+
+/// A key that waits for a restart.
+macro_rules! fixed {
+    ($($part:ident).+) => {
+        Key {
+            name: path!($($part).+),
+            differs: |a, b| a.$($part).+ != b.$($part).+,
+            keep: Some(|new, old| new.$($part).+.clone_from(&old.$($part).+)),
+        }
+    };
+}
+
+/// A key as the files write it.
+macro_rules! path {
+    ($first:ident) => {
+        stringify!($first)
+    };
+    ($first:ident . $second:ident) => {
+        concat!(stringify!($first), ".", stringify!($second))
+    };
+    ($first:ident . $second:ident . $third:ident) => {
+        concat!(stringify!($first), ".", stringify!($second), ".", stringify!($third))
+    };
+}
+
+/// Every key there is; a test compares them with the sample configuration.
+const KEYS: &[Key] = &[
+    fixed!(mode),
+    fixed!(state_dir),
+    fixed!(master_key),
+    fixed!(gateway.id),
+    fixed!(gateway.tenant),
+    fixed!(control.socket),
+    live!(control.roles.viewer),
+    live!(control.roles.operator),
+    live!(control.roles.admin),
+    live!(uart.ports),
+    live!(pairing.ttl),
+    live!(pairing.attempts),
+    live!(pairing.min_suite),
+    fixed!(spool.commit_ms),
+    fixed!(spool.max_bytes),
+    fixed!(broker.url),
+    fixed!(broker.ca),
+    fixed!(broker.client_cert),
+    fixed!(broker.client_key),
+    fixed!(broker.reauth),
+    fixed!(broker.payload),
+    fixed!(issuer.kind),
+    live!(issuer.life),
+    fixed!(issuer.audience),
+    fixed!(issuer.listen),
+    fixed!(issuer.url),
+    fixed!(issuer.client_id),
+    fixed!(issuer.client_key),
+    fixed!(issuer.ca),
+    fixed!(standalone.listen),
+    live!(standalone.subscribers),
+    fixed!(metrics.listen),
+    live!(log.level),
+];
+
+/// What a reload did.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    /// Keys that have their new value.
+    applied: Vec<&'static str>,
+    /// Keys that keep their old value until a restart.
+    waiting: Vec<&'static str>,
+}
 
 /// Takes the configuration of the files as they are now.
 pub(super) async fn reload(gateway: &Gateway) {
     let path = gateway.0.config_path.clone();
     let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
-    let refused = match loaded {
-        Ok(Ok(new)) => apply(gateway, new),
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(error) => Some(error.to_string()),
+    let result = match loaded {
+        Ok(Ok(new)) => apply(gateway, new).await,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
     };
-    if let Some(error) = &refused {
-        tracing::error!(%error, "the new configuration is refused; the one before goes on");
-    } else {
-        tracing::info!("the configuration was read again");
-    }
-    *gateway.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    let event = Event::done(Actor::Daemon, "config.reload", gateway.0.config_path.display().to_string());
+    let event = match &result {
+        Ok(Changes { applied, waiting }) => {
+            tracing::info!(?applied, "the configuration was read again");
+            for key in waiting {
+                tracing::warn!(
+                    key,
+                    "this key is another in the files, and needs a restart: systemctl restart clawgate"
+                );
+            }
+            waiting.clone_into(&mut gateway.0.restart_needed.lock().unwrap_or_else(PoisonError::into_inner));
+            event.with(json!({ "applied": applied, "restart_needed": waiting }))
+        }
+        Err(error) => {
+            tracing::error!(error, "the new configuration is refused; the one before goes on");
+            event.ended(Outcome::Refused).because(error)
+        }
+    };
+    *gateway.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
+    gateway.record(event).await;
 }
 
-/// Changes what may change while running; says what needs a restart, and then changes nothing.
-fn apply(gateway: &Gateway, new: Config) -> Option<String> {
+/// Changes what may change while running.
+async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
     let old = gateway.config();
-    let fixed = needs_restart(&old, &new);
-    if !fixed.is_empty() {
-        return Some(format!("{} cannot change while running; restart clawgate for it", fixed.join(", ")));
-    }
-    if let Some(subscribers) = &gateway.0.subscribers {
-        // The keys are read again too: a file may have changed under the same name.
-        match issuer::subscribers(&new) {
-            Ok(clients) => drop(subscribers.send(clients)),
-            Err(error) => return Some(error.to_string()),
-        }
+    let changes = compare(&old, &mut new);
+    // First of all: the subscribers' keys are read again too (a file may have changed under the same name), and may be
+    // refused.
+    if let Some(terms) = &gateway.0.terms {
+        terms.send_replace(Terms::of(&new).map_err(|error| error.to_string())?);
     }
     if old.uart != new.uart {
         gateway.links().reload(uart_options(&new));
     }
+    gateway.links().set_policy(pairing_policy(&new));
     if old.log != new.log {
         gateway.0.log.set_level(new.log.level);
     }
+    if old.issuer.life != new.issuer.life {
+        let store = gateway.store().clone();
+        let devices = blocking(move || store.devices()).await.map_err(|error| error.to_string())?;
+        gateway.0.service.set_life(new.issuer.life, &devices);
+    }
     gateway.0.config.store(new.into());
-    None
+    Ok(changes)
 }
 
-/// The sections that differ and are only read at the start.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    [
-        ("mode", old.mode != new.mode),
-        ("state_dir", old.state_dir != new.state_dir),
-        ("master_key", old.master_key != new.master_key),
-        ("[gateway]", old.gateway != new.gateway),
-        ("control.socket", old.control.socket != new.control.socket),
-        ("[spool]", old.spool != new.spool),
-        ("[broker]", old.broker != new.broker),
-        ("[issuer]", old.issuer != new.issuer),
-        ("standalone.listen", old.standalone.listen != new.standalone.listen),
-        ("[metrics]", old.metrics != new.metrics),
-        ("pairing.min_suite", old.pairing.min_suite != new.pairing.min_suite),
-    ]
-    .into_iter()
-    .filter_map(|(name, differs)| differs.then_some(name))
-    .collect()
+/// What differs; a key that needs a restart gets its old value in `new`.
+fn compare(old: &Config, new: &mut Config) -> Changes {
+    let mut changes = Changes::default();
+    for key in KEYS {
+        if !(key.differs)(old, new) {
+            continue;
+        }
+        if let Some(keep) = key.keep {
+            keep(new, old);
+            changes.waiting.push(key.name);
+        } else {
+            changes.applied.push(key.name);
+        }
+    }
+    changes
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
+    /// The sample with every key in it, also those that are commented out, in other values than the defaults.
+    fn everything_changed() -> Config {
+        let changed = r#"
+            mode = "standalone"
+            state_dir = "/elsewhere"
+            master_key = "/key"
+            [gateway]
+            id = "other"
+            tenant = "other"
+            [control]
+            socket = "/other"
+            [control.roles]
+            viewer = ["uid:1"]
+            operator = ["uid:2"]
+            admin = ["uid:3"]
+            [uart.ports.line1]
+            path = "/dev/other"
+            [pairing]
+            ttl = "5m"
+            attempts = 5
+            min_suite = 2
+            [spool]
+            commit_ms = 20
+            max_bytes = "2MiB"
+            [broker]
+            url = "mqtt://other"
+            ca = "/ca"
+            client_cert = "/cert"
+            client_key = "/key"
+            reauth = "never"
+            payload = "cbor"
+            [issuer]
+            kind = "oauth"
+            life = "7m"
+            audience = "other"
+            listen = "127.0.0.1:1"
+            url = "http://other"
+            client_id = "other"
+            client_key = "/key"
+            ca = "/ca"
+            [standalone]
+            listen = "127.0.0.1:2"
+            [standalone.subscribers.other]
+            public_key = "/key"
+            topics = ["a"]
+            [metrics]
+            listen = "off"
+            [log]
+            level = "debug"
+        "#;
+        toml::from_str(changed).unwrap()
+    }
+
     #[test]
-    fn what_cannot_change_while_running_is_named() {
+    fn every_key_of_the_sample_is_applied_or_named() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clawgate.sample.toml");
+        let mut table = String::new();
+        let mut written = BTreeSet::new();
+        for line in fs::read_to_string(sample).unwrap().lines() {
+            let line = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+                name.0.clone_into(&mut table);
+            } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+                let key = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+                // Tables with names of the operator's are compared whole.
+                let whole = ["uart.ports", "standalone.subscribers"].into_iter().find(|whole| key.starts_with(whole));
+                written.insert(whole.map_or(key, str::to_owned));
+            }
+        }
+        assert!(written.len() > 30, "{written:?}");
+        assert_eq!(written, KEYS.iter().map(|key| key.name.to_owned()).collect());
+    }
+
+    #[test]
+    fn every_key_that_changes_is_said_and_none_besides() {
         let old = Config::default();
-        let mut new = old.clone();
-        new.log.level = config::LogLevel::Debug;
-        new.pairing.attempts = 5;
-        assert!(needs_restart(&old, &new).is_empty());
-        new.spool.commit_ms = 20;
-        new.state_dir = "/elsewhere".into();
-        assert_eq!(needs_restart(&old, &new), ["state_dir", "[spool]"]);
+        let mut new = everything_changed();
+        let changes = compare(&old, &mut new);
+        let said: BTreeSet<_> = changes.applied.iter().chain(&changes.waiting).copied().collect();
+        assert_eq!(said, KEYS.iter().map(|key| key.name).collect());
+        // What waits for a restart runs on as it was; said again, it is not forgotten.
+        assert_eq!((&new.spool, &new.broker, &new.gateway), (&old.spool, &old.broker, &old.gateway));
+        assert_eq!((new.pairing.min_suite, new.issuer.life.as_secs()), (2, 420));
+        assert_eq!(compare(&new, &mut everything_changed()), Changes { applied: vec![], ..changes });
+        assert_eq!(compare(&old, &mut Config::default()), Changes::default());
     }
 }

@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use clawgate_protocol::pairing::Suite;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::commission::Service;
 use super::disk::{self, Disk};
 use super::issuer::IssuingError;
-use super::options::{keeper_options, relay_options, uart_options};
+use super::options::{keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
-use super::{Gateway, Parts, gauges, issuer, metrics_http, watchdog};
+use super::{Gateway, Parts, gauges, issuer, metrics_http, token_audit, watchdog};
 use crate::audit::AuditError;
 use crate::clock::Clock;
 use crate::config::{BrokerUrl, Config};
@@ -101,7 +100,7 @@ pub(super) async fn start(
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let relay = Arc::new(Relay::new(relay_options(&config, &broker), clock.clone(), metrics.relay.clone())?);
-    let service = Service::new(store.clone(), spool.clone(), keeper.clone(), Arc::clone(&relay), &config);
+    let service = Service::new(&disk, keeper.clone(), Arc::clone(&relay), &config);
     for device in store.devices()? {
         if let Err(error) = service.attach(&device) {
             tracing::error!(device = %device.id, %error, "a device is not in service");
@@ -117,6 +116,7 @@ pub(super) async fn start(
         config: ArcSwap::from_pointee(config),
         config_path: config_path.to_owned(),
         config_refused: Mutex::default(),
+        restart_needed: Mutex::default(),
         log,
         stopping: CancellationToken::new(),
         clock,
@@ -129,7 +129,7 @@ pub(super) async fn start(
         codes,
         broker,
         issuer_url: issuing.url,
-        subscribers: issuing.subscribers,
+        terms: issuing.terms,
         keeper,
         relay,
         service,
@@ -144,6 +144,7 @@ pub(super) async fn start(
     });
     let socket = ControlSocket::open(passed, &socket_path)?;
     tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
+    tasks.spawn("token_audit", |stop| token_audit::watch(gateway.clone(), stop));
     tasks.spawn("watchdog", |stop| watchdog::watch(gateway.clone(), stop));
     if let Some(address) = metrics_listen {
         serve_metrics(&gateway, address, tasks).await;
@@ -195,8 +196,7 @@ fn link_parts(
     let id = config.gateway.id.as_str();
     Ok(LinkParts {
         gateway: id.parse().map_err(|_| StartError::GatewayId(id.to_owned()))?,
-        min_suite: if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One },
-        attempts: config.pairing.attempts,
+        policy: pairing_policy(config),
         store: disk.store,
         spool: disk.spool,
         codes: disk.codes,

@@ -30,6 +30,9 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     if let Some(error) = &config_refused {
         problems.push(problem("config", &format!("the last reload was refused: {error}")));
     }
+    for key in gateway.restart_needed() {
+        problems.push(problem("config", &format!("{key} is another in the files; restart clawgate for it")));
+    }
     if let Err(error) = &metrics {
         problems.push(problem("metrics", error));
     }
@@ -62,6 +65,7 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
             dead_letters: spool.dead_letters,
         },
         config_refused,
+        restart_needed: gateway.restart_needed().into_iter().map(str::to_owned).collect(),
     })
 }
 

@@ -160,7 +160,7 @@ impl Attendance<'_> {
         if sensor.version != PROTOCOL_VERSION {
             return Err(words::protocol(report, Failure::Version));
         }
-        if sensor.suite.is_none_or(|best| best < self.engine().parts().min_suite) {
+        if sensor.suite.is_none_or(|best| best < self.engine().policy().min_suite) {
             return Err(words::protocol(report, Failure::Suite));
         }
         Ok(())

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use clawgate_protocol::id::Id;
-use clawgate_protocol::pairing::Suite;
 
 use super::order::Order;
 use super::port::PortOwner;
@@ -21,9 +20,9 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::metrics::Metrics;
-use crate::pairing::Commission;
 use crate::pairing::code_book::Codes;
 use crate::pairing::engine::{Engine, EngineParts};
+use crate::pairing::{Commission, PairingPolicy};
 use crate::session::FirstReadings;
 use crate::spool::Spool;
 use crate::store::Store;
@@ -45,10 +44,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(5);
 pub struct LinkParts {
     /// This gateway's id.
     pub gateway: Id,
-    /// The lowest suite that a pairing may use.
-    pub min_suite: Suite,
-    /// Guesses that a code of `pair --issue` survives.
-    pub attempts: u8,
+    /// What the operator allows of pairings.
+    pub policy: PairingPolicy,
     /// Devices and keys.
     pub store: Store,
     /// Where readings go.
@@ -72,7 +69,6 @@ pub struct Links(Arc<Shared>);
 struct Shared {
     engine: Arc<Engine>,
     spool: Spool,
-    attempts: u8,
     ports: Mutex<Vec<Handle>>,
     options: watch::Sender<UartOptions>,
     tasks: TaskTracker,
@@ -116,7 +112,6 @@ impl Links {
     pub fn start(options: UartOptions, parts: LinkParts, stop: CancellationToken) -> Self {
         let engine = EngineParts {
             gateway: parts.gateway,
-            min_suite: parts.min_suite,
             store: parts.store,
             codes: parts.codes,
             audit: parts.audit,
@@ -127,9 +122,8 @@ impl Links {
         };
         engine.metrics.limit("ports", MOST_PORTS);
         let links = Self(Arc::new(Shared {
-            engine: Arc::new(Engine::new(engine)),
+            engine: Arc::new(Engine::new(engine, parts.policy)),
             spool: parts.spool,
-            attempts: parts.attempts,
             ports: Mutex::default(),
             options: watch::Sender::new(options),
             tasks: TaskTracker::new(),
@@ -155,6 +149,11 @@ impl Links {
             *known = options;
             is_new
         });
+    }
+
+    /// Pairings that begin from now on follow this policy.
+    pub fn set_policy(&self, policy: PairingPolicy) {
+        self.0.engine.set_policy(policy);
     }
 
     /// Ends when every port is closed, after the `stop` of [`Self::start`].
@@ -227,10 +226,6 @@ impl Links {
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.0.engine
-    }
-
-    pub(crate) fn attempts(&self) -> u8 {
-        self.0.attempts
     }
 
     /// As [`Self::resolve`], but nobody is said to be unknown before every port was asked who is there: right after

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
@@ -37,7 +38,6 @@ const TEND_CODES: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct EngineParts {
     pub(crate) gateway: Id,
-    pub(crate) min_suite: Suite,
     pub(crate) store: Store,
     pub(crate) codes: Codes,
     pub(crate) audit: Audit,
@@ -47,9 +47,19 @@ pub(crate) struct EngineParts {
     pub(crate) firsts: FirstReadings,
 }
 
+/// What the operator allows; a reload may change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairingPolicy {
+    /// The lowest suite that a pairing may use.
+    pub min_suite: Suite,
+    /// Guesses that a code of `pair --issue` survives.
+    pub attempts: u8,
+}
+
 /// Runs pairings. Shared by all links.
 pub(crate) struct Engine {
     parts: EngineParts,
+    policy: ArcSwap<PairingPolicy>,
     /// Live codes, as last counted.
     live_codes: watch::Sender<usize>,
     /// Who waits for the outcome of an issued code.
@@ -84,8 +94,24 @@ impl LabelJob {
 }
 
 impl Engine {
-    pub(crate) fn new(parts: EngineParts) -> Self {
-        Self { parts, live_codes: watch::Sender::new(0), watchers: Mutex::default(), guesses: Mutex::default() }
+    pub(crate) fn new(parts: EngineParts, policy: PairingPolicy) -> Self {
+        Self {
+            parts,
+            policy: ArcSwap::from_pointee(policy),
+            live_codes: watch::Sender::new(0),
+            watchers: Mutex::default(),
+            guesses: Mutex::default(),
+        }
+    }
+
+    /// What the operator allows now.
+    pub(crate) fn policy(&self) -> PairingPolicy {
+        **self.policy.load()
+    }
+
+    /// For pairings that begin from now on.
+    pub(crate) fn set_policy(&self, policy: PairingPolicy) {
+        self.policy.store(policy.into());
     }
 
     /// Counts the live codes and ends those whose time is over, until it is dropped.

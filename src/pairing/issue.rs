@@ -71,7 +71,7 @@ async fn make(
         device: request.name,
         scopes: request.scopes,
         ttl,
-        max_attempts: links.attempts(),
+        max_attempts: engine.policy().attempts,
     };
     let made = blocking(move || codes.new_code(asked, request.actor)).await;
     let (record, code) = made.map_err(|error| words::code(report, &error))?;

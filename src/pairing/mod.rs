@@ -16,6 +16,7 @@ pub(crate) mod words;
 use tokio::sync::mpsc;
 
 pub use commission::{BoxFuture, Commission, CommissionError};
+pub use engine::PairingPolicy;
 pub use event::{Cause, Ceremony, PairEvent, PairFailure, PairRequest, Stage};
 pub(crate) use random::OsRandom;
 

@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
             ceremony: self.plan.ceremony,
             transport: self.link.transport(),
             max_suite: Suite::Two,
-            min_suite: parts.min_suite,
+            min_suite: self.engine.policy().min_suite,
             config: &[],
         };
         let prs = Zeroizing::new(self.plan.code.prs());

@@ -14,6 +14,9 @@ use crate::link::printable;
 /// Longest text of a reading that is shown, in characters.
 const MAX_TEXT: usize = 32;
 
+/// SenML's unit of what has none.
+const RATIO: &str = "/";
+
 /// Who waits for a first reading. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FirstReadings(Arc<Mutex<HashMap<PairingId, oneshot::Sender<Arrived>>>>);
@@ -72,7 +75,7 @@ fn summary(pack: &[u8]) -> Option<String> {
             Value::Text(text) => format!("{:?}", cut(text)),
             Value::Data(data) => format!("{} bytes", data.len()),
         };
-        let unit = record.unit.or(base_unit).filter(|unit| !unit.is_empty());
+        let unit = record.unit.or(base_unit).filter(|unit| !unit.is_empty() && *unit != RATIO);
         first = Some(match (unit, record.name) {
             (Some(unit), _) => format!("{value} {}", cut(unit)),
             // A number alone says nothing.
@@ -117,6 +120,7 @@ mod tests {
         assert_eq!(of(&pack).unwrap(), "21 Cel, 1 more");
         let door = Record { name: Some("door"), value: Some(Value::Bool(true)), ..Record::default() };
         assert_eq!(of(&[door]).unwrap(), "door true");
+        assert_eq!(of(&[Record::number("load", "/", 0.25)]).unwrap(), "load 0.25");
     }
 
     #[test]

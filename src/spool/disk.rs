@@ -197,7 +197,7 @@ impl Disk {
         let Some(connection) = &self.connection else { return Err(SpoolError::Stopped) };
         let read = (|| {
             let mut statement = connection.prepare_cached(
-                "SELECT pairing, epoch, seq, gap_to, content, reason, at_unix_ms
+                "SELECT pairing, epoch, seq, gap_to, content, reason, at_unix_ms, device
                  FROM dead_letter JOIN lane ON lane.id = dead_letter.lane ORDER BY dead_letter.id DESC LIMIT ?1",
             )?;
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -209,6 +209,7 @@ impl Disk {
                         epoch: row.get::<_, i64>(1)?.cast_unsigned(),
                         seq: row.get::<_, i64>(2)?.cast_unsigned(),
                     },
+                    device: row.get::<_, Option<String>>(7)?.and_then(|device| device.parse().ok()),
                     kind: gap_to.map_or(Kind::Telemetry, |to| Kind::Gap { to: to.cast_unsigned() }),
                     content: Bytes::from(row.get::<_, Vec<u8>>(4)?),
                     reason: row.get(5)?,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{PairingId, ReadingId};
+use crate::ids::{DeviceId, PairingId, ReadingId};
 
 /// What an entry is, and so on which topic it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub struct Outgoing {
 pub struct DeadLetter {
     /// Its name for ever.
     pub id: ReadingId,
+    /// Whose it is, where that is known.
+    pub device: Option<DeviceId>,
     /// Reading or gap.
     pub kind: Kind,
     /// The SenML pack, or the reason of a gap.

@@ -178,12 +178,21 @@ impl Spool {
         self.ask(|reply| Ask::DeadLetters { limit, reply }).await
     }
 
-    /// Queues the dead letters of one pairing again; how many there were.
+    /// Queues the dead letters of the device with this pairing again; how many there were. Those of an earlier pairing
+    /// of the device go out once its lane is [served](Lane::serve) again.
     ///
     /// # Errors
     /// As [`dead_letters`](Self::dead_letters).
     pub async fn replay_dead_letters(&self, pairing: PairingId) -> Result<u64, SpoolError> {
         self.ask(|reply| Ask::Replay { pairing, reply }).await
+    }
+
+    /// Forgets the dead letters of the device with this pairing; how many there were.
+    ///
+    /// # Errors
+    /// As [`dead_letters`](Self::dead_letters).
+    pub async fn drop_dead_letters(&self, pairing: PairingId) -> Result<u64, SpoolError> {
+        self.ask(|reply| Ask::DropDead { pairing, reply }).await
     }
 
     /// Forgets everything of the device with this pairing, as when it is unpaired; how many entries that lost.

@@ -52,6 +52,7 @@ pub(super) struct Inbox {
 pub(super) enum Ask {
     DeadLetters { limit: usize, reply: Reply<Vec<DeadLetter>> },
     Replay { pairing: PairingId, reply: Reply<u64> },
+    DropDead { pairing: PairingId, reply: Reply<u64> },
     Purge { pairing: PairingId, reply: Reply<u64> },
 }
 

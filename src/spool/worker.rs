@@ -1,6 +1,7 @@
 //! The thread that owns the database: it commits what has waited too long, records what is settled, drops at the
 //! cap, and reads rows back for the relay. A failed transaction changes nothing in memory and is tried again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 
 use super::chunk;
 use super::disk::{Disk, Writer};
-use super::entry::{Capture, Kind};
+use super::entry::{Capture, DeadLetter, Kind};
 use super::error::SpoolError;
 use super::lane::LaneCell;
 use super::parts::{ChunkRef, Draft, DropPlan, Dying, Entry, OVERHEAD, Settled};
@@ -95,9 +96,10 @@ impl Worker {
                 let settled = queue.settled();
                 let epochs = if lazily || !settled.deletes.is_empty() { queue.changed_epochs() } else { None };
                 // An owner matters only to a lane that has something on disk.
-                let kept = !drafts.is_empty() || epochs.is_some() || queue.disk_bytes() > 0;
+                let dying = queue.dying();
+                let kept = !drafts.is_empty() || !dying.is_empty() || epochs.is_some() || queue.disk_bytes() > 0;
                 let owner = if kept { queue.unsaved_owner() } else { None };
-                (drafts, settled, queue.dying(), epochs, owner)
+                (drafts, settled, dying, epochs, owner)
             });
             let (drafts, settled, dying, epochs, owner) = gathered;
             let idle = drafts.is_empty() && dying.is_empty() && settled.unrecorded == 0;
@@ -254,10 +256,13 @@ impl Worker {
     fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::DeadLetters { limit, reply } => {
-                let _ = reply.send(self.disk.dead_letters(limit));
+                let _ = reply.send(self.dead_letters(limit));
             }
             Ask::Replay { pairing, reply } => {
                 let _ = reply.send(self.replay(pairing));
+            }
+            Ask::DropDead { pairing, reply } => {
+                let _ = reply.send(self.drop_dead(pairing));
             }
             Ask::Purge { pairing, reply } => {
                 let _ = reply.send(self.purge(pairing));
@@ -266,26 +271,66 @@ impl Worker {
     }
 
     fn replay(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
-        let Some(cell) = lock(&self.shared.lanes).get(&pairing).cloned() else { return Ok(0) };
-        let (rows, left) = self.disk.write(true, |writer| {
-            let mut rows = Vec::new();
-            for entry in writer.exhume(pairing)? {
-                let (epoch, first_seq, last_seq) = (entry.epoch, entry.seq, entry.last_seq());
-                let body = chunk::encode(epoch, first_seq, std::slice::from_ref(&entry));
-                let id = writer.insert(pairing, (epoch, first_seq, last_seq), 1, &body)?;
-                let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-                rows.push(ChunkRef { id, epoch, first_seq, last_seq, count: 1, done: 0, bytes, gap: false });
+        let pairings = self.of_same_device(pairing);
+        let (lanes, left) = self.disk.write(true, |writer| {
+            let mut lanes = Vec::new();
+            for pairing in pairings {
+                let mut rows = Vec::new();
+                for entry in writer.exhume(pairing)? {
+                    let (epoch, first_seq, last_seq) = (entry.epoch, entry.seq, entry.last_seq());
+                    let body = chunk::encode(epoch, first_seq, std::slice::from_ref(&entry));
+                    let id = writer.insert(pairing, (epoch, first_seq, last_seq), 1, &body)?;
+                    let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                    rows.push(ChunkRef { id, epoch, first_seq, last_seq, count: 1, done: 0, bytes, gap: false });
+                }
+                lanes.push((pairing, rows));
             }
-            Ok((rows, writer.count_dead_letters()?))
+            Ok((lanes, writer.count_dead_letters()?))
         })?;
         self.shared.totals().dead_letters = left;
-        let count = rows.len() as u64;
-        cell.advance(|queue| rows.into_iter().for_each(|row| queue.push_backlog(row)));
+        let mut count = 0;
+        for (pairing, rows) in lanes {
+            count += rows.len() as u64;
+            let cell = lock(&self.shared.lanes).get(&pairing).cloned();
+            if let Some(cell) = cell.filter(|_| !rows.is_empty()) {
+                cell.advance(|queue| rows.into_iter().for_each(|row| queue.push_backlog(row)));
+            }
+        }
         Ok(count)
     }
 
-    /// Forgets the lane of `pairing`, and those of earlier pairings of the same device.
-    fn purge(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
+    fn drop_dead(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
+        let pairings = self.of_same_device(pairing);
+        let (dropped, left) = self.disk.write(true, |writer| {
+            let mut dropped = 0;
+            for pairing in pairings {
+                dropped += writer.drop_dead_letters(pairing)?;
+            }
+            Ok((dropped, writer.count_dead_letters()?))
+        })?;
+        self.shared.totals().dead_letters = left;
+        Ok(dropped)
+    }
+
+    fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, SpoolError> {
+        let mut letters = self.disk.dead_letters(limit)?;
+        // The file learns an owner late; who serves the lane now knows better.
+        let owners: HashMap<_, _> = self
+            .shared
+            .all_lanes()
+            .iter()
+            .map(|cell| (cell.pairing, cell.with(|queue| queue.owner().cloned())))
+            .collect();
+        for letter in &mut letters {
+            if let Some(Some(owner)) = owners.get(&letter.id.pairing) {
+                letter.device = Some(owner.clone());
+            }
+        }
+        Ok(letters)
+    }
+
+    /// This pairing, and earlier ones of the same device.
+    fn of_same_device(&self, pairing: PairingId) -> Vec<PairingId> {
         let owner_of = |cell: &LaneCell| cell.with(|queue| queue.owner().cloned());
         let known = lock(&self.shared.lanes).get(&pairing).cloned();
         let owner = known.and_then(|cell| owner_of(&cell));
@@ -294,6 +339,12 @@ impl Worker {
             let others = self.shared.all_lanes().into_iter().filter(|cell| owner_of(cell) == owner);
             pairings.extend(others.map(|cell| cell.pairing).filter(|other| *other != pairing));
         }
+        pairings
+    }
+
+    /// Forgets the lane of `pairing`, and those of earlier pairings of the same device.
+    fn purge(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
+        let pairings = self.of_same_device(pairing);
         let left = self.disk.write(true, |writer| {
             for pairing in &pairings {
                 writer.remove_lane(*pairing)?;

@@ -12,7 +12,7 @@ use clawgate::link::{LinkParts, Links};
 use clawgate::metrics::Metrics;
 use clawgate::pairing::code_book::Codes;
 use clawgate::pairing::{
-    BoxFuture, Ceremony, Commission, CommissionError, PairEvent, PairFailure, PairRequest, Pairing,
+    BoxFuture, Ceremony, Commission, CommissionError, PairEvent, PairFailure, PairRequest, Pairing, PairingPolicy,
 };
 use clawgate::spool::{Outgoing, Spool, SpoolOptions};
 use clawgate::store::{Store, StoreOptions};
@@ -86,8 +86,7 @@ impl Gateway {
         });
         let link_parts = LinkParts {
             gateway: "shed".parse().unwrap(),
-            min_suite,
-            attempts: 3,
+            policy: PairingPolicy { min_suite, attempts: 3 },
             store: store.clone(),
             spool: spool.clone(),
             codes: codes.clone(),

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::site::{DEADLINE, Daemon, Site, end, until};
 
 /// Somebody who is neither root nor this user.
@@ -56,6 +58,65 @@ fn a_user_may_do_what_his_role_allows_and_is_told_what_is_missing() {
     let refused = as_stranger(&["token", "rotate", "pump"]);
     assert!(refused.err.contains("needs the role admin"), "{refused:?}");
     assert_eq!(as_stranger(&["audit", "export"]).code, 1);
+
+    // Who was refused what stands in the audit log; a user who goes on and on is counted.
+    let refused = site.audit().into_iter().filter(|line| line["action"] == "control.call").collect::<Vec<_>>();
+    let called =
+        |call: &str| refused.iter().find(|line| line["subject"] == call).unwrap_or_else(|| panic!("{refused:?}"));
+    let line = called("POST /v1/tokens/pump/rotate");
+    assert_eq!((&line["outcome"], &line["actor"]["uid"]), (&json!("refused"), &json!(STRANGER)));
+    assert_eq!(line["details"]["code"], "forbidden");
+    called("GET /v1/audit/export");
+    for _ in 0..20 {
+        assert_eq!(as_stranger(&["audit", "export"]).code, 1);
+    }
+    let lines = site.audit().iter().filter(|line| line["action"] == "control.call").count();
+    assert!(lines <= 20, "{lines} lines of one user within a minute");
+}
+
+#[test]
+fn what_changed_something_or_should_have_stands_in_the_audit_log() {
+    let site = Site::standalone("");
+    site.configure(&format!("mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n", site.line("bench")));
+    let mut sensor = site.thermometer("bench", &[]);
+    let daemon = site.start();
+    assert_eq!(site.pair("bench", &mut sensor).code, 0);
+    site.run(&["identify", "bench"]).ok();
+    site.run(&["token", "rotate", "bench"]).ok();
+    assert_eq!(site.run(&["token", "rotate", "nobody"]).code, 3);
+    site.run(&["devices", "rename", "bench", "pump-3"]).ok();
+    site.run(&["token", "revoke", "pump-3", "--why", "stolen"]).ok();
+    site.run(&["unpair", "pump-3"]).ok();
+    site.run(&["status"]).ok();
+    site.run(&["audit", "export"]).ok();
+    let said: Vec<String> = site
+        .audit()
+        .iter()
+        .map(|line| format!("{} {}", line["action"].as_str().unwrap(), line["outcome"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "daemon.start ok",
+            "device.pair ok",
+            "token.issue ok",
+            "device.identify ok",
+            "token.rotate ok",
+            "control.call refused",
+            "device.rename ok",
+            "token.revoke ok",
+            "device.unpair ok",
+            "audit.export ok",
+        ]
+    );
+    // Tokens that came by themselves are summed up, at the latest at the end.
+    assert_eq!(site.pair("bench", &mut sensor).code, 0);
+    assert_eq!(daemon.stop(), 0);
+    let _daemon = site.start();
+    let lines = site.audit();
+    let sum = lines.iter().find(|line| line["action"] == "token.refresh").unwrap_or_else(|| panic!("{lines:?}"));
+    assert_eq!(sum["actor"]["kind"], "daemon");
+    assert!(sum["details"]["failed"] == 0 && sum["details"]["issued"].as_u64().is_some(), "{sum}");
 }
 
 fn memory_kib(daemon: &Daemon) -> u64 {

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::site::{DEADLINE, Site, until};
 
@@ -77,17 +78,71 @@ fn a_reload_changes_what_changed_and_refuses_what_is_wrong() {
     assert_eq!(site.status()["ports"][0]["id"], "late", "the old configuration goes on");
     assert!(daemon.log().contains("the one before goes on"));
 
+    // What needs a restart is named, and does not keep the rest from being applied.
     site.configure(&format!("{standalone}[spool]\ncommit_ms = 500\n"));
     daemon.signal(Signal::HUP);
-    let refused = until("what needs a restart is said", || {
-        site.status()["config_refused"].as_str().filter(|text| text.contains("restart clawgate")).map(str::to_owned)
+    until("what needs a restart is said", || {
+        (site.status()["restart_needed"] == json!(["spool.commit_ms"])).then_some(())
     });
-    assert!(refused.contains("[spool]"), "{refused}");
+    let status = site.run(&["status"]);
+    assert!(status.code == 8 && status.out.contains("spool.commit_ms is another in the files; restart"), "{status:?}");
+    assert!(daemon.log().contains("needs a restart: systemctl restart clawgate key=\"spool.commit_ms\""));
+    assert_eq!(site.status()["ports"].as_array().unwrap().len(), 0, "the port of before is given up");
+    let line = site.audit().into_iter().rfind(|line| line["action"] == "config.reload").unwrap();
+    assert_eq!(line["details"], json!({ "applied": ["uart.ports"], "restart_needed": ["spool.commit_ms"] }));
 
     site.configure(standalone);
     daemon.signal(Signal::HUP);
-    until("all is well again", || (site.status()["config_refused"].is_null()).then_some(()));
-    assert_eq!(site.status()["ports"].as_array().unwrap().len(), 0);
+    until("all is well again", || (site.run(&["status"]).code == 0).then_some(()));
+    let reloads: Vec<_> = site.audit().into_iter().filter(|line| line["action"] == "config.reload").collect();
+    let outcomes: Vec<_> = reloads.iter().map(|line| line["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["ok", "refused", "ok", "ok"]);
+    assert!(reloads[1]["reason"].as_str().unwrap().contains("commit_ms"));
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_reload_reaches_pairings_codes_and_tokens() {
+    let site = Site::standalone("");
+    let configure = |more: &str| {
+        site.configure(&format!(
+            "mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n{more}",
+            site.line("bench")
+        ));
+    };
+    configure("");
+    let mut sensor = site.thermometer("bench", &["--suite1"]);
+    let daemon = site.start();
+    let reload = |more: &str| {
+        let count = || site.audit().iter().filter(|line| line["action"] == "config.reload").count();
+        let before = count();
+        configure(more);
+        daemon.signal(Signal::HUP);
+        until("the configuration is read again", || (count() > before).then_some(()));
+        assert!(site.status()["config_refused"].is_null(), "{}", site.status());
+    };
+    reload("[pairing]\nmin_suite = 2\nattempts = 7\nttl = \"9m\"\n");
+    let refused = site.pair("bench", &mut sensor);
+    assert!(refused.code == 6 && refused.err.contains("no suite that the policy allows"), "{refused:?}");
+    // Its code ends with the command that waits for it.
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_clawgate"));
+    let mut waiting = site.command(program, &["pair", "bench", "--issue"]);
+    let mut waiting = waiting.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let code = until("the code is made", || site.run(&["code", "ls", "--json"]).json().get(0).cloned());
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+    assert_eq!(code["attempts"], 7);
+    assert!((500..=540).contains(&code["left_s"].as_u64().unwrap()), "{code}");
+
+    reload("");
+    assert_eq!(site.pair("bench", &mut sensor).code, 0);
+    fs::create_dir(site.path("conf.d")).unwrap();
+    fs::write(site.path("conf.d/life.toml"), "[issuer]\nlife = \"2m\"\n").unwrap();
+    reload("");
+    until("the token has the new life", || {
+        let token = site.run(&["token", "ls", "--json"]).json()[0].clone();
+        token["expires_in_s"].as_u64().filter(|left| *left <= 120 && token["refreshed"] == 2)
+    });
     assert_eq!(daemon.stop(), 0);
 }
 

@@ -165,6 +165,13 @@ impl<'a> Writer<'a> {
         Ok(entries)
     }
 
+    /// Forgets the dead letters of one pairing; how many there were.
+    pub(in crate::spool) fn drop_dead_letters(&mut self, pairing: PairingId) -> rusqlite::Result<u64> {
+        let lane = self.lane(pairing)?;
+        let dropped = self.transaction.execute("DELETE FROM dead_letter WHERE lane = ?1", [lane])?;
+        Ok(dropped as u64)
+    }
+
     /// Deletes a lane with all that is under it.
     pub(in crate::spool) fn remove_lane(&mut self, pairing: PairingId) -> rusqlite::Result<()> {
         let lane = self.lane(pairing)?;

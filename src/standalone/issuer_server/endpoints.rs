@@ -63,7 +63,7 @@ async fn token(State(site): Shared, Form(form): Form<TokenForm>) -> Result<Respo
     if form.grant_type.as_deref() != Some("client_credentials") {
         return Err(Refused::because("unsupported_grant_type", "only client_credentials is served here"));
     }
-    if form.resource.as_ref().is_some_and(|resource| *resource != site.options.audience) {
+    if form.resource.as_ref().is_some_and(|resource| *resource != site.audience) {
         return Err(Refused::because("invalid_target", "tokens for that resource are not issued here"));
     }
     let (wanted, detail) = match &client.rights {
@@ -113,14 +113,14 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
     if scopes.is_empty() {
         return Err(Refused::because("invalid_scope", "a scope is wanted"));
     }
-    let asked = detail.life_s.map_or(site.options.life, Duration::from_secs);
+    let asked = detail.life_s.map_or(site.life(), Duration::from_secs);
     let wanted = Mint {
         sub: device.to_string(),
         client_id: client.id.clone(),
-        audience: site.options.audience.clone(),
+        audience: site.audience.clone(),
         scope: to_claim(&scopes),
         topics: Topics::of_device(&detail.tenant, &client.id, &device, &scopes),
-        life: asked.min(site.options.life),
+        life: asked.min(site.life()),
     };
     Ok((wanted, Some(detail)))
 }
@@ -134,10 +134,10 @@ fn of_subscriber(site: &Site, client: &Client, topics: &[String], form: &TokenFo
     Ok(Mint {
         sub: client.id.clone(),
         client_id: client.id.clone(),
-        audience: site.options.audience.clone(),
+        audience: site.audience.clone(),
         scope: TELEMETRY_READ.to_owned(),
         topics: Topics::new(topics),
-        life: site.options.life,
+        life: site.life(),
     })
 }
 
@@ -157,7 +157,7 @@ async fn revoke(State(site): Shared, Form(form): Form<RevokeForm>) -> Result<Res
         own_device(&client, form.authorization_details.as_deref())?.0.to_string()
     } else {
         let token = form.token.ok_or(Refused::request("the token to revoke is missing"))?;
-        let verifier = site.issuer.verifier(&site.options.audience).map_err(|_| unavailable)?;
+        let verifier = site.issuer.verifier(&site.audience).map_err(|_| unavailable)?;
         // An expired token still names its owner, whose other tokens may live. What is none of this client's business
         // is not told from what is no token at all (RFC 7009, section 2.2).
         match verifier.authentic(token.as_bytes()) {

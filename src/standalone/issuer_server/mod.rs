@@ -104,9 +104,17 @@ pub struct IssuerServer {
 struct Site {
     issuer: LocalIssuer,
     clients: ArcSwap<Clients>,
-    options: ServerOptions,
+    audience: String,
+    /// Replaced by a reload.
+    life: ArcSwap<Duration>,
     url: String,
     replays: Replays,
+}
+
+impl Site {
+    fn life(&self) -> Duration {
+        **self.life.load()
+    }
 }
 
 impl IssuerServer {
@@ -114,11 +122,12 @@ impl IssuerServer {
     #[must_use]
     pub fn start(listener: IssuerListener, issuer: LocalIssuer, clients: Clients, options: ServerOptions) -> Self {
         let IssuerListener { listener, addr } = listener;
-        let url = options.url.clone().unwrap_or_else(|| format!("http://{addr}"));
+        let url = options.url.unwrap_or_else(|| format!("http://{addr}"));
         let site = Arc::new(Site {
             issuer,
             clients: ArcSwap::from_pointee(clients),
-            options,
+            audience: options.audience,
+            life: ArcSwap::from_pointee(options.life),
             url,
             replays: Replays::default(),
         });
@@ -146,6 +155,11 @@ impl IssuerServer {
     /// Other clients from now on; tokens that were issued stay good.
     pub fn replace_clients(&self, clients: Clients) {
         self.site.clients.store(Arc::new(clients));
+    }
+
+    /// Another life of tokens from now on.
+    pub fn set_life(&self, life: Duration) {
+        self.site.life.store(Arc::new(life));
     }
 
     /// Ends the open requests and stops.

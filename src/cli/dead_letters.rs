@@ -1,0 +1,59 @@
+//! `dead-letters`: readings that the broker refused for good.
+
+use hyper::Method;
+
+use super::args::DeadLetters as Verb;
+use super::client::Client;
+use super::exit::Exit;
+use super::terminal::{Terminal, clean, table};
+use super::{name, path};
+use crate::control::api::{DeadLetter, Done, WhyRequest};
+use crate::control::failure::Failure;
+
+pub(super) async fn dead_letters(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Ls { device, lines } => {
+            let mut asked = format!("/v1/dead-letters?most={lines}");
+            if let Some(device) = &device {
+                asked = asked + "&device=" + name(device)?;
+            }
+            let letters: Vec<DeadLetter> = client.get(&asked).await?;
+            terminal.result(&letters, |letters| list(letters));
+        }
+        Verb::Replay { device } => {
+            let done: Done = client.send(Method::POST, &path("/v1/dead-letters", &device, "/replay")?, &()).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+        Verb::Drop { device, why } => {
+            let path = path("/v1/dead-letters", &device, "/drop")?;
+            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(letters: &[DeadLetter]) -> String {
+    if letters.is_empty() {
+        return "The broker has refused nothing for good.".to_owned();
+    }
+    let row = |letter: &DeadLetter| {
+        vec![
+            letter.at.clone(),
+            letter.device.clone().unwrap_or_else(|| "-".to_owned()),
+            letter.id.clone(),
+            letter.kind.clone(),
+            letter.bytes.to_string(),
+            letter.reason.clone(),
+        ]
+    };
+    let rows: Vec<_> = letters.iter().map(row).collect();
+    let devices: Vec<&str> = letters.iter().filter_map(|letter| letter.device.as_deref()).collect();
+    let next = devices.first().map(|device| {
+        format!(
+            "Mend the cause, then: clawgate dead-letters replay {0}; or: clawgate dead-letters drop {0}",
+            clean(device)
+        )
+    });
+    table(&["AT", "DEVICE", "READING", "KIND", "BYTES", "REASON"], &rows) + &next.unwrap_or_default()
+}

@@ -1,0 +1,87 @@
+//! Control calls that came to nothing, for the audit log. Those that did something have lines of their own there.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::failure::Failure;
+use super::role::Caller;
+use crate::audit::{Event, Outcome};
+
+/// Lines of one user within [`PERIOD`]; what is beyond is counted.
+const LINES: u32 = 10;
+/// After this time a user has lines again.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Users that are told apart; beyond, all share one account.
+const USERS: usize = 256;
+/// Longest path that is quoted, in characters.
+const MAX_PATH: usize = 120;
+
+/// Keeps one user's failures from filling the log.
+#[derive(Debug, Default)]
+pub(super) struct Calls(Mutex<HashMap<u32, Account>>);
+
+#[derive(Debug, Default)]
+struct Account {
+    since: Duration,
+    said: u32,
+    unsaid: u64,
+}
+
+impl Calls {
+    /// The event to be written about a failed call at boot time `now`; none where the user has had his share.
+    pub(super) fn event(&self, caller: &Caller, call: &str, failure: &Failure, now: Duration) -> Option<Event> {
+        let unsaid = self.charge(caller.uid, now)?;
+        let refused = matches!(failure.code.as_str(), "forbidden" | "bad_request" | "not_found" | "too_large");
+        let outcome = if refused { Outcome::Refused } else { Outcome::Failed };
+        let call: String = call.chars().take(MAX_PATH).collect();
+        let event = Event::done(caller.actor(), "control.call", call).ended(outcome).because(&failure.message);
+        Some(event.with(json!({ "code": failure.code, "unsaid_before": unsaid })))
+    }
+
+    /// Takes one line of a user's share; how many found none left since his last one.
+    fn charge(&self, uid: u32, now: Duration) -> Option<u64> {
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounts.len() >= USERS {
+            accounts.retain(|_, account| now.saturating_sub(account.since) < PERIOD || account.unsaid > 0);
+        }
+        let uid = if accounts.len() < USERS || accounts.contains_key(&uid) { uid } else { u32::MAX };
+        let account = accounts.entry(uid).or_default();
+        if account.said == 0 || now.saturating_sub(account.since) >= PERIOD {
+            (account.since, account.said) = (now, 0);
+        }
+        if account.said >= LINES {
+            account.unsaid += 1;
+            return None;
+        }
+        account.said += 1;
+        Some(std::mem::take(&mut account.unsaid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_failures_are_said_up_to_his_share_and_then_counted() {
+        let calls = Calls::default();
+        let second = |s| Duration::from_secs(s);
+        let said: Vec<_> = (0..100).filter_map(|_| calls.charge(7, second(1))).collect();
+        assert_eq!(said, vec![0; 10]);
+        assert_eq!(calls.charge(8, second(1)), Some(0), "others have a share of their own");
+        assert_eq!(calls.charge(7, second(61)), Some(90));
+        assert_eq!(calls.charge(7, second(61)), Some(0));
+    }
+
+    #[test]
+    fn many_users_take_no_more_memory_than_a_few() {
+        let calls = Calls::default();
+        for uid in 0..10_000 {
+            let _ = calls.charge(uid, Duration::ZERO);
+        }
+        assert!(calls.0.lock().unwrap().len() <= USERS + 1);
+    }
+}

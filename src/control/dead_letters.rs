@@ -1,0 +1,78 @@
+//! Readings that the broker refused for good: list them, send them again, or drop them.
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+
+use super::api::{DeadLetter, Done, WhyRequest};
+use super::devices::known_id;
+use super::failure::Failure;
+use super::role::Caller;
+use super::routes::{Body, Query, number};
+use crate::daemon::{Gateway, view};
+use crate::spool::{self, Kind};
+
+/// Most of one answer; the spool keeps no more.
+const MAX_LETTERS: u64 = 10_000;
+
+pub(super) async fn list(State(gateway): State<Gateway>, query: Query) -> Result<Json<Vec<DeadLetter>>, Failure> {
+    let most = usize::try_from(number(&query, "most", 100, MAX_LETTERS)?).unwrap_or(usize::MAX);
+    let device = query.get("device").map(|text| known_id(text)).transpose()?;
+    // One device's are looked for among all of them.
+    let asked = if device.is_some() { usize::MAX } else { most };
+    let letters = gateway.dead_letters(asked).await?;
+    let wanted = letters.into_iter().filter(|letter| device.is_none() || letter.device == device);
+    Ok(Json(wanted.take(most).map(line).collect()))
+}
+
+pub(super) async fn replay(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Done>, Failure> {
+    let id = known_id(&id)?;
+    let count = gateway.replay_dead_letters(&id, caller.actor()).await?;
+    Ok(Json(Done { done: told(count, &format!("of {id} wait for the broker again")) }))
+}
+
+pub(super) async fn discard(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Body(request): Body<WhyRequest>,
+) -> Result<Json<Done>, Failure> {
+    let id = known_id(&id)?;
+    let count = gateway.drop_dead_letters(&id, request.reason(), caller.actor()).await?;
+    Ok(Json(Done { done: told(count, &format!("of {id} are dropped")) }))
+}
+
+fn told(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 dead letter {}.", what.replacen(" are ", " is ", 1).replacen(" wait ", " waits ", 1)),
+        _ => format!("{count} dead letters {what}."),
+    }
+}
+
+fn line(letter: spool::DeadLetter) -> DeadLetter {
+    DeadLetter {
+        id: letter.id.to_string(),
+        device: letter.device.as_ref().map(ToString::to_string),
+        kind: match letter.kind {
+            Kind::Telemetry => "telemetry".to_owned(),
+            Kind::Gap { .. } => "gap".to_owned(),
+        },
+        bytes: letter.content.len(),
+        reason: letter.reason,
+        at: view::rfc3339(i64::try_from(letter.at_unix_ms).unwrap_or(i64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(told(1, "of a are dropped"), "1 dead letter of a is dropped.");
+        assert_eq!(told(2, "of a wait for the broker again"), "2 dead letters of a wait for the broker again.");
+    }
+}
