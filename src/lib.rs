@@ -11,6 +11,7 @@ pub mod control;
 pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod doctor;
 pub mod ids;
 pub mod link;
 pub mod logging;

@@ -77,3 +77,27 @@ fn the_socket_that_systemd_passes_is_taken_and_left_in_its_place() {
     assert!(said.contains("\"mode\":\"standalone\""), "{said}{}", String::from_utf8_lossy(&asked.stderr));
     assert!(std::fs::metadata(path("control.sock")).unwrap().file_type().is_socket());
 }
+
+#[test]
+fn doctor_looks_at_everything_and_its_exit_code_says_the_same_as_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("state_dir = {:?}\n[broker]\nurl = \"mqtt://127.0.0.1:1\"\n", folder.path().join("state"));
+    std::fs::write(folder.path().join("clawgate.toml"), config).unwrap();
+    let asked = Command::new(env!("CARGO_BIN_EXE_clawgate"))
+        .args(["doctor", "--json", "--config"])
+        .arg(folder.path().join("clawgate.toml"))
+        .arg("--socket")
+        .arg(folder.path().join("no.sock"))
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    for part in ["config", "daemon", "clock", "bluetooth", "users", "ports", "broker", "spool", "disk", "master key"] {
+        assert!(findings.iter().any(|finding| finding["part"] == part), "nothing about {part}: {report}");
+    }
+    let broker = findings.iter().find(|finding| finding["part"] == "broker").unwrap();
+    assert_eq!(broker["level"], "problem", "{report}");
+    assert!(findings.iter().all(|f| f["level"] != "problem" || !f["message"].as_str().unwrap().is_empty()));
+    assert_eq!((report["health"].as_str(), asked.status.code()), (Some("degraded"), Some(8)));
+    assert!(!folder.path().join("state").exists(), "doctor made something");
+}

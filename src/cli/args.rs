@@ -75,6 +75,12 @@ pub(super) enum Command {
     Status,
     /// Follow what happens, until interrupted
     Watch,
+    /// What works on this machine, what does not, and what to do; exits 8 when something does not
+    #[command(
+        after_help = "Works with the daemon stopped, and starts nothing. As root it sees more: who holds a port, \
+                            where the master key is."
+    )]
+    Doctor(ConfigFile),
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),

@@ -12,6 +12,7 @@ mod dead_letters;
 #[cfg(feature = "demo")]
 mod demo;
 mod devices;
+mod doctor;
 pub mod exit;
 mod issuer;
 mod manual;
@@ -94,6 +95,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::DeadLetters(verb) => dead_letters::dead_letters(terminal, client, verb).await,
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
+        Command::Doctor(file) => doctor::doctor(terminal, client, &file.config).await,
         Command::Issuer(args::Issuer::Serve { config }) => issuer::serve(terminal, &config).await,
         Command::Issuer(args::Issuer::Token(asked)) => issuer::token(terminal, &asked).await,
         #[cfg(feature = "demo")]

@@ -20,7 +20,7 @@ pub struct TlsFiles {
 
 impl TlsFiles {
     /// Reads the files into what a connection needs.
-    pub(super) fn load(&self) -> Result<Arc<ClientConfig>, RelayError> {
+    pub(crate) fn load(&self) -> Result<Arc<ClientConfig>, RelayError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca)? {
             roots.add(certificate).map_err(|source| RelayError::Tls { path: self.ca.clone(), source })?;

@@ -9,6 +9,6 @@ mod options;
 pub(crate) use hotplug::Hotplug;
 pub(crate) use line::start;
 pub(crate) use meter::Meter;
-pub(crate) use open::open;
+pub(crate) use open::{look, open};
 pub(crate) use options::Port;
 pub use options::{PortOptions, UartOptions};

@@ -40,6 +40,26 @@ pub(crate) fn open(port: &Port) -> Result<SerialStream, PortCondition> {
     Ok(stream)
 }
 
+/// How a port is, found without opening it: a modem line that moves resets many boards. [`PortCondition::Open`] says
+/// that nothing stands in the way.
+pub(crate) fn look(path: &Path) -> PortCondition {
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return condition(&error, path),
+    };
+    if !metadata.file_type().is_char_device() {
+        return PortCondition::NotATty;
+    }
+    match held(metadata.rdev()) {
+        busy @ PortCondition::Busy { pid: Some(_), .. } => busy,
+        // Asks for the effective user; the daemon's may have other groups.
+        _ if rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_err() => {
+            not_permitted(path)
+        }
+        _ => PortCondition::Open,
+    }
+}
+
 /// Opens the node for a moment with nothing changed on it: errors here carry the true reason.
 fn first_look(path: &Path) -> Result<File, PortCondition> {
     let metadata = path.metadata().map_err(|error| condition(&error, path))?;
@@ -71,6 +91,13 @@ fn condition(error: &io::Error, path: &Path) -> PortCondition {
     match error.kind() {
         io::ErrorKind::NotFound => PortCondition::Absent,
         io::ErrorKind::ResourceBusy => path.metadata().map_or(PortCondition::Absent, |node| held(node.rdev())),
+        // EPERM, not EACCES: not the node's mode, but the device list of the service's control group.
+        _ if error.raw_os_error() == Some(1) => PortCondition::Failed {
+            reason:
+                "the service's device list refuses it: its driver was loaded after the service started, or its kind is \
+                     not in DeviceAllow=; restart clawgate"
+                    .to_owned(),
+        },
         io::ErrorKind::PermissionDenied => not_permitted(path),
         // The node of a device that is going: ENXIO, ENODEV.
         _ if matches!(error.raw_os_error(), Some(6 | 19)) => PortCondition::Absent,

@@ -8,6 +8,7 @@ mod answer;
 mod check;
 mod transport;
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -83,6 +84,24 @@ struct Assertion<'a> {
     iat: u64,
     exp: u64,
     jti: String,
+}
+
+/// Fetches the metadata of the issuer at `url` and checks it, without being a client there.
+pub(crate) fn look(url: &str, ca: Option<&Path>) -> Result<(), LookError> {
+    let at = answer::metadata_url(url);
+    let reply = Transport::new(url, ca)?.get(&at)?;
+    answer::endpoints(&at, url, &reply)?;
+    Ok(())
+}
+
+/// Why an issuer's metadata could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum LookError {
+    /// The address or the CA.
+    Setup(#[from] OauthSetupError),
+    /// The answer, or none.
+    Issuer(#[from] IssuerError),
 }
 
 impl OauthIssuer {

@@ -1,0 +1,359 @@
+#!/usr/bin/env python3
+"""The tests of the installed package, run inside the machine as root by run-tests.service.
+
+Each step is a function; its doc string is what it shows. The first that fails ends the run. State that must survive the
+reboot in the middle stands in PHASE.
+"""
+import grp
+import json
+import os
+import pwd
+import re
+import stat
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+SHARE = Path("/mnt/share")
+PHASE = Path("/var/lib/vm-phase")
+STATE = Path("/var/lib/clawgate")
+PORT = Path("/dev/clawgate/line1")
+# Emulation on a busy machine is slow; nothing here asserts speed.
+PATIENCE_S = 120
+
+
+def run(*command, check=True, **options):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=PATIENCE_S, **options)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def until(what, condition):
+    end = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.25)
+    return value
+
+
+def hands(request):
+    """Asks the world outside for something: a plug pulled, a button pressed."""
+    with open("/dev/virtio-ports/hands", "r+b", buffering=0) as port:
+        port.write(request.encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            answer += port.read(256)
+    return answer.decode().strip()
+
+
+def clawgate(*words, user=None, **options):
+    before = ["runuser", "-u", user, "--"] if user else []
+    return run(*before, "clawgate", *words, **options)
+
+
+def status():
+    done = clawgate("status", "--json", check=False)
+    return json.loads(done.stdout) if done.returncode in (0, 8) else None
+
+
+def port():
+    return next(iter((status() or {}).get("ports", [])), {})
+
+
+def confirmed():
+    return sum(device["relay"]["confirmed"] for device in (status() or {}).get("devices", []))
+
+
+def unit(key):
+    return run("systemctl", "show", "--value", "--property", key, "clawgate.service").stdout.strip()
+
+
+def flows():
+    """New readings reach the broker from now on."""
+    before = confirmed()
+    until("readings reach the broker", lambda: not before <= confirmed() <= before + 2)
+
+
+def package():
+    return next(SHARE.glob("clawgate_*.deb"))
+
+
+# --- before the reboot
+
+
+def installs_without_systemd():
+    """On a machine where systemd does not run, the package installs, says what is off, and purges without a trace."""
+    script = f"mount -t tmpfs none /run && dpkg -i {package()} && dpkg --purge clawgate"
+    said = run("unshare", "--mount", "sh", "-c", script).stdout
+    assert "systemd does not run here" in said, said
+    assert not Path("/usr/bin/clawgate").exists() and not STATE.exists() and not Path("/etc/clawgate").exists()
+
+
+def installs():
+    """apt installs it; the service is up, enabled, ready, and its socket is systemd's."""
+    run("apt-get", "install", "--yes", "--no-install-recommends", package(), env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    until("the service is active", lambda: unit("ActiveState") == "active")
+    assert unit("Type") == "notify" and unit("User") == "clawgate", unit("Type")
+    for name in ("clawgate.service", "clawgate.socket"):
+        assert run("systemctl", "is-enabled", name).stdout.strip() == "enabled"
+    assert status()["mode"] == "standalone"
+    until("the daemon feeds the watchdog", lambda: unit("WatchdogTimestampMonotonic") != "0")
+
+
+def is_hardened():
+    """The running unit's exposure is at most 1.6, and its files verify."""
+    said = run("systemd-analyze", "security", "--no-pager", "--threshold=16", "clawgate.service").stdout
+    note(said.strip().splitlines()[-1])
+    run("systemd-analyze", "verify", "--man=no", "clawgate.service", "clawgate.socket")
+    pid = unit("MainPID")
+    words = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    assert words["CapBnd"] == "0" * 16 and words["NoNewPrivs"] == "1" and words["Seccomp"] == "2", words
+
+
+def files_are_private():
+    """No file of the state is open to others, the socket only to its group, and nobody else may connect."""
+    owner = pwd.getpwnam("clawgate").pw_uid
+    paths = [STATE, *STATE.rglob("*")]
+    assert len(paths) > 4, paths
+    for path in paths:
+        found = path.lstat()
+        assert found.st_uid == owner and found.st_mode & 0o077 == 0, f"{path}: {oct(found.st_mode)} {found.st_uid}"
+    socket = Path("/run/clawgate/control.sock").stat()
+    assert stat.S_IMODE(socket.st_mode) == 0o660 and grp.getgrgid(socket.st_gid).gr_name == "clawgate"
+    refused = clawgate("status", user="nobody", check=False)
+    assert refused.returncode != 0, "nobody was let in"
+
+
+def a_technician_is_let_in():
+    """A user of the group, with the role of an operator, may use the command line; the reload takes the role."""
+    run("useradd", "--groups", "clawgate", "tech")
+    gid = grp.getgrnam("clawgate").gr_gid
+    Path("/etc/clawgate/conf.d/roles.toml").write_text(f'[control.roles]\noperator = ["gid:{gid}"]\n')
+    run("systemctl", "reload", "clawgate")
+    until("the role is taken", lambda: clawgate("status", user="tech", check=False).returncode in (0, 8))
+
+
+def a_sensor_is_plugged_in():
+    """udev names the port that the site's rule lists, and no other; the daemon sees it without being told."""
+    rule = 'SUBSYSTEM=="tty", ENV{ID_SERIAL_SHORT}=="A1B2C3", ENV{CLAWGATE_PORT}="line1"\n'
+    Path("/etc/udev/rules.d/65-clawgate-ports.rules").write_text(rule)
+    run("udevadm", "control", "--reload")
+    hands("plug sensor")
+    until("udev names the port", PORT.exists)
+    assert grp.getgrgid(PORT.stat().st_gid).gr_name == "clawgate" and stat.S_IMODE(PORT.stat().st_mode) == 0o660
+    assert "ID_MM_DEVICE_IGNORE=1" in run("udevadm", "info", "--query=property", f"--name={PORT}").stdout
+    until("the port is open", lambda: port().get("state") == "open")
+
+
+def the_technician_pairs_it():
+    """scan lists it, pair takes the label's code and waits for the first reading's way to the broker."""
+    until("the sensor is found", lambda: "line" in clawgate("scan", "--for", "2s", "--json", user="tech").stdout)
+    hands("tell button")
+    label = hands("label")
+    wrong = label[:-2] + ("0" if label[-2] != "0" else "1") + label[-1]
+    typo = clawgate("pair", "line", "--name", "pump-3", user="tech", check=False, input=wrong + "\n")
+    assert typo.returncode in (2, 4), f"{typo.returncode} {typo.stdout}{typo.stderr}"
+    done = clawgate("pair", "line", "--name", "pump-3", user="tech", input=label + "\n")
+    assert "pump-3 is paired" in done.stdout + done.stderr, done.stdout + done.stderr
+    flows()
+
+
+def a_broker_of_its_own():
+    """Named in the configuration, a mosquitto gets the readings; from here on each of them is counted."""
+    Path("/etc/clawgate/conf.d/broker.toml").write_text('mode = "relay"\n[broker]\nurl = "mqtt://127.0.0.1:1883"\n')
+    collect()
+    run("systemctl", "restart", "clawgate")
+    flows()
+
+
+def collect():
+    """Writes the name of each reading that comes to mosquitto into the shared folder."""
+    run("systemctl", "start", "mosquitto")
+    script = (
+        "mosquitto_sub -V 5 -i collector -c -x 3600 -q 1 -t 'claw/v1/+/+/+/up/telemetry' -F %P |"
+        " grep --line-buffered -oE '[0-9a-f]{16}\\.[0-9a-f]{16}\\.[0-9]+' >>/mnt/share/collected"
+    )
+    run("systemd-run", "--quiet", "--unit=collector", "--property=Restart=always", "sh", "-c", script)
+    until("the collector listens", lambda: run("systemctl", "is-active", "collector", check=False).stdout == "active\n")
+
+
+def two_daemons_on_a_port():
+    """A second daemon finds the port taken and says by whom; the first one's session goes on."""
+    folder = Path("/run/second")
+    folder.mkdir()
+    os.chown(folder, pwd.getpwnam("clawgate").pw_uid, -1)
+    (folder / "clawgate.toml").write_text(
+        f'mode = "standalone"\nstate_dir = "{folder}/state"\n[control]\nsocket = "{folder}/sock"\n'
+        '[standalone]\nlisten = "127.0.0.1:0"\n[issuer]\nlisten = "127.0.0.1:0"\n[metrics]\nlisten = "off"\n'
+        f'[uart.ports.line]\npath = "{PORT}"\n'
+    )
+    run("systemd-run", "--quiet", "--unit=second", "--property=User=clawgate", "clawgate", "run", "--config", folder / "clawgate.toml")
+
+    def taken():
+        done = clawgate("status", "--json", "--socket", folder / "sock", check=False)
+        return json.loads(done.stdout)["ports"][0] if done.returncode in (0, 8) else None
+
+    second = until("the second daemon tells of its port", lambda: (p := taken()) and p["state"] != "open" and p)
+    assert unit("MainPID") in second["explanation"], second
+    flows()
+    run("systemctl", "stop", "second")
+
+
+def unplugged_and_back_as_another_tty():
+    """Pulled out while readings flow, three times, and back as another tty: the session comes back, a stranger's port
+    that took the old name gets not a byte."""
+    before = os.path.realpath(PORT)
+    for _ in range(3):
+        hands("unplug sensor")
+        until("the port is gone", lambda: not PORT.exists() and port().get("state") != "open")
+        if not Path("/dev/ttyUSB0").exists():
+            hands("plug stranger")
+            until("the stranger is there", Path("/dev/ttyUSB0").exists)
+        hands("plug sensor")
+        until("the port is back", PORT.exists)
+        flows()
+    assert os.path.realpath(PORT) != before, before
+    assert unit("NRestarts") == "0"
+    assert hands("stranger") == "0", "something was written to a port that is not ours"
+
+
+def bluetooth_comes_and_goes():
+    """bluetoothd restarted, stopped and gone: serial goes on."""
+    run("systemctl", "restart", "bluetooth", check=False)
+    flows()
+    run("systemctl", "stop", "bluetooth", check=False)
+    flows()
+    assert unit("NRestarts") == "0"
+
+
+def killed():
+    """kill -9: systemd starts it again, a command that comes meanwhile waits, readings go on."""
+    os.kill(int(unit("MainPID")), 9)
+    assert clawgate("status", "--json", check=False).returncode in (0, 8), "a command during the restart failed"
+    assert unit("NRestarts") == "1", unit("NRestarts")
+    flows()
+
+
+def a_refused_configuration():
+    """A configuration that is refused ends with 78 and no restart; commands are refused, not left hanging."""
+    bad = Path("/etc/clawgate/conf.d/bad.toml")
+    bad.write_text("[spool]\ncommit_ms = 0\n")
+    run("systemctl", "restart", "clawgate", check=False)
+    until("it gave up", lambda: unit("ActiveState") == "failed")
+    assert unit("ExecMainStatus") == "78"
+    refused = clawgate("status", check=False)
+    assert refused.returncode not in (0, 8), refused.stdout
+    assert unit("ActiveState") == "failed" or unit("SubState") == "auto-restart", unit("ActiveState")
+    bad.unlink()
+    run("systemctl", "reset-failed", "clawgate.service", "clawgate.socket", check=False)
+    run("systemctl", "restart", "clawgate.socket", "clawgate.service")
+    flows()
+
+
+def the_key_is_sealed_to_the_machine():
+    """The master key as a systemd credential: taken, and the file is not needed any more."""
+    store = Path("/etc/credstore.encrypted")
+    store.mkdir(mode=0o700, exist_ok=True)
+    run("systemd-creds", "setup")
+    run("systemd-creds", "encrypt", "--with-key=host", "--name=clawgate-master-key", STATE / "master.key", store / "clawgate-master-key")
+    (STATE / "master.key").rename("/root/master.key")
+    run("systemctl", "restart", "clawgate")
+    flows()
+    assert not (STATE / "master.key").exists()
+
+
+def reboots():
+    """The machine restarts in order."""
+    PHASE.write_text("2")
+    dump()
+    run("systemctl", "--no-block", "reboot")
+
+
+# --- after the reboot
+
+
+def is_back_after_the_reboot():
+    """After a reboot the service is up by itself, and the sensor's session comes back."""
+    until("the service is active", lambda: unit("ActiveState") == "active")
+    collect()
+    until("the port is open", lambda: port().get("state") == "open")
+    flows()
+
+
+def everything_arrives():
+    """The sensor falls silent; all it made becomes safe. What arrived is compared outside."""
+    hands("tell silence")
+    until("all readings are safe", lambda: hands("unsafe") == "0")
+    until("nothing waits", lambda: status()["spool"]["waiting"] == 0)
+    time.sleep(1)
+
+
+def leaves_the_keys():
+    """A purge takes the package and its configuration, and leaves the keys unless asked."""
+    script = Path("/var/lib/dpkg/info/clawgate.postrm").read_text()
+    said = run("dpkg", "--purge", "clawgate").stdout
+    assert "kept: /var/lib/clawgate" in said and (STATE / "state.db").exists(), said
+    assert not Path("/usr/bin/clawgate").exists() and not Path("/etc/clawgate/clawgate.toml").exists()
+    assert run("systemctl", "is-active", "clawgate.socket", check=False).stdout != "active\n"
+    run("sh", "-c", script, "postrm", "purge", env={**os.environ, "CLAWGATE_PURGE": "keys"})
+    assert not STATE.exists()
+
+
+STEPS = {
+    1: [
+        installs_without_systemd,
+        installs,
+        is_hardened,
+        files_are_private,
+        a_technician_is_let_in,
+        a_sensor_is_plugged_in,
+        the_technician_pairs_it,
+        a_broker_of_its_own,
+        two_daemons_on_a_port,
+        unplugged_and_back_as_another_tty,
+        bluetooth_comes_and_goes,
+        killed,
+        a_refused_configuration,
+        the_key_is_sealed_to_the_machine,
+        reboots,
+    ],
+    2: [is_back_after_the_reboot, files_are_private, everything_arrives, leaves_the_keys],
+}
+
+
+def note(words):
+    line = f"[{Path('/proc/uptime').read_text().split()[0]:>6}] {words}\n"
+    with open(SHARE / "results", "a") as results:
+        results.write(line)
+    print(line, end="", flush=True)
+
+
+def dump():
+    journal = subprocess.run(["journalctl", "--boot", "--no-pager", "-o", "short-monotonic"], capture_output=True, text=True)
+    with open(SHARE / "journal", "a") as file:
+        file.write(journal.stdout)
+
+
+def main():
+    phase = int(PHASE.read_text()) if PHASE.exists() else 1
+    for step in STEPS[phase]:
+        try:
+            step()
+        except Exception:
+            note(f"FAILED {step.__name__}\n{traceback.format_exc()}")
+            break
+        note(f"ok     {re.sub(' +', ' ', step.__doc__.replace(chr(10), ' '))}")
+    else:
+        if phase == 1:
+            return
+        with open(SHARE / "results", "a") as results:
+            results.write("all steps passed\n")
+    dump()
+    subprocess.run(["sync"])
+    subprocess.run(["systemctl", "poweroff", "-ff"])
+
+
+main()

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""The world around the machine under test: the sensor at the end of a USB cable, the hands that plug it.
+
+    host.py IMAGE_DIRECTORY RUN_DIRECTORY PACKAGE CLAWGATE SECONDS
+
+Boots the image under QEMU (emulation: no /dev/kvm needed), obeys the guest's requests on a virtio port, ends with the
+machine or after SECONDS, and then compares what the sensor was told is safe with what reached the broker. What it leaves
+in RUN_DIRECTORY: console.log, share/results, share/journal, sensor.journal, share/collected.
+"""
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+image, run, package, clawgate = (Path(argument).resolve() for argument in sys.argv[1:5])
+limit_s = int(sys.argv[5])
+here = Path(__file__).resolve().parent
+started = time.monotonic()
+
+
+def log(*words):
+    print(f"[{time.monotonic() - started:6.1f}]", *words, flush=True)
+
+
+class Sensor:
+    """The simulated sensor; its line is a pseudo terminal that QEMU opens as the far end of the USB adapter."""
+
+    def __init__(self):
+        command = [clawgate, "simulator", "--label", "random", "--device", "th-1", "--pty", run / "sensor.pty"]
+        command += ["--keys", run / "sensor.keys", "--log", run / "sensor.journal", "--every", "200ms", "--until-eof"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for line in self.process.stdout:
+            if line.startswith("label "):
+                self.label = line.split()[1]
+            if line.startswith("line "):
+                break
+        threading.Thread(target=lambda: [None for _ in self.process.stdout], daemon=True).start()
+
+    def tell(self, words):
+        self.process.stdin.write(words + "\n")
+        self.process.stdin.flush()
+        return "told"
+
+    def journal(self):
+        lines = (run / "sensor.journal").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def made_and_safe(self):
+        """The names of the readings it made, and of those it was told are safe."""
+        safe, made = {}, []
+        for entry in self.journal():
+            if entry["event"] == "ack":
+                safe[entry["epoch"]] = max(entry["safe"], safe.get(entry["epoch"], 0))
+            elif entry["event"] == "reading":
+                made.append(entry["id"])
+        is_safe = lambda name: int(name.split(".")[2]) <= safe.get(name.split(".")[1], 0)
+        return made, [name for name in made if is_safe(name)]
+
+
+class Stranger:
+    """A serial device that is nobody's business: whatever is written to it is a fault."""
+
+    def __init__(self):
+        self.heard = 0
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(run / "stranger.sock"))
+        listener.listen(1)
+        threading.Thread(target=self.listen, args=(listener,), daemon=True).start()
+
+    def listen(self, listener):
+        line, _ = listener.accept()
+        while data := line.recv(4096):
+            self.heard += len(data)
+
+
+def connect(path):
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        try:
+            client.connect(str(path))
+            return client
+        except OSError:
+            client.close()
+            time.sleep(0.1)
+
+
+class Machine:
+    def __init__(self, sensor, stranger):
+        self.sensor, self.stranger = sensor, stranger
+        self.devices = {
+            "sensor": {"driver": "usb-serial", "id": "sensor", "chardev": "sensor", "serial": "A1B2C3", "bus": "usb.0"},
+            "stranger": {"driver": "usb-serial", "id": "stranger", "chardev": "stranger", "serial": "Z9", "bus": "usb.0"},
+        }
+        unix = lambda name: f"path={run / name},server=on,wait=off"
+        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512"]
+        command += ["-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt", "-m", "1024", "-smp", "2"]
+        command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{run / 'console.log'}"]
+        command += ["-kernel", image / "vmlinux", "-initrd", image / "initrd.img"]
+        command += ["-append", "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off quiet loglevel=4"]
+        command += ["-drive", f"file={image / 'root.img'},if=virtio,format=raw,snapshot=on,cache=unsafe"]
+        command += ["-virtfs", f"local,path={run / 'share'},mount_tag=share,security_model=none"]
+        command += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
+        command += ["-chardev", f"socket,id=hands,{unix('hands.sock')}"]
+        command += ["-device", "virtserialport,chardev=hands,name=hands"]
+        command += ["-device", "qemu-xhci,id=usb", "-chardev", f"serial,id=sensor,path={run / 'sensor.pty'}"]
+        command += ["-chardev", f"socket,id=stranger,path={run / 'stranger.sock'}", "-qmp", f"unix:{unix('qmp.sock')[5:]}"]
+        self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL)
+        self.qmp = connect(run / "qmp.sock").makefile("rw")
+        self.qmp.readline()
+        self.command("qmp_capabilities")
+
+    def command(self, name, **arguments):
+        self.qmp.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self.qmp.flush()
+        while True:
+            answer = json.loads(self.qmp.readline())
+            if "error" in answer:
+                return answer["error"]["desc"]
+            if "return" in answer:
+                return "done"
+
+    def obey(self):
+        """Does what the guest asks, one line a request, until the port closes."""
+        hands = connect(run / "hands.sock").makefile("rw")
+        for request in hands:
+            verb, _, rest = request.strip().partition(" ")
+            log("guest:", request.strip())
+            answer = {
+                "plug": lambda: self.command("device_add", **self.devices[rest]),
+                "unplug": lambda: self.command("device_del", id=rest),
+                "tell": lambda: self.sensor.tell(rest),
+                "label": lambda: self.sensor.label,
+                "unsafe": lambda: str(len(set.difference(*map(set, self.sensor.made_and_safe())))),
+                "stranger": lambda: str(self.stranger.heard),
+            }.get(verb, lambda: "no such request")()
+            hands.write(answer + "\n")
+            hands.flush()
+
+
+def account(sensor):
+    """What was made, what was called safe, what came; the verdict in words, empty when all is well."""
+    made, safe = sensor.made_and_safe()
+    came = (run / "share/collected").read_text().split()
+    lost = set(safe) - set(came)
+    log(f"readings: {len(made)} made, {len(safe)} acknowledged, {len(set(came))} arrived ({len(came)} deliveries)")
+    if len(safe) < 50:
+        return f"only {len(safe)} readings were acknowledged"
+    return f"{len(lost)} acknowledged readings did not arrive, such as {sorted(lost)[:3]}" if lost else ""
+
+
+def main():
+    shutil.rmtree(run, ignore_errors=True)
+    (run / "share").mkdir(parents=True)
+    shutil.copy(package, run / "share")
+    shutil.copy(here / "guest.py", run / "share")
+    sensor = Sensor()
+    machine = Machine(sensor, Stranger())
+    threading.Thread(target=machine.obey, daemon=True).start()
+    try:
+        machine.process.wait(timeout=max(1, limit_s - (time.monotonic() - started)))
+    except subprocess.TimeoutExpired:
+        log(f"the machine did not end within {limit_s} s")
+    finally:
+        for process in (machine.process, sensor.process):
+            process.kill()
+            process.wait()
+    results = (run / "share/results").read_text() if (run / "share/results").exists() else ""
+    print(results, end="")
+    if not results.endswith("\nall steps passed\n"):
+        log("FAILED; what happened:", run)
+        return 1
+    wrong = account(sensor)
+    if wrong:
+        log("FAILED:", wrong)
+    return int(bool(wrong))
+
+
+sys.exit(main())
