@@ -6,7 +6,6 @@
 #include "message.h"
 
 #define IDENTIFY_EVERY_MS 10000
-#define ROTATING_ID_SIZE 8
 
 bool claw_random(claw_sensor *sensor, void *out, size_t size)
 {
@@ -223,8 +222,8 @@ claw_state claw_look(const claw_sensor *sensor, uint64_t now_ms)
     return state;
 }
 
-/* 3 random bytes, and 5 of their HMAC: who holds the pairing knows the unit by it. Two keys are shown in turn. */
-static bool make_rotating_id(claw_sensor *sensor, uint8_t id[ROTATING_ID_SIZE])
+/* 3 random bytes, and 5 of their HMAC. */
+bool claw_rotating_id(claw_sensor *sensor, uint8_t id[CLAW_ROTATING_ID_SIZE])
 {
     const claw_slot *slots = sensor->slots;
     bool both = slots[CLAW_CURRENT].present && slots[CLAW_PENDING].present;
@@ -243,8 +242,8 @@ static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
     const claw_window *window = &sensor->window;
     bool paired = claw_is_paired(sensor), open = window->ceremony != CLAW_CLOSED;
     bool named = !paired || open;
-    uint8_t rotating_id[ROTATING_ID_SIZE];
-    if (paired && !make_rotating_id(sensor, rotating_id)) {
+    uint8_t rotating_id[CLAW_ROTATING_ID_SIZE];
+    if (paired && !claw_rotating_id(sensor, rotating_id)) {
         return;
     }
     claw_writer writer = claw_write_into(sensor->outbox.message, CLAW_MESSAGE_MAX);

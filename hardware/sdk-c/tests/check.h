@@ -26,8 +26,11 @@ blob from_line(const char *heading, const char *name);
 /* "name": "hex" in a JSON file of vectors, the n-th of that name. */
 blob from_json(const char *file, const char *name, int n);
 
+void test_ble(void);
 void test_codecs(void);
 void test_crypto(void);
+void test_fuzz(void);
+void test_pages(void);
 void test_pairing(void);
 void test_session(void);
 void test_telemetry(void);

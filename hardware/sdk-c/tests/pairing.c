@@ -155,6 +155,51 @@ static void a_store_that_fails_leaves_the_keys_as_they_were(void)
     CHECK(!claw_is_paired(&b.sensor));
 }
 
+static void a_button_that_the_flash_refuses_keeps_the_count(void)
+{
+    bench_start(&b, LABEL);
+    b.sensor.label_attempts = 7;
+    b.save_fails = true;
+    CHECK(claw_button(&b.sensor, 0) == CLAW_NO_FLASH && b.sensor.label_attempts == 7);
+    CHECK(b.sensor.window.ceremony == CLAW_CLOSED);
+}
+
+static void a_person_learns_why_it_failed(void)
+{
+    blob m1 = from_page("Label", "M1"), m3 = from_page("Label", "M3"), refuse = from_hex("1fa0");
+    bench_start(&b, LABEL);
+    for (int i = 0; i < 5; i++) {
+        static const claw_failure wanted[] = {CLAW_WRONG_CODE, CLAW_REFUSED, CLAW_TIME_OVER, CLAW_CANCELLED, CLAW_BROKEN_RULES};
+        uint64_t now_ms = 100000u * (unsigned)i;
+        claw_button(&b.sensor, now_ms);
+        CHECK(bench_say(&b, &m1, now_ms).bytes[0] == CLAW_M2);
+        switch (i) {
+        case 0: bench_say(&b, &m3, now_ms); break;
+        case 1: bench_say(&b, &refuse, now_ms); break;
+        case 2: claw_poll(&b.sensor, now_ms + 10000); break;
+        case 3: claw_button(&b.sensor, now_ms); break;
+        default: m1.bytes[20] ^= 1, bench_say(&b, &m1, now_ms);
+        }
+        CHECK(b.events[CLAW_PAIRING_FAILED] == (uint32_t)i + 1 && b.last_value[CLAW_PAIRING_FAILED] == (uint32_t)wanted[i]);
+    }
+}
+
+static void what_it_shows_of_itself(void)
+{
+    blob pairing_id = from_page("Label", "pairing id");
+    bench_start(&b, LABEL);
+    CHECK(claw_look(&b.sensor, 0).gateway == NULL);
+    bench_pair(&b, "Label", 0);
+    claw_state state = claw_look(&b.sensor, 0);
+    uint8_t id[8];
+    for (size_t i = 0; i < 8; i++) {
+        id[i] = (uint8_t)(state.pairing_id >> (56 - 8 * i));
+    }
+    CHECK_SAME(id, sizeof id, pairing_id);
+    CHECK(strcmp(state.gateway, "shed") == 0 && !state.connected && state.window == 0);
+    CHECK(bench_power_cycle(&b, 0) == CLAW_OK && claw_look(&b.sensor, 0).pairing_id == state.pairing_id);
+}
+
 /* Every cut and every flipped bit of M1, every fifth of M3 and M5: an answer, a Refuse or silence, never a pairing. */
 static void nothing_damaged_pairs(void)
 {
@@ -239,6 +284,9 @@ void test_pairing(void)
     an_entered_code_is_forgotten_after_three_unanswered_tags();
     a_second_different_message_ends_the_run();
     a_store_that_fails_leaves_the_keys_as_they_were();
+    a_button_that_the_flash_refuses_keeps_the_count();
+    a_person_learns_why_it_failed();
+    what_it_shows_of_itself();
     nothing_damaged_pairs();
     damaged_flash_is_told_and_only_a_reset_helps();
     an_ident_is_that_of_the_page();

@@ -216,6 +216,45 @@ static void commands_are_carried_out_and_answered(void)
     CHECK(bench_power_cycle(&b, 0) == CLAW_OK && !claw_is_paired(&b.sensor));
 }
 
+static void an_unpair_that_the_flash_refuses_is_refused_and_changes_nothing(void)
+{
+    blob refused = from_hex("45a201070201"), answer;
+    begin();
+    ack(0, 1, 0);
+    report(1, 0);
+    b.save_fails = true;
+    bench_record(&b, "44a201070203", 0);
+    answer = bench_open(&b, 0);
+    CHECK_SAME(answer.bytes, answer.size, refused);
+    CHECK(b.events[CLAW_UNPAIRED] == 0 && claw_is_paired(&b.sensor) && claw_held(&b.sensor) == 1);
+    CHECK(claw_factory_reset(&b.sensor, 0) == CLAW_NO_FLASH);
+    CHECK(claw_is_paired(&b.sensor) && b.sensor.sessions.live.present && claw_held(&b.sensor) == 1);
+    b.save_fails = false;
+    CHECK(bench_power_cycle(&b, 0) == CLAW_OK && claw_is_paired(&b.sensor));
+    CHECK(claw_factory_reset(&b.sensor, 0) == CLAW_OK);
+    CHECK(bench_power_cycle(&b, 0) == CLAW_OK && !claw_is_paired(&b.sensor));
+}
+
+static void unpaired_is_said_only_when_the_flash_forgot(void)
+{
+    begin();
+    ack(0, 1, 0);
+    b.line_is_full = true;
+    bench_record(&b, "44a201070203", 0);
+    CHECK(b.sent_count == 0 && !claw_is_paired(&b.sensor) && b.sensor.sessions.live.present);
+    CHECK(bench_power_cycle(&b, 0) == CLAW_OK && !claw_is_paired(&b.sensor)); /* before the reply was out */
+}
+
+static void a_time_that_no_clock_shows_is_not_taken(void)
+{
+    begin();
+    ack(0, 1, 0);
+    bench_record(&b, "43a1011b7fffffffffffffff", 0);
+    CHECK(!claw_look(&b.sensor, 0).clock_set);
+    bench_record(&b, "43a1011b0000018bcfe569f4", 0);
+    CHECK(claw_look(&b.sensor, 0).clock_set);
+}
+
 static void a_bye_ends_the_session_and_keeps_the_readings(void)
 {
     begin();
@@ -238,6 +277,9 @@ static void what_is_no_reading_is_not_taken(void)
     name[sizeof name - 1] = '\0';
     value.name = name;
     CHECK(claw_report(&b.sensor, &value, 1, 0) == CLAW_BAD_READING);
+    value.name = "\xff";
+    CHECK(claw_report(&b.sensor, &value, 1, 0) == CLAW_BAD_READING);
+    CHECK(claw_held(&b.sensor) == 0);
 }
 
 void test_telemetry(void)
@@ -252,6 +294,9 @@ void test_telemetry(void)
     an_ack_for_what_was_never_made_is_ignored();
     hello_is_said_again_until_it_is_answered();
     commands_are_carried_out_and_answered();
+    an_unpair_that_the_flash_refuses_is_refused_and_changes_nothing();
+    unpaired_is_said_only_when_the_flash_forgot();
+    a_time_that_no_clock_shows_is_not_taken();
     a_bye_ends_the_session_and_keeps_the_readings();
     what_is_no_reading_is_not_taken();
 }
