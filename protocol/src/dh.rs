@@ -1,16 +1,17 @@
 //! X25519 (RFC 7748) as every part here uses it: an all-zero result aborts.
 
 use subtle::ConstantTimeEq;
-use x25519_dalek::{PublicKey, StaticSecret};
+use x25519_dalek::{PublicKey, StaticSecret, X25519_BASEPOINT_BYTES, x25519};
 use zeroize::Zeroizing;
 
 /// The result was all zero: the peer's point has small order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WeakPoint;
 
-/// The public key of a secret.
+/// The public key of a secret. By the same ladder as [`shared`]: arithmetic on another form of the curve would be
+/// more code and more stack on a sensor, and no faster without tables.
 pub(crate) fn public(secret: &[u8; 32]) -> [u8; 32] {
-    PublicKey::from(&StaticSecret::from(*secret)).to_bytes()
+    x25519(*secret, X25519_BASEPOINT_BYTES)
 }
 
 /// The shared secret with a peer's point.

@@ -252,7 +252,8 @@ impl Life {
         };
         let stored = self.flash.lock().unwrap().clone();
         let buffers = Buffers { readings: &mut readings, record: &mut record };
-        let mut sensor = Sensor::new(options, stored.as_deref(), Board(Arc::clone(&self.flash)), buffers, 0).unwrap();
+        let mut sensor =
+            Sensor::<_, 16>::new(options, stored.as_deref(), Board(Arc::clone(&self.flash)), buffers, 0).unwrap();
         let mut clock = UnitClock::new();
         let mut decoder = Box::new(Decoder::<{ uart::MAX_ENCODED }>::new());
         let mut joiner = Box::new(Joiner::<MAX_MESSAGE>::new());

@@ -9,11 +9,11 @@ use crate::kdf::{Hash, Transcript};
 use crate::kem::CT_LEN;
 use crate::message::MessageError;
 
-/// The longest text inside an encrypted part.
-pub(super) const PART_MAX: usize = 640;
+/// The longest text inside an encrypted part: a device certificate is the long thing in it.
+pub(super) const PART_MAX: usize = if cfg!(feature = "certificate") { 640 } else { 176 };
 
 /// The longest message of a run: M4 with a full part, and the KEM's ciphertext where it is built in.
-pub(super) const BUFFER: usize = 704 + CT_LEN;
+pub(super) const BUFFER: usize = PART_MAX + 64 + CT_LEN;
 
 /// A message of a run.
 pub(super) type Buffer = Vec<u8, BUFFER>;

@@ -151,8 +151,9 @@ enum Answer {
     Refuse,
 }
 
-/// The sensor. `P` is its random source and its storage.
-pub struct Sensor<'a, P> {
+/// The sensor. `P` is its random source and its storage; `EVENTS` is how many events wait at most until they are
+/// asked for: 6 are enough for who asks after each message.
+pub struct Sensor<'a, P, const EVENTS: usize = 16> {
     options: Options<'a>,
     platform: P,
     state: State,
@@ -166,10 +167,10 @@ pub struct Sensor<'a, P> {
     identify_after_ms: u64,
     show_pending: bool,
     due: Due,
-    events: Deque<Event, 16>,
+    events: Deque<Event, EVENTS>,
 }
 
-impl<'a, P: Random + Storage> Sensor<'a, P> {
+impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
     /// A sensor that just started. `stored` is the block that was saved last, or none at the very first start
     /// and after a factory reset; a new epoch begins.
     ///
@@ -282,12 +283,11 @@ impl<'a, P: Random + Storage> Sensor<'a, P> {
         if let Some(first) = records.first_mut() {
             first.base_time = unix_ms.map(senml::seconds);
         }
-        let mut pack = [0; MAX_PACK];
-        let len = senml::encode(records, &mut pack).map_err(|_| PushError::TooLarge)?;
-        let pack = pack.get(..len).ok_or(PushError::TooLarge)?;
-        if len.saturating_add(READINGS_HEAD) > self.record.len() {
-            return Err(PushError::TooLarge);
-        }
+        // Encoded where records are made, so that no other memory is needed; between two calls nothing stands there.
+        let most = self.record.len().saturating_sub(READINGS_HEAD).min(MAX_PACK);
+        let room = self.record.get_mut(..most).unwrap_or_default();
+        let len = senml::encode(records, room).map_err(|_| PushError::TooLarge)?;
+        let pack = room.get(..len).ok_or(PushError::TooLarge)?;
         let uptime_ms = if unix_ms.is_some() { None } else { Some(now_ms) };
         let (seq, dropped) = self.telemetry.push(pack, uptime_ms).ok_or(PushError::TooLarge)?;
         Ok(Pushed { epoch: self.telemetry.epoch(), seq, dropped })

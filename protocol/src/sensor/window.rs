@@ -86,7 +86,7 @@ impl From<SensorStep<'_>> for Next {
     }
 }
 
-impl<P: Random + Storage> Sensor<'_, P> {
+impl<P: Random + Storage, const EVENTS: usize> Sensor<'_, P, EVENTS> {
     /// Opens the window for the label's code for 5 minutes: a physical act, such as a button. It also clears
     /// the waiting time after wrong codes.
     ///

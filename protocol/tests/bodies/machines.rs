@@ -266,7 +266,7 @@ pub(crate) fn sensor(bytes: &[u8]) {
         max_message: 1024,
     };
     let buffers = Buffers { readings: &mut readings, record: &mut record };
-    let Ok(mut sensor) = Sensor::new(options, None, Unit(Repeating(4)), buffers, 0) else { return };
+    let Ok(mut sensor) = Sensor::<_, 16>::new(options, None, Unit(Repeating(4)), buffers, 0) else { return };
     let (mut now_ms, mut out) = (0_u64, [0; 1500]);
     while !script.is_over() {
         now_ms = now_ms.saturating_add(u64::from(script.byte()).pow(3));
