@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
 pub(crate) use values::parse_duration;
 pub use values::{Name, Principal};
@@ -215,6 +216,8 @@ pub struct IssuerConfig {
     pub client_key: Option<PathBuf>,
     /// OAuth: the only CA (PEM) that the issuer's certificate may come from.
     pub ca: Option<PathBuf>,
+    /// OAuth: how a device's token is asked for.
+    pub grant: Grant,
 }
 
 /// Who makes access tokens.
@@ -347,6 +350,7 @@ impl Default for IssuerConfig {
             client_id: None,
             client_key: None,
             ca: None,
+            grant: Grant::default(),
         }
     }
 }

@@ -11,13 +11,13 @@ use crate::id::Id;
 use crate::pairing::Ceremony;
 
 /// The GATT service of a sensor; also the UUID of its service data.
-pub const SERVICE: u128 = 0xc1a9_0001_5d2e_4f6b_9a37_20c84e1b7f50;
+pub const SERVICE: u128 = 0xc1a9_0001_5d2e_4f6b_9a37_20c8_4e1b_7f50;
 
 /// The characteristic that the gateway writes: gateway to sensor.
-pub const RX: u128 = 0xc1a9_0002_5d2e_4f6b_9a37_20c84e1b7f50;
+pub const RX: u128 = 0xc1a9_0002_5d2e_4f6b_9a37_20c8_4e1b_7f50;
 
 /// The characteristic that notifies: sensor to gateway.
-pub const TX: u128 = 0xc1a9_0003_5d2e_4f6b_9a37_20c84e1b7f50;
+pub const TX: u128 = 0xc1a9_0003_5d2e_4f6b_9a37_20c8_4e1b_7f50;
 
 /// The smallest ATT MTU, which every link has.
 pub const MIN_MTU: u16 = 23;
@@ -200,7 +200,7 @@ mod tests {
         let [a, b] = short_id(&id);
         assert!(page.contains(&std::format!("`th-kit-7f3a` is `{a:02x}{b:02x}`")), "{a:02x}{b:02x}");
         for uuid in [SERVICE, RX, TX] {
-            assert!(page.contains(&std::format!("{:08x}-5d2e-4f6b-9a37-20c84e1b7f50", uuid >> 96)));
+            assert!(page.contains(&std::format!("{:08x}-5d2e-4f6b-9a37-20c8_4e1b_7f50", uuid >> 96)));
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) async fn pair(terminal: &Terminal, client: &Client, args: Pair) -> Re
         match line {
             PairLine::Failed { exit_code, .. } => return Ok(Exit::of(exit_code)),
             PairLine::Paired { .. } => return Ok(Exit::Ok),
-            PairLine::Code { .. } | PairLine::Stage { .. } => {}
+            PairLine::Code { .. } | PairLine::Stage { .. } | PairLine::Approval { .. } => {}
         }
     }
     Ok(Exit::Failed)
@@ -57,6 +57,12 @@ fn show(terminal: &Terminal, line: &PairLine) {
                 clean(&stage.replace('_', " ")),
                 took(*elapsed_ms)
             ));
+        }
+        PairLine::Approval { url, complete_url, code, left_s } => {
+            let qr = complete_url.as_ref().unwrap_or(url);
+            terminal.progress(&super::code::picture(&clean(code), qr));
+            let within = span(*left_s);
+            terminal.progress(&format!("Approve the device at {} with this code within {within}.", clean(url)));
         }
         PairLine::Failed { stage, message, next_step, .. } => {
             let failed = terminal.bad("FAILED");

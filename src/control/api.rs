@@ -228,6 +228,17 @@ pub enum PairLine {
         /// What came of it.
         detail: Option<String>,
     },
+    /// A person has to approve the device at the issuer.
+    Approval {
+        /// Where.
+        url: String,
+        /// The same with the code in it, for a QR.
+        complete_url: Option<String>,
+        /// What to compare or type there.
+        code: String,
+        /// The issuer waits so long.
+        left_s: u64,
+    },
     /// A stage failed.
     Failed {
         /// Which.

@@ -18,6 +18,7 @@ use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::link::{self, FoundState, TargetError};
 use crate::pairing::{self, Ceremony, PairEvent, Stage};
+use crate::token::Approval;
 use crate::token::scope::{Scope, UnknownScope};
 
 /// Longest scan.
@@ -178,6 +179,9 @@ fn pair_line(event: PairEvent) -> PairLine {
         }
         PairEvent::Stage { stage, elapsed, detail } => {
             PairLine::Stage { stage: stage_name(stage), elapsed_ms: millis(elapsed), detail }
+        }
+        PairEvent::Approval(Approval { url, complete_url, code, left_s }) => {
+            PairLine::Approval { url, complete_url, code, left_s }
         }
         PairEvent::Failed(failure) => PairLine::Failed {
             stage: stage_name(failure.stage),

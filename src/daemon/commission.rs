@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::disk::Disk;
 use crate::audit::{Actor, Audit, Event};
@@ -18,7 +19,7 @@ use crate::spool::Spool;
 use crate::store::{Device, KeySlot, Store};
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
-use crate::token::{AccessToken, TokenHandle, TokenState};
+use crate::token::{AccessToken, Approval, TokenHandle, TokenState};
 
 /// Time for the first token of a device.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
@@ -85,17 +86,16 @@ impl Service {
         }
     }
 
-    async fn first_token(&self, id: &DeviceId) -> Result<String, CommissionError> {
+    async fn first_token(
+        &self,
+        id: &DeviceId,
+        tell: &(dyn Fn(Approval) + Send + Sync),
+    ) -> Result<String, CommissionError> {
         let known = self.device(id).await?;
         // Paired again, it has another lane.
         self.relay.detach(id).await;
         let handle = self.attach(&known)?;
-        let mut states = handle.watch();
-        let waiting = |state: &TokenState| matches!(state, TokenState::Waiting { .. });
-        // Whether it settled or not is seen in the state.
-        let _ = tokio::time::timeout(TOKEN_TIME, states.wait_for(|state| !waiting(state))).await.is_ok();
-        let state = states.borrow().clone();
-        match state {
+        match settled(&handle, tell).await {
             TokenState::Valid(token) => {
                 self.note_issue(id, &token).await;
                 Ok(token.claims().scope.clone())
@@ -192,6 +192,28 @@ impl Service {
     }
 }
 
+/// The state of a token when it is no longer waited for, or no longer worth waiting for.
+async fn settled(handle: &TokenHandle, tell: &(dyn Fn(Approval) + Send + Sync)) -> TokenState {
+    let mut states = handle.watch();
+    let mut deadline = Instant::now() + TOKEN_TIME;
+    let mut told = None;
+    loop {
+        let state = states.borrow_and_update().clone();
+        match &state {
+            TokenState::Waiting { approval: Some(approval), .. } if told.as_ref() != Some(&approval.code) => {
+                deadline = Instant::now() + Duration::from_secs(approval.left_s) + TOKEN_TIME;
+                told = Some(approval.code.clone());
+                tell(approval.clone());
+            }
+            TokenState::Waiting { .. } => {}
+            TokenState::Valid(_) | TokenState::Quarantined { .. } | TokenState::Revoked { .. } => return state,
+        }
+        if !matches!(tokio::time::timeout_at(deadline, states.changed()).await, Ok(Ok(()))) {
+            return state;
+        }
+    }
+}
+
 fn failed(message: &str, next_step: &str) -> CommissionError {
     CommissionError { message: message.to_owned(), next_step: next_step.to_owned() }
 }
@@ -207,8 +229,12 @@ pub(super) fn scopes_of(device: &Device) -> Vec<Scope> {
 }
 
 impl Commission for Service {
-    fn token<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<String, CommissionError>> {
-        Box::pin(self.first_token(device))
+    fn token<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        tell: &'a (dyn Fn(Approval) + Send + Sync),
+    ) -> BoxFuture<'a, Result<String, CommissionError>> {
+        Box::pin(self.first_token(device, tell))
     }
 
     fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>> {

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
+use crate::ids::DeviceId;
+use crate::secret::Secret;
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
@@ -17,7 +19,7 @@ use crate::store::{Store, StoreError};
 use crate::token::Issuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, LocalIssuer};
-use crate::token::oauth::{OauthIssuer, OauthOptions, OauthSetupError};
+use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
@@ -94,7 +96,7 @@ pub(super) async fn start(
 ) -> Result<Issuing, IssuingError> {
     match config.issuer.kind {
         IssuerKind::Local => local(config, store, clock, tasks).await,
-        IssuerKind::Oauth => oauth(config, clock),
+        IssuerKind::Oauth => oauth(config, store, clock),
     }
 }
 
@@ -119,7 +121,7 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender) })
 }
 
-fn oauth(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
+fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, IssuingError> {
     let (Some(url), Some(key)) = (config.issuer.url.clone(), &config.issuer.client_key) else {
         return Err(IssuingError::Incomplete);
     };
@@ -129,8 +131,34 @@ fn oauth(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
         key: SigningKey::load(key)?,
         ca: config.issuer.ca.clone(),
     };
-    let issuer = OauthIssuer::new(options, clock.clone())?;
+    let families = Arc::new(StoredFamilies(store.clone()));
+    let issuer = OauthIssuer::with_grant(options, config.issuer.grant, families, clock.clone())?;
     Ok(Issuing { issuer: Arc::new(issuer), local: None, url, terms: None })
+}
+
+/// Refresh tokens of devices, sealed in the registry's database.
+struct StoredFamilies(Store);
+
+impl StoredFamilies {
+    fn name(device: &DeviceId) -> String {
+        format!("refresh-token.{device}")
+    }
+}
+
+impl Families for StoredFamilies {
+    fn load(&self, device: &DeviceId) -> Result<Option<Secret<String>>, String> {
+        let sealed = self.0.secret(&Self::name(device)).map_err(|error| error.to_string())?;
+        let text = sealed.map(|bytes| String::from_utf8(bytes.expose().clone()).map(Secret::new));
+        text.transpose().map_err(|_| "the kept refresh token is damaged; approve the device again".to_owned())
+    }
+
+    fn keep(&self, device: &DeviceId, token: &Secret<String>) -> Result<(), String> {
+        self.0.put_secret(&Self::name(device), token.expose().as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn forget(&self, device: &DeviceId) -> Result<(), String> {
+        self.0.remove_secret(&Self::name(device)).map_err(|error| error.to_string())
+    }
 }
 
 /// The key is made at the first start.

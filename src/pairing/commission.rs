@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::ids::DeviceId;
+use crate::token::Approval;
 
 /// A future behind a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -12,8 +13,13 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Commission: Send + Sync {
     /// Asks for the device's first token and attaches its relay; ends when the token is valid.
     /// The text is what it grants: `telemetry:write`. Also called when a device is paired again: the old
-    /// attachment is replaced.
-    fn token<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<String, CommissionError>>;
+    /// attachment is replaced. Where the issuer asks for a person's approval, `tell` is called with it, and the token
+    /// is waited for as long as the issuer does.
+    fn token<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        tell: &'a (dyn Fn(Approval) + Send + Sync),
+    ) -> BoxFuture<'a, Result<String, CommissionError>>;
 
     /// Ends when the cloud has confirmed a reading of the device's newest pairing.
     fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>>;

@@ -10,6 +10,7 @@ use clawgate_protocol::pairing as protocol;
 
 use crate::audit::Actor;
 use crate::ids::DeviceId;
+use crate::token::Approval;
 use crate::token::scope::Scope;
 
 /// What an operator asks for.
@@ -203,6 +204,8 @@ pub enum PairEvent {
         /// What to show beside it: `telemetry:write`, `21.5 Cel`.
         detail: Option<String>,
     },
+    /// A person has to approve the device at the issuer; the stage goes on when that is done.
+    Approval(Approval),
     /// A stage failed, and with it the pairing; of the stages after `Confirm`, only itself: the device is paired.
     Failed(PairFailure),
     /// All stages ended well.

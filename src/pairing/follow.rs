@@ -42,7 +42,8 @@ async fn serve(
         let text = format!("{} is paired, but not in service: {}.", agreed.device, error.message.trim_end_matches('.'));
         report.failure(cause, text, error.next_step)
     };
-    match commission.token(&agreed.device).await {
+    let tell = |approval| report.send(PairEvent::Approval(approval));
+    match commission.token(&agreed.device, &tell).await {
         Ok(granted) => report.passed(Stage::FirstReading, Some(granted)),
         Err(error) => return Err(failed(report, Cause::Token, error)),
     }

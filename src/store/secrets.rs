@@ -58,6 +58,15 @@ impl Store {
         self.write_secret("INSERT OR REPLACE", name, secret)
     }
 
+    /// Forgets the secret under `name`; none is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn remove_secret(&self, name: &str) -> Result<(), StoreError> {
+        let removed = self.db().execute("DELETE FROM secrets WHERE name = ?1", [name]);
+        removed.map(drop).map_err(failed("remove a secret"))
+    }
+
     fn write_secret(&self, how: &str, name: &str, secret: &[u8]) -> Result<(), StoreError> {
         let sealed = self.0.sealer.seal(place(name), secret)?;
         self.db()

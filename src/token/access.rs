@@ -52,6 +52,16 @@ pub struct Claims {
     /// What the broker enforces.
     #[serde(default)]
     pub claw_aif: Topics,
+    /// Who acts for whom it stands for (RFC 8693, section 4.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Actor>,
+}
+
+/// The party that acts for a token's subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Its id.
+    pub sub: String,
 }
 
 /// A token as it came from its issuer.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::AccessToken;
+use super::{AccessToken, Approval};
 use crate::ids::DeviceId;
 
 /// Refusals waiting for the keeper; more say nothing new.
@@ -20,6 +20,8 @@ pub enum TokenState {
         since: Duration,
         /// Why the last request failed.
         last_error: Option<String>,
+        /// What a person must do first.
+        approval: Option<Approval>,
     },
     /// Connect with this one; on a live connection re-authenticate with it.
     Valid(Arc<AccessToken>),

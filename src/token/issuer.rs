@@ -4,6 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::scope::{Scope, Topics};
 use super::{AccessToken, TokenError};
 use crate::ids::DeviceId;
@@ -47,6 +49,25 @@ impl TokenRequest {
     #[must_use]
     pub fn topics(&self) -> Topics {
         Topics::of_device(&self.tenant, &self.gateway, &self.device, &self.scope)
+    }
+}
+
+/// A person has to approve the device at the issuer before it gets a token (RFC 8628, section 3.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Where the person goes.
+    pub url: String,
+    /// The same with the code in it, for a QR; not every issuer has one.
+    pub complete_url: Option<String>,
+    /// What the person compares or types there.
+    pub code: String,
+    /// Seconds until the issuer forgets the request.
+    pub left_s: u64,
+}
+
+impl std::fmt::Display for Approval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "approve the device at {} with code {} within {} s", self.url, self.code, self.left_s)
     }
 }
 
@@ -121,6 +142,36 @@ pub enum IssuerError {
         /// What came, escaped and capped.
         got: String,
     },
+    /// It waits for a person.
+    #[error("{approval}")]
+    Approval {
+        /// What that person needs.
+        approval: Approval,
+        /// Not to be asked again before.
+        poll: Duration,
+    },
+    /// A person said no, or nobody came.
+    #[error("the device was not approved at {endpoint}: {reason}; ask again: clawgate token rotate DEVICE")]
+    NotApproved {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The issuer no longer honours what a person approved once.
+    #[error("the approval of the device ended at {endpoint}: {words}; approve it again: clawgate token rotate DEVICE")]
+    ApprovalEnded {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// What it said, escaped and capped.
+        words: String,
+    },
+    /// It takes back no token of this kind (RFC 7009, section 2.2.1).
+    #[error("{endpoint} cannot revoke access tokens: cut off here; the last one is good elsewhere until it expires")]
+    CannotRevoke {
+        /// The endpoint that was asked.
+        endpoint: String,
+    },
     /// This machine's clock and the issuer's differ too much.
     #[error("the clock here is {seconds} s off from the issuer's: set the time (timedatectl), then it goes on alone")]
     ClockOff {
@@ -142,7 +193,12 @@ impl IssuerError {
             Self::Refused { code, .. } if matches!(code.as_str(), "invalid_client" | "unauthorized_client") => {
                 Remedy::Retry(None)
             }
-            Self::Refused { .. } | Self::Mismatch { .. } => Remedy::Quarantine,
+            Self::Approval { poll, .. } => Remedy::Retry(Some(*poll)),
+            Self::Refused { .. }
+            | Self::Mismatch { .. }
+            | Self::NotApproved { .. }
+            | Self::ApprovalEnded { .. }
+            | Self::CannotRevoke { .. } => Remedy::Quarantine,
             Self::Unreachable { .. }
             | Self::Answer { .. }
             | Self::Token { .. }

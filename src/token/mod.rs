@@ -13,9 +13,9 @@ pub mod oauth;
 pub mod scope;
 pub mod verify;
 
-pub use access::{AccessToken, Claims, TokenError};
+pub use access::{AccessToken, Actor, Claims, TokenError};
 pub use handle::{TokenFeed, TokenHandle, TokenState, TokenWish};
-pub use issuer::{Issuer, IssuerError, Remedy, TokenFuture, TokenRequest};
+pub use issuer::{Approval, Issuer, IssuerError, Remedy, TokenFuture, TokenRequest};
 pub use keeper::TokenKeeper;
 
 /// A longer token is refused unread; one of ours has about 500 bytes.

@@ -16,6 +16,7 @@ use clawgate::pairing::{
 };
 use clawgate::spool::{Outgoing, Spool, SpoolOptions};
 use clawgate::store::{Store, StoreOptions};
+use clawgate::token::Approval;
 use clawgate_protocol::code::Code;
 use clawgate_protocol::pairing::Suite;
 use tempfile::TempDir;
@@ -152,7 +153,7 @@ impl Outcome {
         let end = tokio::time::timeout(SOON, async {
             loop {
                 match events.recv().await.expect("the pairing ended without an end") {
-                    PairEvent::Code { .. } => {}
+                    PairEvent::Code { .. } | PairEvent::Approval(_) => {}
                     PairEvent::Stage { stage, .. } => stages.push(stage.to_string()),
                     PairEvent::Failed(failure) => return Err(failure),
                     PairEvent::Paired { fingerprint, .. } => return Ok(fingerprint),
@@ -222,7 +223,11 @@ impl Cloud {
 }
 
 impl Commission for Cloud {
-    fn token<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<String, CommissionError>> {
+    fn token<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        _tell: &'a (dyn Fn(Approval) + Send + Sync),
+    ) -> BoxFuture<'a, Result<String, CommissionError>> {
         Box::pin(async {
             self.attach(device);
             Ok("telemetry:write".to_owned())

@@ -119,7 +119,9 @@ impl Air {
         let out = self.out.reserve(len + 2);
         out.extend(u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
         out.push(kind);
-        content.iter().for_each(|part| out.extend_from_slice(part));
+        for part in content {
+            out.extend_from_slice(part);
+        }
     }
 
     pub(crate) fn write(&mut self) {

@@ -11,7 +11,7 @@ use super::schedule::{back_off, random, refresh_after, sleep_until};
 use super::status::SharedStatus;
 use crate::clock::Clock;
 use crate::token::handle::{TokenFeed, TokenState, TokenWish};
-use crate::token::{AccessToken, Issuer, IssuerError, Remedy, TokenRequest};
+use crate::token::{AccessToken, Approval, Issuer, IssuerError, Remedy, TokenRequest};
 
 /// A request that takes longer has failed.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -231,6 +231,9 @@ impl DeviceTask {
     }
 
     fn failed(&mut self, problem: &IssuerError, words: &str) {
+        if let IssuerError::Approval { approval, poll } = problem {
+            return self.awaits(approval.clone(), *poll);
+        }
         self.failures = self.failures.saturating_add(1);
         self.status.failed(words);
         match problem.remedy() {
@@ -245,6 +248,20 @@ impl DeviceTask {
                     self.wait(Some(words.to_owned()));
                 }
             }
+        }
+    }
+
+    /// A person decides at the issuer: no failure, however long it takes.
+    fn awaits(&mut self, approval: Approval, poll: Duration) {
+        let shown = matches!(&*self.feed.state.borrow(),
+            TokenState::Waiting { approval: Some(shown), .. } if shown.code == approval.code);
+        if !shown {
+            info!(device = %self.request.device, url = approval.url, "the issuer asks for a person's approval");
+        }
+        self.due = Some(self.clock.boot() + poll);
+        if self.current().is_none() {
+            let since = self.clock.boot();
+            self.show(TokenState::Waiting { since, last_error: None, approval: Some(approval) });
         }
     }
 
@@ -276,8 +293,14 @@ impl DeviceTask {
         let Some(untold) = self.untold.take() else { return Ok(()) };
         let telling = self.issuer.revoke(&untold.request, untold.token.as_deref(), &untold.why);
         let told = match tokio::time::timeout(REQUEST_LIMIT, telling).await {
-            Ok(told) => told.map_err(|problem| problem.to_string()),
             Err(_) => Err(format!("no answer within {} s", REQUEST_LIMIT.as_secs())),
+            Ok(Err(problem)) if problem.remedy() == Remedy::Quarantine => {
+                self.due = None;
+                self.status.failed(&problem.to_string());
+                warn!(device = %self.request.device, error = %problem, "the issuer does not take the revocation");
+                return Err(KeeperError::NotAtIssuer(problem.to_string()));
+            }
+            Ok(told) => told.map_err(|problem| problem.to_string()),
         };
         self.due = None;
         let Err(words) = told else { return Ok(()) };
@@ -292,7 +315,7 @@ impl DeviceTask {
     }
 
     fn wait(&mut self, last_error: Option<String>) {
-        self.show(TokenState::Waiting { since: self.clock.boot(), last_error });
+        self.show(TokenState::Waiting { since: self.clock.boot(), last_error, approval: None });
     }
 
     fn show(&mut self, state: TokenState) {

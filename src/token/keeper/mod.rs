@@ -48,6 +48,9 @@ pub enum KeeperError {
     /// The device is revoked: a new token would undo that.
     #[error("the token of {0} was revoked: pair the device again to let it back in")]
     Revoked(DeviceId),
+    /// It is revoked here, and the issuer does not take it.
+    #[error("revoked here and cut off; the issuer does not take it back: {0}")]
+    NotAtIssuer(String),
     /// It is revoked here, and the issuer could not be told yet.
     #[error("revoked here and cut off; the issuer could not be told yet and is asked again: {0}")]
     NotYetAtIssuer(String),
@@ -134,7 +137,7 @@ impl TokenKeeper {
     }
 
     fn waiting(&self) -> TokenState {
-        TokenState::Waiting { since: self.0.clock.boot(), last_error: None }
+        TokenState::Waiting { since: self.0.clock.boot(), last_error: None, approval: None }
     }
 
     /// Knows the device as one that was revoked before this start: it gets no token until it is added again.
@@ -212,7 +215,7 @@ impl TokenKeeper {
     ///
     /// # Errors
     /// [`KeeperError::NotYetAtIssuer`] when only the first was possible; the issuer is asked again until the last token
-    /// is expired anyway.
+    /// is expired anyway. [`KeeperError::NotAtIssuer`] when it said no.
     pub async fn revoke(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
         let why = why.to_owned();
         self.ask(device, |answer| Command::Revoke { why, answer }).await

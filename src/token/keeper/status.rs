@@ -102,7 +102,9 @@ impl SharedStatus {
     pub(super) fn state(&self, state: &TokenState) {
         self.with(|facts| {
             (facts.state, facts.token, facts.reason) = match state {
-                TokenState::Waiting { last_error, .. } => ("waiting", None, last_error.clone()),
+                TokenState::Waiting { last_error, approval, .. } => {
+                    ("waiting", None, approval.as_ref().map(ToString::to_string).or_else(|| last_error.clone()))
+                }
                 TokenState::Valid(token) => ("valid", Some(Arc::clone(token)), None),
                 TokenState::Quarantined { reason } => ("quarantined", None, Some(reason.clone())),
                 TokenState::Revoked { reason } => ("revoked", None, Some(reason.clone())),

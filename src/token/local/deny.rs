@@ -283,6 +283,7 @@ mod tests {
             jti: jti.to_owned(),
             scope: String::new(),
             claw_aif: crate::token::scope::Topics::default(),
+            act: None,
         }
     }
 

@@ -70,6 +70,7 @@ impl LocalIssuer {
             jti: BASE64URL.encode(id),
             scope: wanted.scope,
             claw_aif: wanted.topics,
+            act: None,
         };
         self.key.sign("at+jwt", &claims)
     }

@@ -5,8 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::DETAIL_TYPE;
+use super::approval::Asked;
 use super::transport::Reply;
 use crate::clock::Clock;
+use crate::secret::Secret;
 use crate::token::{AccessToken, IssuerError};
 
 /// Of what a server says, this much is shown.
@@ -14,11 +16,22 @@ const MAX_WORDS: usize = 200;
 /// More than this between the clocks is reported as the cause of a refusal.
 const CLOCK_TOLERANCE_S: u64 = 60;
 
+/// How often to ask whether a person has approved, where the server does not say (RFC 8628, section 3.2).
+const DEFAULT_POLL_S: u64 = 5;
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+const LONGEST_POLL: Duration = Duration::from_secs(60);
+/// No person takes longer.
+const LONGEST_APPROVAL: Duration = Duration::from_secs(3600);
+/// A longer URL makes no QR that a phone reads.
+const MAX_SHOWN: usize = 512;
+
 /// Where to ask, from the server's metadata (RFC 8414).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoints {
     pub(super) token: String,
     pub(super) revocation: Option<String>,
+    /// For the approval of a person (RFC 8628, section 4).
+    pub(super) device_authorization: Option<String>,
     /// Whether it can be told of a device instead of a token.
     pub(super) knows_devices: bool,
 }
@@ -28,6 +41,7 @@ struct Metadata {
     issuer: String,
     token_endpoint: String,
     revocation_endpoint: Option<String>,
+    device_authorization_endpoint: Option<String>,
     #[serde(default)]
     authorization_details_types_supported: Vec<String>,
 }
@@ -37,6 +51,26 @@ struct TokenAnswer {
     access_token: String,
     token_type: String,
     expires_in: Option<u64>,
+    refresh_token: Option<String>,
+}
+
+/// What a token request brought.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) token: AccessToken,
+    /// In place of the one that was used.
+    pub(super) refresh: Option<Secret<String>>,
+}
+
+/// RFC 8628, section 3.2.
+#[derive(Deserialize)]
+struct DeviceAnswer {
+    device_code: String,
+    user_code: String,
+    verification_uri: String,
+    verification_uri_complete: Option<String>,
+    expires_in: u64,
+    interval: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -64,11 +98,16 @@ pub(super) fn endpoints(at: &str, issuer: &str, reply: &Reply) -> Result<Endpoin
         return Err(IssuerError::Answer { endpoint: at.to_owned(), reason });
     }
     let knows_devices = metadata.authorization_details_types_supported.iter().any(|kind| kind == DETAIL_TYPE);
-    Ok(Endpoints { token: metadata.token_endpoint, revocation: metadata.revocation_endpoint, knows_devices })
+    Ok(Endpoints {
+        token: metadata.token_endpoint,
+        revocation: metadata.revocation_endpoint,
+        device_authorization: metadata.device_authorization_endpoint,
+        knows_devices,
+    })
 }
 
 /// The token in an answer, or what went wrong.
-pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<AccessToken, IssuerError> {
+pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<Granted, IssuerError> {
     if reply.status != 200 {
         return Err(failure(endpoint, reply, Some(clock)));
     }
@@ -77,18 +116,52 @@ pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<Acce
         let reason = format!("the token is of type {:?}, wanted is Bearer", plain(&answer.token_type));
         return Err(IssuerError::Answer { endpoint: endpoint.to_owned(), reason });
     }
-    let token = AccessToken::received(answer.access_token, clock)
+    let mut token = AccessToken::received(answer.access_token, clock)
         .map_err(|source| IssuerError::Token { endpoint: endpoint.to_owned(), source })?;
-    Ok(match answer.expires_in {
+    if let Some(seconds) = answer.expires_in {
         // A server may hand out a token that has lived a while.
-        Some(seconds) => token.living_at_most(Duration::from_secs(seconds)),
-        None => token,
+        token = token.living_at_most(Duration::from_secs(seconds));
+    }
+    Ok(Granted { token, refresh: answer.refresh_token.map(Secret::new) })
+}
+
+/// The approval that was asked for.
+pub(super) fn device_authorization(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<Asked, IssuerError> {
+    if reply.status != 200 {
+        return Err(failure(endpoint, reply, Some(clock)));
+    }
+    let answer: DeviceAnswer = parse(endpoint, reply)?;
+    let shown = [Some(&answer.user_code), Some(&answer.verification_uri), answer.verification_uri_complete.as_ref()];
+    if !shown.into_iter().flatten().all(|text| may_be_shown(text)) {
+        let reason = "its code or its URL is not for a person's eyes: too long, or not plain ASCII".to_owned();
+        return Err(IssuerError::Answer { endpoint: endpoint.to_owned(), reason });
+    }
+    Ok(Asked {
+        device_code: Secret::new(answer.device_code),
+        url: answer.verification_uri,
+        complete_url: answer.verification_uri_complete,
+        user_code: answer.user_code,
+        poll: Duration::from_secs(answer.interval.unwrap_or(DEFAULT_POLL_S)).clamp(SHORTEST_POLL, LONGEST_POLL),
+        until: clock.boot().saturating_add(Duration::from_secs(answer.expires_in).min(LONGEST_APPROVAL)),
     })
+}
+
+/// As it goes to a terminal and into a QR.
+fn may_be_shown(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_SHOWN && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Whether a revocation was taken.
 pub(super) fn revoked(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<(), IssuerError> {
-    if reply.status == 200 { Ok(()) } else { Err(failure(endpoint, reply, Some(clock))) }
+    if reply.status == 200 {
+        return Ok(());
+    }
+    match failure(endpoint, reply, Some(clock)) {
+        IssuerError::Refused { endpoint, code, .. } if code == "unsupported_token_type" => {
+            Err(IssuerError::CannotRevoke { endpoint })
+        }
+        other => Err(other),
+    }
 }
 
 fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError {
@@ -99,7 +172,7 @@ fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError 
         .as_ref()
         .map_or_else(|| plain(&String::from_utf8_lossy(&reply.body)), |said| plain(&said.error_description));
     let code = said.map(|said| said.error);
-    let later = matches!(code.as_deref(), Some("temporarily_unavailable" | "server_error" | "slow_down"));
+    let later = matches!(code.as_deref(), Some("temporarily_unavailable" | "server_error"));
     if status == 429 || status >= 500 || later {
         return IssuerError::Busy { endpoint, status, words, retry_after: retry_after(reply, clock) };
     }
@@ -196,6 +269,20 @@ mod tests {
         ] {
             let error = token("e", &reply(status, body), &clock()).unwrap_err();
             assert_eq!(error.remedy(), remedy, "{status} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_approval_is_for_a_persons_eyes_and_bounded() {
+        let answer = |uri: &str, extra: &str| {
+            let body = format!(r#"{{"device_code":"d","user_code":"AB-CD","verification_uri":"{uri}"{extra}}}"#);
+            device_authorization("e", &reply(200, &body), &clock())
+        };
+        let asked = answer("https://id.example/d", r#","expires_in":99999999,"interval":0"#).unwrap();
+        assert_eq!((asked.poll, asked.until.saturating_sub(clock().boot())), (SHORTEST_POLL, LONGEST_APPROVAL));
+        assert_eq!(answer("https://id.example/d", r#","expires_in":600"#).unwrap().poll, Duration::from_secs(5));
+        for nasty in ["", r"https://x/\u001b[2J", r"https://x/\u202e", &"x".repeat(600)] {
+            assert!(answer(nasty, r#","expires_in":600"#).is_err(), "{nasty}");
         }
     }
 

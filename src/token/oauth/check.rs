@@ -34,6 +34,12 @@ pub(super) fn device(
     Ok(token)
 }
 
+/// A token that came for the gateway's word names it as the one who acts (RFC 8693, section 4.1).
+pub(super) fn actor(token: &AccessToken, client_id: &str) -> Result<(), IssuerError> {
+    let actor = token.claims().act.as_ref().map_or("", |act| act.sub.as_str());
+    same("act", client_id, actor)
+}
+
 /// A subscriber's own token.
 pub(super) fn own(token: &AccessToken, issuer: &str, client_id: &str, audience: &str) -> Result<(), IssuerError> {
     let claims = token.claims();
@@ -108,6 +114,15 @@ mod tests {
                 Err(IssuerError::Mismatch { claim: named, .. }) => assert_eq!(named, claim),
                 other => panic!("{claim}: {other:?}"),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_for_our_word_names_us_as_the_one_who_acts() {
+        let mut claims = good_claims().await;
+        for (act, good) in [(None, false), (Some("h"), false), (Some("g"), true)] {
+            claims.act = act.map(|sub| crate::token::Actor { sub: sub.to_owned() });
+            assert_eq!(actor(&checked(&claims).unwrap(), "g").is_ok(), good, "{act:?}");
         }
     }
 

@@ -1,11 +1,13 @@
 //! The issuer is an OAuth 2.0 server somewhere else, `clawgate issuer serve` among them.
 //!
-//! The gateway is the client: client_credentials with private_key_jwt (RFC 7523). The device it asks for stands in
-//! `authorization_details` (RFC 9396), the broker in `resource` (RFC 8707). What comes back is compared with what was
+//! The gateway is the client and proves itself with private_key_jwt (RFC 7523). The device it asks for stands in
+//! `authorization_details` (RFC 9396), the broker in `resource` (RFC 8707); how it asks, [`Grant`] says. What comes back is compared with what was
 //! asked: a server that does not know the details answers 200 with another token.
 
 mod answer;
+mod approval;
 mod check;
+mod grant;
 mod transport;
 
 use std::path::Path;
@@ -18,12 +20,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Deserialize, Serialize};
 
 use super::key::SigningKey;
-use super::scope::{self, TELEMETRY_READ};
+use super::scope::TELEMETRY_READ;
 use super::{AccessToken, Issuer, IssuerError, TokenFuture, TokenRequest};
 use crate::clock::Clock;
-use answer::Endpoints;
+use answer::{Endpoints, Granted};
+use approval::Approvals;
+use grant::{Kept, NoFamilies};
 use transport::Transport;
 
+pub use grant::{Families, Grant};
 pub use transport::OauthSetupError;
 
 /// Type of our authorization details.
@@ -72,6 +77,9 @@ struct Inner {
     key: SigningKey,
     transport: Transport,
     clock: Clock,
+    grant: Grant,
+    kept: Kept,
+    approvals: Approvals,
     /// From the server's metadata; asked again after a failure.
     endpoints: Mutex<Option<Endpoints>>,
 }
@@ -105,15 +113,30 @@ pub(crate) enum LookError {
 }
 
 impl OauthIssuer {
-    /// A client; nothing is asked yet.
+    /// A client that asks with its own rights; nothing is asked yet.
     ///
     /// # Errors
     /// [`OauthSetupError`] when the URL or the CA file is unusable.
     pub fn new(options: OauthOptions, clock: Clock) -> Result<Self, OauthSetupError> {
+        Self::with_grant(options, Grant::ClientCredentials, Arc::new(NoFamilies), clock)
+    }
+
+    /// A client that asks for devices' tokens as `grant` says, and keeps their refresh tokens in `families`.
+    ///
+    /// # Errors
+    /// [`OauthSetupError`] when the URL or the CA file is unusable.
+    pub fn with_grant(
+        options: OauthOptions,
+        grant: Grant,
+        families: Arc<dyn Families>,
+        clock: Clock,
+    ) -> Result<Self, OauthSetupError> {
         let OauthOptions { url, client_id, key, ca } = options;
         let transport = Transport::new(&url, ca.as_deref())?;
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self(Arc::new(Inner { url, client_id, key, transport, clock, endpoints: Mutex::default() })))
+        let kept = Kept::new(families);
+        let (approvals, endpoints) = (Approvals::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { url, client_id, key, transport, clock, grant, kept, approvals, endpoints })))
     }
 
     /// A token of the client itself, as a subscriber has one.
@@ -124,7 +147,7 @@ impl OauthIssuer {
         let form = vec![("scope", TELEMETRY_READ.to_owned()), ("resource", audience.to_owned())];
         let (client_id, audience) = (self.0.client_id.clone(), audience.to_owned());
         self.blocking(move |inner| {
-            let token = inner.ask(form)?;
+            let token = inner.ask("client_credentials", form)?.token;
             check::own(&token, &inner.url, &client_id, &audience)?;
             Ok(token)
         })
@@ -145,9 +168,9 @@ impl OauthIssuer {
 
 impl Inner {
     /// A token for the given request parameters.
-    fn ask(&self, mut form: Vec<(&'static str, String)>) -> Result<AccessToken, IssuerError> {
+    fn ask(&self, grant: &str, mut form: Vec<(&'static str, String)>) -> Result<Granted, IssuerError> {
         let endpoint = self.endpoints()?.token;
-        form.push(("grant_type", "client_credentials".to_owned()));
+        form.push(("grant_type", grant.to_owned()));
         self.authenticate(&mut form)?;
         let reply = self.transport.post(&endpoint, &form).inspect_err(|_| self.forget_endpoints())?;
         answer::token(&endpoint, &reply, &self.clock).inspect_err(|problem| {
@@ -160,7 +183,9 @@ impl Inner {
     fn revoke(&self, request: &TokenRequest, token: Option<String>) -> Result<(), IssuerError> {
         let endpoints = self.endpoints()?;
         let mut form = Vec::new();
-        match token {
+        let family = self.give_up_family(&request.device)?;
+        let hint = if family.is_some() { "refresh_token" } else { "access_token" };
+        match family.map(|token| token.expose().clone()).or(token) {
             Some(token) => form.push(("token", token)),
             // There is nothing that this server could be told.
             None if !endpoints.knows_devices => return Ok(()),
@@ -173,7 +198,7 @@ impl Inner {
             endpoint: self.url.clone(),
             reason: "its metadata names no revocation endpoint".to_owned(),
         })?;
-        form.push(("token_type_hint", "access_token".to_owned()));
+        form.push(("token_type_hint", hint.to_owned()));
         self.authenticate(&mut form)?;
         let reply = self.transport.post(&endpoint, &form)?;
         answer::revoked(&endpoint, &reply, &self.clock)
@@ -181,23 +206,28 @@ impl Inner {
 
     /// Adds who we are, signed, for one use.
     fn authenticate(&self, form: &mut Vec<(&'static str, String)>) -> Result<(), IssuerError> {
+        let assertion = self.assertion(&self.client_id)?;
+        form.push(("client_id", self.client_id.clone()));
+        form.push(("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned()));
+        form.push(("client_assertion", assertion));
+        Ok(())
+    }
+
+    /// Our word for `subject`, signed, for one use.
+    fn assertion(&self, subject: &str) -> Result<String, IssuerError> {
         let local = |error: &dyn std::fmt::Display| IssuerError::Local(error.to_string());
         let mut id = [0_u8; 16];
         getrandom::fill(&mut id).map_err(|error| local(&error))?;
         let now = self.clock.wall().as_secs();
         let assertion = Assertion {
             iss: &self.client_id,
-            sub: &self.client_id,
+            sub: subject,
             aud: &self.url,
             iat: now,
             exp: now.saturating_add(ASSERTION_LIFE_S),
             jti: BASE64URL.encode(id),
         };
-        let assertion = self.key.sign("JWT", &assertion).map_err(|error| local(&error))?;
-        form.push(("client_id", self.client_id.clone()));
-        form.push(("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned()));
-        form.push(("client_assertion", assertion));
-        Ok(())
+        self.key.sign("JWT", &assertion).map_err(|error| local(&error))
     }
 
     fn endpoints(&self) -> Result<Endpoints, IssuerError> {
@@ -208,8 +238,8 @@ impl Inner {
         let reply = self.transport.get(&at)?;
         let found = answer::endpoints(&at, &self.url, &reply)?;
         self.transport.permits(&found.token)?;
-        if let Some(revocation) = &found.revocation {
-            self.transport.permits(revocation)?;
+        for endpoint in [&found.revocation, &found.device_authorization].into_iter().flatten() {
+            self.transport.permits(endpoint)?;
         }
         *self.known_endpoints() = Some(found.clone());
         Ok(found)
@@ -227,14 +257,7 @@ impl Inner {
 impl Issuer for OauthIssuer {
     fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
         let request = request.clone();
-        Box::pin(self.blocking(move |inner| {
-            let form = vec![
-                ("scope", scope::to_claim(&request.scope)),
-                ("resource", request.audience.clone()),
-                ("authorization_details", details(&request)?),
-            ];
-            check::device(inner.ask(form)?, &inner.url, &inner.client_id, &request)
-        }))
+        Box::pin(self.blocking(move |inner| inner.issue(&request)))
     }
 
     fn revoke<'a>(

@@ -1,0 +1,222 @@
+//! The ways to ask an OAuth server for a device's token.
+//!
+//! `client_credentials` trusts the gateway alone; `token_exchange` (RFC 8693) has it vouch for the device, and the token
+//! names it as actor; `device_code` (RFC 8628) asks a person once, and then lives on a refresh token of that device's
+//! own, which the server replaces at every use.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::approval::Asked;
+use super::{Inner, answer, check, details};
+use crate::ids::DeviceId;
+use crate::secret::Secret;
+use crate::token::scope;
+use crate::token::{AccessToken, IssuerError, TokenRequest};
+
+const CLIENT_CREDENTIALS: &str = "client_credentials";
+const REFRESH: &str = "refresh_token";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+/// How a device's token is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// The gateway's own rights (RFC 6749, section 4.4), the device in `authorization_details`.
+    #[default]
+    ClientCredentials,
+    /// The gateway vouches for the device (RFC 8693).
+    TokenExchange,
+    /// A person approves the device once (RFC 8628).
+    DeviceCode,
+}
+
+/// Where the refresh tokens of devices are kept over a restart.
+pub trait Families: Send + Sync {
+    /// That of a device.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn load(&self, device: &DeviceId) -> Result<Option<Secret<String>>, String>;
+
+    /// Keeps the one that replaces it. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// Why it cannot be kept.
+    fn keep(&self, device: &DeviceId, token: &Secret<String>) -> Result<(), String>;
+
+    /// Forgets it.
+    ///
+    /// # Errors
+    /// Why it cannot be forgotten.
+    fn forget(&self, device: &DeviceId) -> Result<(), String>;
+}
+
+/// For a grant that has no refresh tokens.
+pub(super) struct NoFamilies;
+
+impl Families for NoFamilies {
+    fn load(&self, _device: &DeviceId) -> Result<Option<Secret<String>>, String> {
+        Ok(None)
+    }
+
+    fn keep(&self, _device: &DeviceId, _token: &Secret<String>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn forget(&self, _device: &DeviceId) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// The refresh tokens as this process knows them.
+///
+/// The server replaces one at each use, and takes a second use of the old one for theft. So the new one is kept here at
+/// once, also when the disk does not take it; a later refresh tries the disk again.
+pub(super) struct Kept {
+    families: Arc<dyn Families>,
+    unsaved: Mutex<Vec<(DeviceId, Secret<String>)>>,
+}
+
+impl Kept {
+    pub(super) fn new(families: Arc<dyn Families>) -> Self {
+        Self { families, unsaved: Mutex::default() }
+    }
+
+    fn load(&self, device: &DeviceId) -> Result<Option<Secret<String>>, IssuerError> {
+        let unsaved = self.unsaved().iter().find(|(whose, _)| whose == device).map(|(_, token)| token.clone());
+        match unsaved {
+            Some(token) => Ok(Some(token)),
+            None => self.families.load(device).map_err(IssuerError::Local),
+        }
+    }
+
+    fn keep(&self, device: &DeviceId, token: Secret<String>) {
+        self.unsaved().retain(|(whose, _)| whose != device);
+        if let Err(error) = self.families.keep(device, &token) {
+            tracing::error!(%device, error, "its refresh token is not on disk: after a crash it needs approval again");
+            self.unsaved().push((device.clone(), token));
+        }
+    }
+
+    fn forget(&self, device: &DeviceId) -> Result<(), IssuerError> {
+        self.unsaved().retain(|(whose, _)| whose != device);
+        self.families.forget(device).map_err(IssuerError::Local)
+    }
+
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, Vec<(DeviceId, Secret<String>)>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
+impl Inner {
+    /// A device's token by the way that is configured.
+    pub(super) fn issue(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
+        let token = match self.grant {
+            Grant::ClientCredentials => self.ask(CLIENT_CREDENTIALS, for_device(request)?)?.token,
+            Grant::TokenExchange => self.exchange(request)?,
+            Grant::DeviceCode => self.by_approval(request)?,
+        };
+        check::device(token, &self.url, &self.client_id, request)
+    }
+
+    fn exchange(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
+        let mut form = for_device(request)?;
+        form.push(("subject_token", self.assertion(request.device.as_str())?));
+        form.push(("subject_token_type", JWT.to_owned()));
+        form.push(("requested_token_type", ACCESS_TOKEN.to_owned()));
+        let token = self.ask(EXCHANGE, form)?.token;
+        check::actor(&token, &self.client_id)?;
+        Ok(token)
+    }
+
+    fn by_approval(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
+        if let Some(refresh) = self.kept.load(&request.device)? {
+            return self.refresh(request, &refresh);
+        }
+        let granted = match self.approvals.of(&request.device) {
+            None => return Err(self.begin_approval(request)?.into_wait(&self.clock)),
+            Some(asked) => self.poll(request, &asked)?,
+        };
+        self.approvals.forget(&request.device);
+        Ok(self.take(&request.device, granted))
+    }
+
+    fn begin_approval(&self, request: &TokenRequest) -> Result<Asked, IssuerError> {
+        let endpoint = self.endpoints()?.device_authorization.ok_or_else(|| IssuerError::Answer {
+            endpoint: self.url.clone(),
+            reason: "its metadata names no device authorization endpoint; correct issuer.grant".to_owned(),
+        })?;
+        let mut form = for_device(request)?;
+        self.authenticate(&mut form)?;
+        let reply = self.transport.post(&endpoint, &form)?;
+        let asked = answer::device_authorization(&endpoint, &reply, &self.clock)?;
+        self.approvals.keep(&request.device, asked.clone());
+        Ok(asked)
+    }
+
+    fn poll(&self, request: &TokenRequest, asked: &Asked) -> Result<answer::Granted, IssuerError> {
+        let form = vec![("device_code", asked.device_code.expose().clone())];
+        let polled = self.ask("urn:ietf:params:oauth:grant-type:device_code", form);
+        let Err(IssuerError::Refused { endpoint, code, words, .. }) = polled else { return polled };
+        match code.as_str() {
+            "authorization_pending" => Err(asked.clone().into_wait(&self.clock)),
+            "slow_down" => Err(self.approvals.slower(&request.device, asked).into_wait(&self.clock)),
+            _ => {
+                self.approvals.forget(&request.device);
+                Err(IssuerError::NotApproved { endpoint, reason: format!("{code}: {words}") })
+            }
+        }
+    }
+
+    fn refresh(&self, request: &TokenRequest, refresh: &Secret<String>) -> Result<AccessToken, IssuerError> {
+        let mut form = for_device(request)?;
+        form.push(("refresh_token", refresh.expose().clone()));
+        match self.ask(REFRESH, form) {
+            Ok(granted) => Ok(self.take(&request.device, granted)),
+            // Withdrawn, expired, or used by another: whoever has it, this device needs a person again.
+            Err(IssuerError::Refused { endpoint, code, words, .. }) if code == "invalid_grant" => {
+                self.kept.forget(&request.device)?;
+                Err(IssuerError::ApprovalEnded { endpoint, words })
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// The refresh token is kept before the access token is used.
+    fn take(&self, device: &DeviceId, granted: answer::Granted) -> AccessToken {
+        if let Some(refresh) = granted.refresh {
+            self.kept.keep(device, refresh);
+        }
+        granted.token
+    }
+
+    /// The refresh token of a device that is revoked, forgotten here.
+    pub(super) fn give_up_family(&self, device: &DeviceId) -> Result<Option<Secret<String>>, IssuerError> {
+        self.approvals.forget(device);
+        let refresh = self.kept.load(device)?;
+        if refresh.is_some() {
+            self.kept.forget(device)?;
+        }
+        Ok(refresh)
+    }
+}
+
+/// What every way of asking for a device's token has in common.
+fn for_device(request: &TokenRequest) -> Result<Vec<(&'static str, String)>, IssuerError> {
+    Ok(vec![
+        ("scope", scope::to_claim(&request.scope)),
+        ("resource", request.audience.clone()),
+        ("authorization_details", details(request)?),
+    ])
+}

@@ -1,0 +1,170 @@
+// A standard OAuth server (npm: oidc-provider) as a site would run it for clawgate: each gateway is a client with
+// private_key_jwt; which device a token is for stands in authorization_details (RFC 9396). Loopback only, for tests.
+//
+//   node server.mjs '{"clients": {"gw-1": {"jwk": {...}, "devices": ["pump-3"]}}, "audience": "urn:x", "life_s": 300}'
+//
+// Prints its URL as one line of JSON when it listens, and ends when its standard input does.
+import { createServer } from 'node:http';
+import { generateKeyPairSync, createPublicKey } from 'node:crypto';
+import { createLocalJWKSet, jwtVerify } from 'jose';
+import Provider, { errors } from 'oidc-provider';
+
+// Standard output is for the one line; the library's notices go to standard error.
+console.log = console.info = console.error;
+
+const site = JSON.parse(process.argv[2]);
+const DETAIL = 'clawgate_device';
+const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+const DEVICE_CODE = 'urn:ietf:params:oauth:grant-type:device_code';
+const OURS = 'telemetry:write command:read';
+
+const listener = createServer().listen(0, '127.0.0.1');
+await new Promise((ready) => listener.once('listening', ready));
+const url = `http://127.0.0.1:${listener.address().port}`;
+
+const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+const signing = { ...privateKey.export({ format: 'jwk' }), kid: 'site-1', alg: 'ES256', use: 'sig' };
+
+const owns = (clientId, device) => site.clients[clientId]?.devices.includes(device);
+const resourceServer = (life) => ({
+  scope: OURS,
+  audience: site.audience,
+  accessTokenTTL: life,
+  accessTokenFormat: 'jwt',
+  jwt: { sign: { alg: 'ES256' } },
+});
+
+// The topics of a device, as its scopes grant them (RFC 9431's form).
+const topics = ({ tenant, gateway, device }, scope) => {
+  const base = `claw/v1/${tenant}/${gateway}/${device}`;
+  const granted = [];
+  if (scope.includes('telemetry:write')) granted.push([`${base}/up/#`, ['pub']]);
+  if (scope.includes('command:read')) granted.push([`${base}/down/#`, ['sub']]);
+  return granted;
+};
+
+const provider = new Provider(url, {
+  jwks: { keys: [signing] },
+  clients: Object.entries(site.clients).map(([client_id, { jwk }]) => ({
+    client_id,
+    token_endpoint_auth_method: 'private_key_jwt',
+    token_endpoint_auth_signing_alg: 'ES256',
+    id_token_signed_response_alg: 'ES256',
+    jwks: { keys: [{ ...jwk, use: 'sig', alg: 'ES256' }] },
+    grant_types: ['client_credentials', 'refresh_token', DEVICE_CODE, EXCHANGE],
+    authorization_details_types: [DETAIL],
+    redirect_uris: [],
+    response_types: [],
+  })),
+  features: {
+    devInteractions: { enabled: false },
+    clientCredentials: { enabled: true },
+    deviceFlow: { enabled: true },
+    revocation: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      useGrantedResource: () => true,
+      getResourceServerInfo: (_, resource) => {
+        if (resource !== site.audience) throw new errors.InvalidTarget();
+        return resourceServer(site.life_s);
+      },
+    },
+    richAuthorizationRequests: {
+      enabled: true,
+      types: {
+        [DETAIL]: {
+          validate: (_, detail, client) => {
+            if (!owns(client.clientId, detail.device)) {
+              throw new errors.InvalidAuthorizationDetails(`${client.clientId} has no device ${detail.device}`);
+            }
+          },
+        },
+      },
+      authorizationDetailsForGrantSource: (ctx, source) => source.rar,
+      authorizationDetailsForAccessToken: (ctx, token, source) =>
+        source?.rar ?? JSON.parse(ctx.oidc.params.authorization_details),
+      authorizationDetailsForIntrospection: (ctx, token) => token.rar,
+    },
+  },
+  // A token stands for the device, not for the gateway that asks or the person who approved.
+  formats: {
+    customizers: {
+      jwt: (ctx, token, jwt) => {
+        const [detail] = token.rar ?? [];
+        if (!detail) return;
+        jwt.payload.sub = detail.device;
+        jwt.payload.claw_aif = topics(detail, jwt.payload.scope ?? '');
+        delete jwt.payload.authorization_details;
+        if (ctx.oidc.params.grant_type === EXCHANGE) jwt.payload.act = { sub: token.clientId };
+      },
+    },
+  },
+  issueRefreshToken: () => true,
+  rotateRefreshToken: () => true,
+  scopes: ['openid', 'offline_access'],
+  findAccount: (_, accountId) => ({ accountId, claims: () => ({ sub: accountId }) }),
+  ttl: { ClientCredentials: site.life_s, AccessToken: site.life_s, DeviceCode: site.approval_s ?? 600 },
+  enabledJWA: { clientAuthSigningAlgValues: ['ES256'] },
+});
+
+// RFC 8693: the gateway vouches, with a JWT of its own, for the device whose token it asks for.
+provider.registerGrantType(EXCHANGE, async (ctx) => {
+  const { client, params } = ctx.oidc;
+  if (params.subject_token_type !== 'urn:ietf:params:oauth:token-type:jwt') {
+    throw new errors.InvalidRequest('subject_token_type');
+  }
+  const keys = createLocalJWKSet({ keys: [site.clients[client.clientId].jwk] });
+  const { payload } = await jwtVerify(params.subject_token, keys, { issuer: client.clientId, audience: url })
+    .catch(() => { throw new errors.InvalidGrant('subject_token'); });
+  if (!owns(client.clientId, payload.sub)) throw new errors.InvalidGrant(`no device ${payload.sub}`);
+  const [detail] = JSON.parse(params.authorization_details);
+  const token = new provider.ClientCredentials({ client, scope: params.scope });
+  token.resourceServer = new provider.ResourceServer(params.resource, resourceServer(site.life_s));
+  token.rar = [{ ...detail, device: payload.sub }];
+  ctx.body = {
+    access_token: await token.save(),
+    issued_token_type: 'urn:ietf:params:oauth:token-type:access_token',
+    token_type: 'Bearer',
+    expires_in: token.expiration,
+    scope: params.scope,
+  };
+}, ['subject_token', 'subject_token_type', 'requested_token_type', 'scope', 'resource', 'authorization_details']);
+
+// What a person does in a browser: sees which device asks, and says yes or no.
+const decide = async (ctx, approve) => {
+  const code = await provider.DeviceCode.findByUserCode(ctx.query.user_code.replaceAll('-', ''));
+  if (!code) { ctx.status = 404; return; }
+  const details = JSON.parse(code.params.authorization_details);
+  if (approve) {
+    const grant = new provider.Grant({ clientId: code.clientId, accountId: 'technician-7' });
+    grant.addResourceScope(site.audience, code.params.scope);
+    const { scope } = code.params;
+    Object.assign(code, {
+      accountId: 'technician-7', grantId: await grant.save(), scope, resource: site.audience, rar: details,
+      authTime: Math.floor(Date.now() / 1000),
+    });
+  } else {
+    Object.assign(code, { error: 'access_denied', errorDescription: 'a person said no' });
+  }
+  await code.save();
+  ctx.body = details;
+};
+
+provider.use(async (ctx, next) => {
+  switch (ctx.path) {
+    case '/test/approve': return decide(ctx, true);
+    case '/test/deny': return decide(ctx, false);
+    case '/test/forget': // the site takes a device away from its gateway
+      for (const client of Object.values(site.clients)) {
+        client.devices = client.devices.filter((device) => device !== ctx.query.device);
+      }
+      ctx.body = {};
+      return undefined;
+    default: return next();
+  }
+});
+
+listener.on('request', provider.callback());
+process.stdin.on('end', () => process.exit(0)).resume();
+const published = { ...createPublicKey(privateKey).export({ format: 'jwk' }), kid: signing.kid };
+process.stdout.write(`${JSON.stringify({ url, jwks: { keys: [published] } })}\n`);
