@@ -38,6 +38,8 @@ pub struct Config {
     pub control: ControlConfig,
     /// Serial lines.
     pub uart: UartConfig,
+    /// Bluetooth Low Energy.
+    pub ble: BleConfig,
     /// Codes and their limits.
     pub pairing: PairingConfig,
     /// What waits for the broker.
@@ -114,6 +116,32 @@ pub struct PortConfig {
     /// Line rate in baud.
     #[serde(deserialize_with = "values::baud")]
     pub baud: u32,
+}
+
+/// `[ble]`: sensors on Bluetooth Low Energy, by BlueZ.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BleConfig {
+    /// Whether at all.
+    pub enabled: BleEnabled,
+    /// The adapters, such as `hci0`; all if none is named.
+    pub adapters: Vec<Name>,
+    /// Links an adapter can have at once; 1 to 32. One is kept for pairing.
+    #[serde(deserialize_with = "values::ble_links")]
+    pub links: u8,
+}
+
+/// Whether BLE is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BleEnabled {
+    /// Where there is an adapter; without one that is no problem.
+    #[default]
+    Auto,
+    /// Without an adapter the gateway is degraded.
+    On,
+    /// Not at all.
+    Off,
 }
 
 /// `[pairing]`: how long a code lives and how often it may be tried.
@@ -298,6 +326,7 @@ impl Default for Config {
             gateway: GatewayConfig::default(),
             control: ControlConfig::default(),
             uart: UartConfig::default(),
+            ble: BleConfig::default(),
             pairing: PairingConfig::default(),
             spool: SpoolConfig::default(),
             broker: BrokerConfig::default(),
@@ -324,6 +353,12 @@ impl Default for ControlConfig {
 impl Default for PortConfig {
     fn default() -> Self {
         Self { path: PathBuf::new(), baud: 115_200 }
+    }
+}
+
+impl Default for BleConfig {
+    fn default() -> Self {
+        Self { enabled: BleEnabled::default(), adapters: Vec::new(), links: 7 }
     }
 }
 

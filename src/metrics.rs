@@ -85,6 +85,8 @@ pub struct LinkMetrics {
     pub bad_messages: Family<Link, Counter>,
     /// Bytes received, by link.
     pub received_bytes: Family<Link, Counter>,
+    /// Steps taken because expected data was missing on the air, by what was done.
+    pub recoveries: Family<Reason, Counter>,
 }
 
 /// Pairing runs and codes.
@@ -246,6 +248,7 @@ impl LinkMetrics {
         to.register("bad_frames", "Frames that failed CRC, length or form", it.bad_frames.clone());
         to.register("bad_messages", "Messages that did not parse", it.bad_messages.clone());
         to.register_with_unit("received", "Bytes received", Unit::Bytes, it.received_bytes.clone());
+        to.register("recoveries", "Steps taken because data was missing on the air", it.recoveries.clone());
         it
     }
 }

@@ -45,6 +45,10 @@ fn row(sensor: &Found) -> Vec<String> {
         ("closed", ..) => "closed: its button opens it".to_owned(),
         (state, ..) => state.to_owned(),
     };
+    let state = match &sensor.note {
+        Some(note) => format!("{state}; {note}"),
+        None => state,
+    };
     // A paired sensor tells its name only inside a session.
     let name = if sensor.name.is_empty() { "-".to_owned() } else { sensor.name.clone() };
     vec![sensor.id.clone(), name, sensor.link.clone(), signal, state]

@@ -51,6 +51,21 @@ fn words(terminal: &Terminal, status: &Status) -> String {
             clean(&port.explanation)
         );
     }
+    for radio in &status.radios {
+        let links = if radio.max_links == 0 {
+            String::new()
+        } else {
+            format!(", {} of {} links, {} heard", radio.links, radio.max_links, radio.heard)
+        };
+        let last = radio.last_recovery.as_deref().map(|step| format!("; last recovery: {}", clean(step)));
+        let _ = writeln!(
+            text,
+            "ble      {}: {}{links}{}",
+            clean(&radio.id),
+            clean(&radio.explanation),
+            last.unwrap_or_default()
+        );
+    }
     for device in &status.devices {
         let left = device.token.expires_in_s.map(|left| format!(" {}", span(left))).unwrap_or_default();
         let _ = writeln!(

@@ -118,6 +118,10 @@ pub(super) fn attempts<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Erro
     number_between(from, 1, 10)
 }
 
+pub(super) fn ble_links<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    number_between(from, 1, 32)
+}
+
 pub(super) fn suite<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     number_between(from, 1, 2)
 }

@@ -29,6 +29,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// Serial lines.
     pub ports: Vec<Port>,
+    /// Bluetooth adapters.
+    pub radios: Vec<Radio>,
     /// Devices.
     pub devices: Vec<Device>,
     /// What waits for the broker.
@@ -75,6 +77,27 @@ pub struct Port {
     pub line: String,
     /// The device whose session runs here.
     pub device: Option<String>,
+}
+
+/// A Bluetooth adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Radio {
+    /// `hci0`; `ble` while there is none.
+    pub id: String,
+    /// `listening`, or `failed`.
+    pub state: String,
+    /// State in words, with what to do.
+    pub explanation: String,
+    /// Sensors that are connected.
+    pub links: usize,
+    /// Sensors that can be.
+    pub max_links: usize,
+    /// Sensors that are heard.
+    pub heard: usize,
+    /// Steps taken because expected data was missing, since the start.
+    pub recoveries: u64,
+    /// The last of them.
+    pub last_recovery: Option<String>,
 }
 
 /// A paired device.
@@ -174,6 +197,8 @@ pub struct Found {
     pub ceremonies: Vec<String>,
     /// Its name here, where it is paired.
     pub device: Option<String>,
+    /// What keeps it from being connected, and when it is tried again.
+    pub note: Option<String>,
 }
 
 /// `POST /v1/identify`.

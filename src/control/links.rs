@@ -35,6 +35,9 @@ pub(super) async fn scan(State(gateway): State<Gateway>, query: Query) -> Result
     Ok(response)
 }
 
+/// Sensors that one scan tells of: who fills the air with more fills no memory.
+const MOST_TOLD: usize = 1024;
+
 /// Asks step by step, and sends a sensor when it is new or has changed.
 async fn scanning(gateway: Gateway, time: Duration, lines: Lines) {
     let end = gateway.clock().boot() + time;
@@ -46,14 +49,17 @@ async fn scanning(gateway: Gateway, time: Duration, lines: Lines) {
             () = lines.gone() => return,
         };
         for sensor in found.into_iter().map(found_line) {
+            let sent_count = sent.len();
             let known = sent.iter_mut().find(|old| (&old.id, &old.link) == (&sensor.id, &sensor.link));
             let news = known.as_ref().is_none_or(|old| old.state != sensor.state || old.device != sensor.device);
-            if news && lines.send(&sensor).await.is_err() {
+            let has_room = known.is_some() || sent_count < MOST_TOLD;
+            if news && has_room && lines.send(&sensor).await.is_err() {
                 return;
             }
             match known {
                 Some(old) => *old = sensor,
-                None => sent.push(sensor),
+                None if has_room => sent.push(sensor),
+                None => {}
             }
         }
         if gateway.clock().boot() >= end || gateway.is_stopping() {
@@ -89,6 +95,7 @@ fn found_line(found: link::Found) -> Found {
         window_left_s,
         ceremonies,
         device,
+        note: found.note,
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use clawgate_protocol::pairing::Suite;
 
-use crate::config::{BrokerUrl, Config, Name, PortConfig};
+use crate::config::{BleEnabled, BrokerUrl, Config, Name, PortConfig};
+use crate::link::ble::{BleOptions, BleUse};
 use crate::link::uart::{PortOptions, UartOptions};
 use crate::pairing::PairingPolicy;
 use crate::relay::{RelayOptions, TlsFiles};
@@ -33,6 +34,19 @@ pub(super) fn relay_options(config: &Config, broker: &BrokerUrl) -> RelayOptions
 pub(super) fn pairing_policy(config: &Config) -> PairingPolicy {
     let min_suite = if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One };
     PairingPolicy { min_suite, attempts: config.pairing.attempts }
+}
+
+/// BLE of a configuration, as the links take it.
+pub(super) fn ble_options(config: &Config) -> BleOptions {
+    BleOptions {
+        usage: match config.ble.enabled {
+            BleEnabled::Auto => BleUse::Auto,
+            BleEnabled::On => BleUse::On,
+            BleEnabled::Off => BleUse::Off,
+        },
+        adapters: config.ble.adapters.iter().map(ToString::to_string).collect(),
+        links: config.ble.links.into(),
+    }
 }
 
 /// The serial lines of a configuration, as the links take them.

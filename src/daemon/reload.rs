@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Gateway;
 use super::issuer::Terms;
-use super::options::{pairing_policy, uart_options};
+use super::options::{ble_options, pairing_policy, uart_options};
 use crate::audit::{Actor, Event, Outcome};
 use crate::config::{self, Config};
 use crate::session::blocking;
@@ -63,6 +63,9 @@ const KEYS: &[Key] = &[
     live!(control.roles.operator),
     live!(control.roles.admin),
     live!(uart.ports),
+    live!(ble.enabled),
+    live!(ble.adapters),
+    live!(ble.links),
     live!(pairing.ttl),
     live!(pairing.attempts),
     live!(pairing.min_suite),
@@ -141,6 +144,9 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
         gateway.links().reload(uart_options(&new));
     }
     gateway.links().set_policy(pairing_policy(&new));
+    if old.ble != new.ble {
+        gateway.links().reload_ble(ble_options(&new));
+    }
     if old.log != new.log {
         gateway.0.log.set_level(new.log.level);
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::commission::Service;
 use super::disk::{self, Disk};
 use super::issuer::IssuingError;
-use super::options::{keeper_options, pairing_policy, relay_options, uart_options};
+use super::options::{ble_options, keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
 use super::{Gateway, Parts, gauges, issuer, metrics_http, token_audit, watchdog};
 use crate::audit::AuditError;
@@ -108,7 +108,7 @@ pub(super) async fn start(
     }
     let parts = link_parts(&config, disk, service.clone(), &metrics, &clock)?;
     let stop_links = CancellationToken::new();
-    let links = Links::start(uart_options(&config), parts, stop_links.clone());
+    let links = Links::start(uart_options(&config), ble_options(&config), parts, stop_links.clone());
     let pairing = Pairing::new(links.clone());
     let socket_path = config.control.socket.clone();
     let metrics_listen = config.metrics.listen;

@@ -5,9 +5,9 @@ use std::sync::PoisonError;
 use super::Gateway;
 use super::commission::{scopes_of, slot_of};
 use crate::config::Mode;
-use crate::control::api::{Device, Health, Port, Problem, Relay, Spool, Status, Token};
+use crate::control::api::{Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
 use crate::ids::{DeviceId, PairingId};
-use crate::link::{LineCondition, PortCondition, PortState};
+use crate::link::{LineCondition, PortCondition, PortState, RadioState};
 use crate::relay::RelayState;
 use crate::store::{self, StoreError};
 use crate::token::keeper::TokenStatus;
@@ -24,6 +24,9 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     let config_refused = gateway.config_refused();
     let spool = gateway.0.spool.status();
     let mut problems = problems(&ports, &devices);
+    let radios = gateway.links().radios();
+    let bad_radio = |radio: &&RadioState| radio.expected && !radio.works;
+    problems.extend(radios.iter().filter(bad_radio).map(|radio| problem(&radio.id, &radio.explanation)));
     if let Some(trouble) = &spool.trouble {
         problems.push(problem("spool", trouble));
     }
@@ -55,6 +58,7 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
         pid: std::process::id(),
         uptime_s: gateway.clock().boot().saturating_sub(gateway.0.started).as_secs(),
         ports,
+        radios: radios.into_iter().map(radio).collect(),
         devices,
         spool: Spool {
             waiting: spool.depth,
@@ -180,6 +184,19 @@ fn port(state: PortState) -> Port {
         }
         .to_owned(),
         device: state.device.map(|device| device.to_string()),
+    }
+}
+
+fn radio(state: RadioState) -> Radio {
+    Radio {
+        id: state.id,
+        state: if state.works { "listening" } else { "failed" }.to_owned(),
+        explanation: state.explanation,
+        links: state.links,
+        max_links: state.max_links,
+        heard: state.heard,
+        recoveries: state.recoveries,
+        last_recovery: state.last_recovery,
     }
 }
 

@@ -13,7 +13,7 @@ use clawgate_protocol::message::Kind;
 use super::duplex::{Link, LinkEnd};
 use super::lend::{Doubt, Waiting};
 use super::order::Order;
-use super::port::PortOwner;
+use super::port::Owner;
 use super::sensor::Sensor;
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics;
@@ -42,9 +42,9 @@ const UNPAIRING: Duration = Duration::from_secs(3);
 /// Messages that are taken before others get their turn.
 const AT_ONCE: usize = 64;
 
-/// A port while it is open.
+/// A link while it is open.
 pub(super) struct Attendance<'a> {
-    pub(super) owner: &'a PortOwner,
+    pub(super) owner: &'a Owner,
     pub(super) link: &'a mut Link,
     pub(super) session: Option<Session>,
     pub(super) next_probe: Instant,
@@ -57,10 +57,13 @@ pub(super) struct Attendance<'a> {
     pub(super) tried_window: Option<u32>,
     is_live: bool,
     codes: watch::Receiver<usize>,
+    /// A link that is needed elsewhere is left when it is of no use for so long.
+    leave_after: Option<Duration>,
+    of_use: Instant,
 }
 
 impl<'a> Attendance<'a> {
-    pub(super) fn new(owner: &'a PortOwner, link: &'a mut Link) -> Self {
+    pub(super) fn new(owner: &'a Owner, link: &'a mut Link) -> Self {
         Self {
             owner,
             link,
@@ -74,7 +77,23 @@ impl<'a> Attendance<'a> {
             tried_window: None,
             is_live: false,
             codes: owner.engine.watch_codes(),
+            leave_after: None,
+            of_use: Instant::now(),
         }
+    }
+
+    /// Ends when the link was of no use for so long: no session, and nobody who wants anything of the sensor.
+    pub(super) fn leaving_after(mut self, idle: Duration) -> Self {
+        self.leave_after = Some(idle);
+        self
+    }
+
+    /// Takes an order that came before the link was there.
+    pub(super) async fn begun_for(mut self, order: Option<Order>) -> Self {
+        if let Some(order) = order {
+            self.obey(order).await;
+        }
+        self
     }
 
     pub(super) fn engine(&self) -> &'a Engine {
@@ -105,8 +124,8 @@ impl<'a> Attendance<'a> {
                 }
             }
             order = orders.recv() => match order {
+                Some(Order::Rest) | None => return self.say_goodbye().await,
                 Some(order) => self.obey(order).await,
-                None => return self.say_goodbye().await,
             },
             () = progressed(&mut self.session) => {}
             Ok(()) = self.codes.changed() => self.probe_by(QUICK_PROBE),
@@ -140,6 +159,7 @@ impl<'a> Attendance<'a> {
             self.unpairing.as_ref().map(|(_, _, until)| *until),
             self.waiting.as_ref().map(|waiting| waiting.until),
             self.doubt.as_ref().map(|doubt| doubt.until),
+            self.leave_after.map(|idle| self.of_use + idle),
         ];
         waits.into_iter().flatten().fold(self.next_probe, Instant::min)
     }
@@ -159,14 +179,21 @@ impl<'a> Attendance<'a> {
         let unanswered = |line| format!("no sensor answers (line: {line})");
         for (answer, _) in self.meetings.extract_if(.., |(_, until)| now >= *until) {
             // Whoever asked and went away is not told.
-            let _ = answer.send(Err(unanswered(self.owner.meter.condition())));
+            let _ = answer.send(Err(unanswered(self.owner.view.line())));
         }
         if let Some((_, answer, _)) = self.unpairing.take_if(|(_, _, until)| now >= *until) {
             let _ = answer.send(false);
             self.end_session();
         }
         self.keep_pairing_time(now).await;
-        Ok(())
+        let in_use = self.session.is_some() || self.waiting.is_some() || self.doubt.is_some();
+        if in_use || !self.meetings.is_empty() || self.unpairing.is_some() {
+            self.of_use = now;
+        }
+        match self.leave_after {
+            Some(idle) if now >= self.of_use + idle => self.say_goodbye().await,
+            _ => Ok(()),
+        }
     }
 
     async fn probe(&mut self, now: Instant) -> Result<(), LinkEnd> {
@@ -328,6 +355,8 @@ impl<'a> Attendance<'a> {
                 self.meetings.push((answer, Instant::now() + MEETING));
                 self.next_probe = Instant::now();
             }
+            // Ends the link where it is taken from the queue.
+            Order::Rest => {}
             Order::Identify(seconds, answer) => {
                 let _ = answer.send(self.identify(seconds).await);
             }
@@ -366,7 +395,7 @@ impl<'a> Attendance<'a> {
     }
 
     fn bad_message(&self, error: &dyn std::error::Error) {
-        let link = metrics::Link { link: self.owner.view.alias().to_owned() };
+        let link = metrics::Link { link: self.owner.view.metrics_link().to_owned() };
         self.engine().parts().metrics.link.bad_messages.get_or_create(&link).inc();
         tracing::debug!(link = %link.link, error = %error, "a message was dropped");
     }

@@ -234,7 +234,7 @@ impl Attendance<'_> {
     pub(super) async fn keep_pairing_time(&mut self, now: Instant) {
         if let Some(waiting) = self.waiting.take_if(|waiting| now >= waiting.until) {
             let report = &waiting.job.report;
-            report.fail(words::no_answer(report, self.owner.meter.condition())).await;
+            report.fail(words::no_answer(report, self.owner.view.line())).await;
         }
         if let Some(doubt) = self.doubt.take_if(|doubt| now >= doubt.until) {
             // The key stays pending: the sensor may yet come.

@@ -1,5 +1,6 @@
 //! All links of the gateway: one task a port, each started anew when it fails, none able to stop another.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use clawgate_protocol::id::Id;
 
+use super::ble::{self, BleOptions, RadioState};
 use super::order::Order;
-use super::port::PortOwner;
+use super::port::{Owner, PortOwner};
 use super::sensor::Sensor;
 use super::state::{Found, PortCondition, PortState};
 use super::uart::{Hotplug, Meter, Port, UartOptions};
@@ -71,11 +73,13 @@ struct Shared {
     spool: Spool,
     ports: Mutex<Vec<Handle>>,
     options: watch::Sender<UartOptions>,
+    ble_options: watch::Sender<BleOptions>,
+    radios: ble::Status,
     tasks: TaskTracker,
 }
 
-/// A port that is served.
-#[derive(Clone)]
+/// A path to a sensor: a port that is served, or a sensor on the air.
+#[derive(Debug, Clone)]
 pub(crate) struct Handle {
     view: Arc<View>,
     orders: mpsc::Sender<Order>,
@@ -109,7 +113,7 @@ pub enum TargetError {
 impl Links {
     /// Opens the ports and keeps them until `stop`.
     #[must_use]
-    pub fn start(options: UartOptions, parts: LinkParts, stop: CancellationToken) -> Self {
+    pub fn start(options: UartOptions, ble: BleOptions, parts: LinkParts, stop: CancellationToken) -> Self {
         let engine = EngineParts {
             gateway: parts.gateway,
             store: parts.store,
@@ -121,11 +125,14 @@ impl Links {
             firsts: FirstReadings::default(),
         };
         engine.metrics.limit("ports", MOST_PORTS);
+        engine.metrics.limit("ble sensors heard by an adapter", ble::MOST_HEARD);
         let links = Self(Arc::new(Shared {
             engine: Arc::new(Engine::new(engine, parts.policy)),
             spool: parts.spool,
             ports: Mutex::default(),
             options: watch::Sender::new(options),
+            ble_options: watch::Sender::new(ble),
+            radios: ble::Status::default(),
             tasks: TaskTracker::new(),
         }));
         let (engine, until) = (Arc::clone(&links.0.engine), stop.clone());
@@ -138,8 +145,31 @@ impl Links {
         // The ports stand before anybody asks for one.
         let hotplug = Hotplug::start(links.0.options.subscribe(), stop.clone());
         links.adopt(links.0.options.borrow().expand(), &hotplug);
-        links.0.tasks.spawn(links.clone().serve(hotplug, stop));
+        links.0.tasks.spawn(links.clone().serve(hotplug, stop.clone()));
+        let common = ble::Common {
+            engine: Arc::clone(&links.0.engine),
+            spool: links.0.spool.clone(),
+            ear: ble::Ear::new(),
+            status: links.0.radios.clone(),
+            tasks: links.0.tasks.clone(),
+        };
+        links.0.tasks.spawn(ble::serve(links.0.ble_options.subscribe(), common, stop));
         links
+    }
+
+    /// Uses BLE in another way.
+    pub fn reload_ble(&self, options: BleOptions) {
+        self.0.ble_options.send_if_modified(|known| {
+            let is_new = *known != options;
+            *known = options;
+            is_new
+        });
+    }
+
+    /// Every adapter that is there or should be.
+    #[must_use]
+    pub fn radios(&self) -> Vec<RadioState> {
+        self.0.radios.radios()
     }
 
     /// Serves another set of ports: those that stay are left alone.
@@ -164,7 +194,7 @@ impl Links {
     /// Every configured port.
     #[must_use]
     pub fn ports(&self) -> Vec<PortState> {
-        self.handles().iter().map(|handle| handle.view.state()).collect()
+        self.handles().iter().filter_map(|handle| handle.view.state()).collect()
     }
 
     /// Asks on every open port who is there and gives what is known after `wait`.
@@ -255,11 +285,12 @@ impl Links {
     /// The port that a technician means: by its name, its path, the sensor's hardware id (four characters are
     /// enough), the device paired there.
     pub(crate) fn resolve(&self, target: &str) -> Result<Handle, TargetError> {
-        if let Some(handle) = self.named(target) {
-            return Ok(handle);
-        }
         let handles = self.handles();
-        let mut near: Vec<&Handle> = handles.iter().filter(|handle| handle.sensor_begins_with(target)).collect();
+        // Addresses on the air are anybody's to choose, short ids too: who says the same is told apart by a person.
+        let mut near: Vec<&Handle> = handles.iter().filter(|handle| handle.is_named(target)).collect();
+        if near.is_empty() {
+            near = handles.iter().filter(|handle| handle.sensor_begins_with(target)).collect();
+        }
         match near.len() {
             0 => Err(TargetError::NotFound(super::sensor::printable(target))),
             1 => Ok(near.remove(0).clone()),
@@ -275,7 +306,9 @@ impl Links {
     }
 
     fn handles(&self) -> Vec<Handle> {
-        self.ports_now().clone()
+        let mut handles = self.ports_now().clone();
+        handles.extend(self.0.radios.all_handles());
+        handles
     }
 
     fn ports_now(&self) -> MutexGuard<'_, Vec<Handle>> {
@@ -303,9 +336,9 @@ impl Links {
     /// Takes up new ports, leaves those alone that are served, gives up those that nobody wants any more.
     fn adopt(&self, wanted: Vec<Port>, hotplug: &Hotplug) {
         let mut ports = self.ports_now();
-        ports.retain(|handle| wanted.contains(handle.view.port()));
+        ports.retain(|handle| handle.view.port().is_some_and(|port| wanted.contains(port)));
         for port in wanted.into_iter().take(MOST_PORTS) {
-            if ports.iter().all(|handle| handle.view.port().path != port.path) && ports.len() < MOST_PORTS {
+            if ports.iter().all(|handle| !handle.is_at(&port.path)) && ports.len() < MOST_PORTS {
                 let alias = free_alias(&port.name, &ports);
                 ports.push(self.own(alias, port, hotplug.clone()));
             }
@@ -315,13 +348,11 @@ impl Links {
     fn own(&self, alias: String, port: Port, hotplug: Hotplug) -> Handle {
         let (orders, receiver) = mpsc::channel(ORDERS);
         let meter = Arc::new(Meter::new(alias.clone(), &self.0.engine.parts().metrics.link));
-        let view = Arc::new(View::new(alias, port.clone(), Arc::clone(&meter)));
+        let view = Arc::new(View::of_port(alias, port.clone(), Arc::clone(&meter)));
         let owner = Arc::new(PortOwner {
             port,
-            engine: Arc::clone(&self.0.engine),
-            spool: self.0.spool.clone(),
+            owner: Owner { engine: Arc::clone(&self.0.engine), spool: self.0.spool.clone(), view: Arc::clone(&view) },
             meter,
-            view: Arc::clone(&view),
             hotplug,
             orders: tokio::sync::Mutex::new(receiver),
         });
@@ -331,6 +362,10 @@ impl Links {
 }
 
 impl Handle {
+    pub(super) fn new(view: Arc<View>, orders: mpsc::Sender<Order>) -> Self {
+        Self { view, orders }
+    }
+
     /// Gives an order. If the port was given up the order is dropped, and its answer with it.
     pub(crate) async fn order(&self, order: Order) {
         let _ = self.orders.send(order).await;
@@ -354,10 +389,15 @@ impl Handle {
     fn is_named(&self, target: &str) -> bool {
         let sensor = self.view.sensor();
         self.view.alias() == target
-            || self.view.port().path.as_os_str() == target
+            || self.is_at(Path::new(target))
+            || self.view.is_short_id(target)
             || self.view.device().is_some_and(|device| device.as_str() == target)
             || sensor.as_ref().is_some_and(|sensor| sensor.device.as_ref().is_some_and(|id| id.as_str() == target))
             || sensor.is_some_and(|sensor| sensor.id.is_some_and(|id| id.as_str() == target))
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        self.view.port().is_some_and(|port| port.path == path)
     }
 
     fn sensor_begins_with(&self, target: &str) -> bool {
@@ -371,8 +411,8 @@ async fn supervise(owner: Arc<PortOwner>) {
     loop {
         let task = Arc::clone(&owner);
         let Err(error) = tokio::spawn(async move { task.run().await }).await else { return };
-        tracing::error!(link = %owner.view.alias(), error = %error, "the port's task failed and is started anew");
-        owner.view.closed(PortCondition::Failed { reason: "a fault in clawgate; see its log".to_owned() });
+        tracing::error!(link = %owner.owner.view.alias(), error = %error, "the port's task failed and is started anew");
+        owner.owner.view.closed(PortCondition::Failed { reason: "a fault in clawgate; see its log".to_owned() });
         tokio::time::sleep(AFTER_PANIC).await;
     }
 }

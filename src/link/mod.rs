@@ -2,6 +2,7 @@
 //! runs the session of the paired device behind it.
 
 mod attend;
+pub mod ble;
 mod duplex;
 mod lend;
 mod links;
@@ -14,6 +15,7 @@ pub(crate) mod testing;
 pub mod uart;
 mod view;
 
+pub use ble::RadioState;
 pub(crate) use duplex::Link;
 pub use duplex::LinkEnd;
 pub(crate) use links::Handle;

@@ -19,6 +19,8 @@ pub(crate) enum Order {
     Unpair(DeviceId, oneshot::Sender<bool>),
     /// The device has another name: its session ends, and the next one goes by that.
     Renamed(DeviceId),
+    /// Others need the radio: say goodbye for now.
+    Rest,
 }
 
 impl Order {
@@ -30,8 +32,8 @@ impl Order {
             Self::Identify(_, answer) => drop(answer.send(Err(why.to_owned()))),
             Self::Pair(job) => job.unreachable(why).await,
             Self::Unpair(_, answer) => drop(answer.send(false)),
-            // No session, so no old name.
-            Self::Renamed(_) => {}
+            // No session, so no old name, and nothing to rest from.
+            Self::Renamed(_) | Self::Rest => {}
         }
     }
 }

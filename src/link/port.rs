@@ -21,13 +21,19 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And at least so often.
 const LAST_RETRY: Duration = Duration::from_secs(15);
 
+/// What whoever attends to a link works with, whatever carries it.
+#[derive(Clone)]
+pub(super) struct Owner {
+    pub(super) engine: Arc<Engine>,
+    pub(super) spool: crate::spool::Spool,
+    pub(super) view: Arc<View>,
+}
+
 /// Everything the task needs; it lives on when the task panics and is started anew.
 pub(super) struct PortOwner {
     pub(super) port: Port,
-    pub(super) engine: Arc<Engine>,
-    pub(super) spool: crate::spool::Spool,
+    pub(super) owner: Owner,
     pub(super) meter: Arc<Meter>,
-    pub(super) view: Arc<View>,
     pub(super) hotplug: Hotplug,
     pub(super) orders: Mutex<mpsc::Receiver<Order>>,
 }
@@ -44,7 +50,7 @@ impl PortOwner {
                     self.opened();
                     retry = FIRST_RETRY;
                     let mut link = uart::start(stream, self.port.baud, &self.meter);
-                    let end = Attendance::new(self, &mut link).run(&mut orders).await;
+                    let end = Attendance::new(&self.owner, &mut link).run(&mut orders).await;
                     link.close().await;
                     self.lost(&end);
                     if end == LinkEnd::Closed {
@@ -58,9 +64,9 @@ impl PortOwner {
             loop {
                 tokio::select! {
                     () = hotplug.changed() => break,
-                    () = tokio::time::sleep_until(until), if self.view.wants_retry() => break,
+                    () = tokio::time::sleep_until(until), if self.owner.view.wants_retry() => break,
                     order = orders.recv() => match order {
-                        Some(order) => order.unreachable(&self.view.why_unreachable()).await,
+                        Some(order) => order.unreachable(&self.owner.view.why_unreachable()).await,
                         None => return,
                     },
                 }
@@ -69,31 +75,31 @@ impl PortOwner {
     }
 
     fn opened(&self) {
-        tracing::info!(link = %self.view.alias(), path = %self.port.path.display(), baud = self.port.baud, "port open");
-        self.engine.parts().metrics.link.ports_open.inc();
-        self.view.opened(self.port.path.canonicalize().ok());
+        tracing::info!(link = %self.owner.view.alias(), path = %self.port.path.display(), baud = self.port.baud, "port open");
+        self.owner.engine.parts().metrics.link.ports_open.inc();
+        self.owner.view.opened(self.port.path.canonicalize().ok());
     }
 
     fn lost(&self, end: &LinkEnd) {
-        tracing::info!(link = %self.view.alias(), why = %end, "port closed");
-        self.engine.parts().metrics.link.ports_open.dec();
+        tracing::info!(link = %self.owner.view.alias(), why = %end, "port closed");
+        self.owner.engine.parts().metrics.link.ports_open.dec();
         let condition = match end {
             LinkEnd::Gone | LinkEnd::Closed => PortCondition::Absent,
             other => PortCondition::Failed { reason: other.to_string() },
         };
-        self.view.closed(condition);
+        self.owner.view.closed(condition);
     }
 
     /// Says it once, until it changes.
     fn not_opened(&self, condition: PortCondition) {
-        if self.view.condition() == condition {
+        if self.owner.view.condition() == condition {
             return;
         }
         if condition == PortCondition::Absent {
-            tracing::info!(link = %self.view.alias(), path = %self.port.path.display(), "{condition}");
+            tracing::info!(link = %self.owner.view.alias(), path = %self.port.path.display(), "{condition}");
         } else {
-            tracing::warn!(link = %self.view.alias(), path = %self.port.path.display(), "{condition}");
+            tracing::warn!(link = %self.owner.view.alias(), path = %self.port.path.display(), "{condition}");
         }
-        self.view.closed(condition);
+        self.owner.view.closed(condition);
     }
 }

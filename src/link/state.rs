@@ -141,15 +141,17 @@ pub enum FoundState {
 /// A sensor in reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// What a technician types: the port's alias, or four hex digits of the hardware id.
+    /// What a technician types: the port's alias; over BLE the short id, the device's name, or the address.
     pub id: String,
     /// The name the sensor gives itself, escaped.
     pub name: String,
-    /// Where it was found, for a person: `uart by-id/usb-FTDI_…`.
+    /// Where it was found, for a person: `uart by-id/usb-FTDI_…`, `ble hci0 f0:c1:a9:00:00:01`.
     pub link: String,
     /// Signal strength, where the link has one.
     pub rssi_dbm: Option<i16>,
     /// What may be done with it.
     #[serde(flatten)]
     pub state: FoundState,
+    /// What keeps it from being connected, and when it is tried again.
+    pub note: Option<String>,
 }

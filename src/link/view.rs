@@ -1,20 +1,41 @@
-//! What others may see of a port while its task runs it.
+//! What others may see of a path to a sensor, a port or a place on the air, while its task runs it.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::sensor::Sensor;
-use super::state::{Found, PortCondition, PortState};
+use tokio::time::Instant;
+
+use super::ble::Heard;
+use super::sensor::{Sensor, printable};
+use super::state::{Found, FoundState, LineCondition, PortCondition, PortState};
 use super::uart::{Meter, Port};
 use crate::ids::DeviceId;
 
-/// A port as it stands now.
+/// A path as it stands now.
 #[derive(Debug)]
 pub(crate) struct View {
     alias: String,
-    port: Port,
-    meter: Arc<Meter>,
+    path: Path,
     now: Mutex<Now>,
+}
+
+/// Which path it is.
+#[derive(Debug)]
+pub(crate) enum Path {
+    /// A serial port.
+    Port {
+        /// As the config has it.
+        port: Port,
+        /// What its bytes say.
+        meter: Arc<Meter>,
+    },
+    /// A sensor that an adapter hears.
+    Air {
+        /// `hci0`.
+        adapter: String,
+        /// The sensor's present address.
+        address: String,
+    },
 }
 
 #[derive(Debug)]
@@ -24,21 +45,51 @@ struct Now {
     sensor: Option<Sensor>,
     /// Whose session is live here.
     device: Option<DeviceId>,
+    /// What it advertises, on the air.
+    heard: Option<Heard>,
+    /// Who that is in the registry.
+    known: Option<DeviceId>,
+    /// What keeps it from being connected, on the air.
+    note: Option<String>,
 }
 
 impl View {
-    pub(super) fn new(alias: String, port: Port, meter: Arc<Meter>) -> Self {
+    pub(super) fn of_port(alias: String, port: Port, meter: Arc<Meter>) -> Self {
         // Not yet looked at. `Failed` is shown for the moment it takes, and is never equal to what is found.
         let condition = PortCondition::Failed { reason: "not yet tried".to_owned() };
-        Self { alias, port, meter, now: Mutex::new(Now { condition, node: None, sensor: None, device: None }) }
+        Self { alias, path: Path::Port { port, meter }, now: Mutex::new(Now::of(condition)) }
+    }
+
+    pub(super) fn on_air(adapter: &str, address: &str) -> Self {
+        let path = Path::Air { adapter: adapter.to_owned(), address: address.to_owned() };
+        Self { alias: address.to_owned(), path, now: Mutex::new(Now::of(PortCondition::Absent)) }
     }
 
     pub(crate) fn alias(&self) -> &str {
         &self.alias
     }
 
-    pub(crate) fn port(&self) -> &Port {
-        &self.port
+    pub(crate) fn port(&self) -> Option<&Port> {
+        match &self.path {
+            Path::Port { port, .. } => Some(port),
+            Path::Air { .. } => None,
+        }
+    }
+
+    /// What counts are kept under: the port, or the adapter, since addresses on the air are anybody's to make.
+    pub(crate) fn metrics_link(&self) -> &str {
+        match &self.path {
+            Path::Port { .. } => &self.alias,
+            Path::Air { adapter, .. } => adapter,
+        }
+    }
+
+    /// What the bytes say about a line; the air says nothing.
+    pub(super) fn line(&self) -> LineCondition {
+        match &self.path {
+            Path::Port { meter, .. } => meter.condition(),
+            Path::Air { .. } => LineCondition::Silent,
+        }
     }
 
     pub(super) fn opened(&self, node: Option<PathBuf>) {
@@ -48,7 +99,7 @@ impl View {
     }
 
     pub(super) fn closed(&self, condition: PortCondition) {
-        *self.now() = Now { condition, node: None, sensor: None, device: None };
+        *self.now() = Now::of(condition);
     }
 
     pub(super) fn condition(&self) -> PortCondition {
@@ -65,7 +116,36 @@ impl View {
     }
 
     pub(super) fn why_unreachable(&self) -> String {
-        format!("{}: {}", self.port.path.display(), self.now().condition)
+        let path = self.port().map_or_else(|| self.alias.clone(), |port| port.path.display().to_string());
+        format!("{path}: {}", self.now().condition)
+    }
+
+    /// What the sensor advertises now.
+    pub(super) fn heard(&self, heard: Heard) {
+        self.now().heard = Some(heard);
+    }
+
+    /// Who it is in the registry.
+    pub(super) fn known(&self, known: Option<DeviceId>) {
+        self.now().known = known;
+    }
+
+    /// What keeps it from being connected; nothing, if nothing does.
+    pub(super) fn note(&self, note: Option<String>) {
+        self.now().note = note;
+    }
+
+    /// Whether `text` is its short id, as it advertises it.
+    pub(super) fn is_short_id(&self, text: &str) -> bool {
+        self.now().heard.as_ref().and_then(Heard::short_id).is_some_and(|id| id.eq_ignore_ascii_case(text))
+    }
+
+    /// The link over the air is gone; what was said over it is not forgotten.
+    pub(super) fn unlinked(&self) {
+        let mut now = self.now();
+        now.condition = PortCondition::Absent;
+        now.device = None;
+        now.sensor = None;
     }
 
     pub(super) fn met(&self, sensor: Sensor) {
@@ -91,24 +171,32 @@ impl View {
         self.now().device.clone()
     }
 
-    pub(super) fn state(&self) -> PortState {
+    pub(super) fn state(&self) -> Option<PortState> {
+        let Path::Port { port, meter } = &self.path else { return None };
         let now = self.now();
-        PortState {
+        Some(PortState {
             alias: self.alias.clone(),
-            path: self.port.path.clone(),
+            path: port.path.clone(),
             node: now.node.clone(),
-            baud: self.port.baud,
+            baud: port.baud,
             condition: now.condition.clone(),
-            line: self.meter.condition(),
-            bytes_in: self.meter.bytes_in(),
-            bytes_out: self.meter.bytes_out(),
-            frames_in: self.meter.frames_in(),
-            frames_bad: self.meter.frames_bad(),
+            line: meter.condition(),
+            bytes_in: meter.bytes_in(),
+            bytes_out: meter.bytes_out(),
+            frames_in: meter.frames_in(),
+            frames_bad: meter.frames_bad(),
             device: now.device.clone(),
-        }
+        })
     }
 
     pub(super) fn found(&self) -> Option<Found> {
+        match &self.path {
+            Path::Port { .. } => self.found_at_port(),
+            Path::Air { .. } => self.found_on_air(),
+        }
+    }
+
+    fn found_at_port(&self) -> Option<Found> {
         let now = self.now();
         let sensor = now.sensor.as_ref()?;
         let connected = now.device.is_some();
@@ -118,19 +206,51 @@ impl View {
             link: self.link_name(),
             rssi_dbm: None,
             state: sensor.state(connected),
+            note: None,
         })
     }
 
-    /// The link as people read it: `uart by-id/usb-FTDI_…`.
+    /// From the advertisement, so that nobody is connected to for a scan.
+    fn found_on_air(&self) -> Option<Found> {
+        let now = self.now();
+        let heard = now.heard.as_ref()?;
+        let device = now.device.as_ref().or(now.known.as_ref());
+        let state = match (heard.window(Instant::now()), device) {
+            (Some((label, left)), _) => FoundState::Pairable { left, label, issued: !label },
+            (None, Some(device)) => FoundState::Paired { device: device.clone(), connected: now.device.is_some() },
+            (None, None) if heard.advertisement.rotating.is_some() => FoundState::PairedElsewhere,
+            (None, None) => FoundState::Closed,
+        };
+        let short = heard.short_id().filter(|_| heard.window(Instant::now()).is_some());
+        Some(Found {
+            id: short.or_else(|| device.map(ToString::to_string)).unwrap_or_else(|| self.alias.clone()),
+            name: heard.name.clone(),
+            link: self.link_name(),
+            rssi_dbm: heard.rssi_dbm,
+            state,
+            note: now.note.clone(),
+        })
+    }
+
+    /// The link as people read it: `uart by-id/usb-FTDI_…`, `ble hci0 f0:c1:a9:00:00:01`.
     pub(crate) fn link_name(&self) -> String {
-        let path = &self.port.path;
+        let path = match &self.path {
+            Path::Port { port, .. } => &port.path,
+            Path::Air { adapter, address } => return printable(&format!("ble {adapter} {address}")),
+        };
         let folder = path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().to_string_lossy();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let text = if folder.starts_with("by-") { format!("uart {folder}/{name}") } else { format!("uart {name}") };
-        super::sensor::printable(&text)
+        printable(&text)
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    fn of(condition: PortCondition) -> Self {
+        Self { condition, node: None, sensor: None, device: None, heard: None, known: None, note: None }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clawgate::audit::{Actor, Audit};
 use clawgate::clock::Clock;
 use clawgate::ids::{DeviceId, PairingId};
+use clawgate::link::ble::{BleOptions, BleUse};
 use clawgate::link::uart::{PortOptions, UartOptions};
 use clawgate::link::{LinkParts, Links};
 use clawgate::metrics::Metrics;
@@ -97,7 +98,8 @@ impl Gateway {
             clock: clock.clone(),
         };
         let stop = CancellationToken::new();
-        let links = Links::start(UartOptions { ports: ports.collect() }, link_parts, stop.clone());
+        let no_ble = BleOptions { usage: BleUse::Off, ..BleOptions::default() };
+        let links = Links::start(UartOptions { ports: ports.collect() }, no_ble, link_parts, stop.clone());
         let spool = tokio::spawn(async move { running.await.unwrap() });
         let pairing = Pairing::new(links.clone());
         Self { links, pairing, store, codes, audit, cloud, stop, spool, stop_spool }

@@ -23,13 +23,20 @@ pub(crate) fn quoted(path: &Path) -> String {
 /// `clawgate run` in a folder of its own; killed when dropped.
 pub(crate) struct Daemon {
     folder: PathBuf,
+    environment: Vec<(String, String)>,
     process: Option<Child>,
 }
 
 impl Daemon {
     /// Starts it with this configuration; where its state and its socket are is added.
     pub(crate) fn start(folder: &Path, config: &str) -> Self {
-        let mut daemon = Self { folder: folder.to_owned(), process: None };
+        Self::start_with(folder, config, &[])
+    }
+
+    /// The same in this environment.
+    pub(crate) fn start_with(folder: &Path, config: &str, environment: &[(&str, String)]) -> Self {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let mut daemon = Self { folder: folder.to_owned(), environment, process: None };
         let own = format!(
             "state_dir = {}\n{config}\n[control]\nsocket = {}\n",
             quoted(&folder.join("state")),
@@ -59,6 +66,7 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut run = Command::new(CLAWGATE);
         run.args(["run", "--config"]).arg(self.config()).stdin(Stdio::null());
+        run.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(run.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         self.wait("it answers", |daemon| UnixStream::connect(daemon.socket()).is_ok());
     }
