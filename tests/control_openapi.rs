@@ -57,6 +57,12 @@ fn every_field_is_described() {
     assert_same_fields("Device", &device);
     let port: api::Port = serde_json::from_value(port).unwrap();
     assert_same_fields("Port", &port);
+    let radio = json!({
+        "id": "hci0", "state": "listening", "explanation": "listening", "links": 0, "max_links": 7, "heard": 0,
+        "recoveries": 0, "last_recovery": null
+    });
+    let radio: api::Radio = serde_json::from_value(radio).unwrap();
+    assert_same_fields("Radio", &radio);
     let spool: api::Spool = serde_json::from_value(spool).unwrap();
     assert_same_fields("Spool", &spool);
     assert_same_fields(
@@ -74,6 +80,7 @@ fn every_field_is_described() {
             pid: 1,
             uptime_s: 0,
             ports: vec![port],
+            radios: vec![radio],
             devices: vec![device],
             spool,
             config_refused: None,

@@ -266,7 +266,8 @@ impl Links {
             return known;
         }
         let mut asked = JoinSet::new();
-        for handle in self.handles() {
+        // A sensor on the air says who it is to whoever listens; nobody is connected to for a question.
+        for handle in self.handles().into_iter().filter(Handle::is_near) {
             asked.spawn(async move { handle.meet().await });
         }
         let asking = async {
@@ -394,6 +395,11 @@ impl Handle {
             || self.view.device().is_some_and(|device| device.as_str() == target)
             || sensor.as_ref().is_some_and(|sensor| sensor.device.as_ref().is_some_and(|id| id.as_str() == target))
             || sensor.is_some_and(|sensor| sensor.id.is_some_and(|id| id.as_str() == target))
+    }
+
+    /// A port, or a sensor on the air that is connected.
+    fn is_near(&self) -> bool {
+        self.view.port().is_some() || self.view.is_open()
     }
 
     fn is_at(&self, path: &Path) -> bool {
