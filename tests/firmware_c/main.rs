@@ -5,9 +5,13 @@
 
 #[path = "../support/daemon.rs"]
 mod daemon;
+#[path = "../line/gateway.rs"]
+#[allow(dead_code, reason = "the serial line's own tests use all of it")]
+mod gateway;
 mod hostile;
 #[path = "../support/mqtt_client.rs"]
 mod mqtt_client;
+mod renew;
 #[path = "../support/serial_site.rs"]
 mod serial_site;
 #[path = "../support/mod.rs"]
@@ -16,13 +20,17 @@ mod unit;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use daemon::Daemon;
 use serde_json::Value as Json;
 use serial_site::{Site, wait_for_sensor};
+use support::until;
 use unit::{BIG, Board, ONE_UART, SMALL, Unit};
 
 const LABEL: &str = "K7QF-3M9B";
+/// What must come, comes within this time on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
 const WRONG: &str = "0000-0000";
 
 /// The exit code of `pair` with a label code.

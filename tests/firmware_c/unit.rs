@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
+use crate::SOON;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Emulated boards on a busy machine are slow.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A board that the images are built for.
 pub(crate) struct Board {
@@ -99,7 +99,7 @@ impl Unit {
     }
 
     pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + SOON;
         while !condition(self) {
             assert!(Instant::now() < end, "{}: not {what}: {:?}", self.board.name, self.said.lock().unwrap());
             thread::sleep(Duration::from_millis(5));
@@ -121,7 +121,7 @@ impl Unit {
 
     /// Waits until it holds no reading any more: the gateway has said that all are safe.
     pub(crate) fn until_all_are_safe(&mut self) {
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + SOON;
         while self.status()["held"] != 0 {
             assert!(Instant::now() < end, "{}: readings stay: {:?}", self.board.name, self.said.lock().unwrap().last());
         }
