@@ -5,6 +5,7 @@
 
 #[path = "../support/daemon.rs"]
 mod daemon;
+mod figures;
 #[path = "../line/gateway.rs"]
 #[allow(dead_code, reason = "the serial line's own tests use all of it")]
 mod gateway;
@@ -29,9 +30,9 @@ use support::until;
 use unit::{BIG, Board, ONE_UART, SMALL, Unit};
 
 const LABEL: &str = "K7QF-3M9B";
+const WRONG: &str = "0000-0000";
 /// What must come, comes within this time on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
-const WRONG: &str = "0000-0000";
 
 /// The exit code of `pair` with a label code.
 fn pair_by_label(daemon: &Daemon, unit: &mut Unit, code: &str) -> Option<i32> {

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use crate::SOON;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A board that the images are built for.
 pub(crate) struct Board {
@@ -28,7 +28,7 @@ pub(crate) const SMALL: Board = Board { name: "stm32vldiscovery", held_at_once: 
 pub(crate) const ONE_UART: Board = Board { name: "microbit", held_at_once: 30, stack: 3072 };
 
 /// Where the images are; `None` when there is no cross compiler or no emulator to be had.
-fn built() -> Option<&'static Path> {
+pub(crate) fn built() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     BUILT
         .get_or_init(|| {
