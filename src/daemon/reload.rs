@@ -85,6 +85,7 @@ const KEYS: &[Key] = &[
     fixed!(issuer.client_id),
     fixed!(issuer.client_key),
     fixed!(issuer.ca),
+    fixed!(issuer.grant),
     fixed!(standalone.listen),
     live!(standalone.subscribers),
     fixed!(metrics.listen),
@@ -224,6 +225,7 @@ mod tests {
             client_id = "other"
             client_key = "/key"
             ca = "/ca"
+            grant = "device_code"
             [standalone]
             listen = "127.0.0.1:2"
             [standalone.subscribers.other]
