@@ -48,7 +48,7 @@ use crate::pairing::Pairing;
 use crate::pairing::code_book::Codes;
 use crate::relay::Relay;
 use crate::spool::Spool;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::token::keeper::TokenKeeper;
 use commission::Service;
 use issuer::Terms;
@@ -223,7 +223,9 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration, 
         Err(error) => {
             tracing::error!(%error, "clawgate does not start");
             tasks.abandon().await;
-            return Exit::Failed;
+            // Nothing gets better by starting again: systemd does not.
+            let is_final = matches!(error, StartError::Store(StoreError::Fenced { .. }));
+            return if is_final { Exit::Config } else { Exit::Failed };
         }
     };
     let startup_ms = gateway.clock().boot().saturating_sub(started).as_millis();

@@ -4,6 +4,7 @@
 //! Way of a code: [`control`] -> [`pairing`] -> protocol machine -> [`store`] -> [`token`].
 
 pub mod audit;
+mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;

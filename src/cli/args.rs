@@ -87,6 +87,9 @@ pub(super) enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(Config),
+    /// Move a gateway to another board
+    #[command(subcommand)]
+    Backup(Backup),
     /// The local issuer alone, and what its clients need
     #[command(subcommand)]
     Issuer(Issuer),
@@ -281,6 +284,54 @@ pub(super) enum Audit {
     },
     /// Write the whole log to standard output, a JSON object a line
     Export,
+}
+
+/// `backup`.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Works on the files of a gateway that is stopped: systemctl stop clawgate.socket clawgate.service"
+)]
+pub(super) enum Backup {
+    /// Write keys, pairings, waiting readings and the audit log to one sealed file
+    #[command(after_help = BACKUP_HELP)]
+    Create {
+        /// The backup; must not exist
+        file: PathBuf,
+        /// Take this board out of service: it refuses to start from then on
+        #[arg(long)]
+        fence: bool,
+        /// How it is sealed
+        #[command(flatten)]
+        seal: Seal,
+    },
+    /// Put a backup into the state directory of this board
+    #[command(after_help = BACKUP_HELP)]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Also where sensors are paired with this board: its own state is set aside
+        #[arg(long)]
+        replace: bool,
+        /// How it was sealed
+        #[command(flatten)]
+        seal: Seal,
+    },
+}
+
+const BACKUP_HELP: &str = "The passphrase is asked for at the terminal, else read from standard input. Two boards must never \
+    serve with the same backup: fence the old one (--fence), or destroy its state directory. Sensors notice nothing but \
+    the interruption: every connection has fresh keys, and readings keep their names. The configuration in /etc/clawgate is \
+    not in the backup.";
+
+/// How a backup is sealed.
+#[derive(Debug, Args)]
+pub(super) struct Seal {
+    /// A key file (32 bytes or 64 hexadecimal digits, mode 0600) instead of a passphrase
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// The configuration, which says where the state is
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub(super) config: PathBuf,
 }
 
 /// `issuer`.

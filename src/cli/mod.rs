@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod backup;
 
 pub mod client;
 mod code;
@@ -67,6 +68,7 @@ fn run() -> Exit {
             ended(&terminal, audit::verify(&terminal, &state_dir, key, anchor.as_deref()))
         }
         Command::Config(args::Config::Check(file)) => config::check(&terminal, &file.config),
+        Command::Backup(verb) => ended(&terminal, backup::backup(&terminal, &verb)),
         Command::Completions { shell } => manual::completions(&terminal, shell),
         Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
         Command::Issuer(args::Issuer::Key { file }) => ended(&terminal, issuer::key(&terminal, &file)),
@@ -105,6 +107,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Audit(verb) => audit::audit(terminal, client, verb).await,
         // The others need no daemon and were done before.
         Command::Run(_)
+        | Command::Backup(_)
         | Command::Config(_)
         | Command::Issuer(args::Issuer::Key { .. })
         | Command::Completions { .. }

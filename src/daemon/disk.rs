@@ -25,6 +25,7 @@ pub(super) async fn open(config: &Config, clock: &Clock) -> Result<Disk, StartEr
         dir: config.state_dir.clone(),
         master_key: config.master_key.clone(),
         credentials_dir: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        given_key: None,
     };
     let spool_options = SpoolOptions {
         commit: Duration::from_millis(config.spool.commit_ms),

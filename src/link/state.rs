@@ -47,7 +47,7 @@ impl fmt::Display for PortCondition {
                 write!(f, "busy: process {pid} ({process}) holds it; stop that process")
             }
             Self::Busy { pid: Some(pid), .. } => write!(f, "busy: process {pid} holds it; stop that process"),
-            Self::Busy { .. } => f.write_str("busy: a process of another user holds it; find it with: fuser -v"),
+            Self::Busy { .. } => f.write_str("busy: another process holds it; root sees which one: sudo fuser -v PATH"),
             Self::NoPermission { group } => {
                 write!(f, "no permission: add the user that clawgate runs as to the group {group}")
             }

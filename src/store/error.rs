@@ -76,6 +76,16 @@ pub enum StoreError {
         /// The last schema this program knows.
         known: i64,
     },
+    /// The gateway was moved to another board, with its keys.
+    #[error(
+        "{}: this gateway was moved to another board by clawgate backup create --fence, and does not serve here any more. If \
+         the other board never served, and never will: remove that file",
+        file.display()
+    )]
+    Fenced {
+        /// The mark, with the name of the backup.
+        file: PathBuf,
+    },
     /// The database is damaged, or is no database of ours.
     #[error(
         "{}: damaged: {reason}. Nothing was changed. Restore a copy of the state directory; or move the file away and pair \

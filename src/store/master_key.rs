@@ -69,7 +69,7 @@ fn read(path: &Path) -> Result<Option<MasterKey>, StoreError> {
 }
 
 /// 32 raw bytes, or 64 hexadecimal digits with white space around them.
-fn parse(content: &[u8]) -> Option<Secret<[u8; 32]>> {
+pub(crate) fn parse(content: &[u8]) -> Option<Secret<[u8; 32]>> {
     if let Ok(raw) = <[u8; 32]>::try_from(content) {
         return Some(Secret::new(raw));
     }

@@ -15,6 +15,7 @@ mod seal;
 mod secrets;
 
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,12 +28,17 @@ pub use devices::{Device, DeviceInfo, KeySlot, NewPairing, PendingSlot, Seen};
 pub use error::StoreError;
 
 use crate::clock::Clock;
+use crate::secret::Secret;
 use dir::StateDir;
 use error::failed;
+use master_key::MasterKey;
+pub(crate) use master_key::parse as parse_key;
 use seal::{Place, Sealer};
 
 /// The database, in the state directory.
-const STATE_FILE: &str = "state.db";
+pub(crate) const STATE_FILE: &str = "state.db";
+/// In the state directory of a gateway that was moved to another board.
+const FENCE_FILE: &str = "moved-away.json";
 /// Sealed at the first start; opens only under the same master key.
 const KEY_CHECK: &str = "clawgate master key";
 const KEY_CHECK_PLACE: Place<'static> = Place { table: "meta", row: "key-check", name: "value" };
@@ -46,6 +52,8 @@ pub struct StoreOptions {
     pub master_key: Option<PathBuf>,
     /// systemd's `$CREDENTIALS_DIRECTORY`; its `clawgate-master-key` is the key.
     pub credentials_dir: Option<PathBuf>,
+    /// The key itself, where the caller has it already; nothing is looked for then.
+    pub given_key: Option<Secret<[u8; 32]>>,
 }
 
 /// The open state; clones share it.
@@ -69,7 +77,14 @@ impl Store {
     /// must not touch; `File` and `Database` when the disk refuses.
     pub fn open(options: &StoreOptions, clock: Clock) -> Result<Self, StoreError> {
         let dir = StateDir::hold(&options.dir)?;
-        let key = master_key::load(dir.path(), options.master_key.as_deref(), options.credentials_dir.as_deref())?;
+        let fence = dir.path().join(FENCE_FILE);
+        if fence.exists() {
+            return Err(StoreError::Fenced { file: fence });
+        }
+        let key = match &options.given_key {
+            Some(given) => MasterKey { bytes: given.clone(), origin: "the key that was given".into() },
+            None => master_key::load(dir.path(), options.master_key.as_deref(), options.credentials_dir.as_deref())?,
+        };
         let sealer = Sealer::new(key.bytes);
         let file = dir.path().join(STATE_FILE);
         if !file.exists() {
@@ -98,6 +113,23 @@ impl Store {
         self.0.dir.path()
     }
 
+    /// Folds the journal into the database's file, so that the file alone is the whole state.
+    pub(crate) fn fold_journal(&self) -> Result<(), StoreError> {
+        fold(&self.db()).map_err(failed("fold the journal in"))
+    }
+
+    /// Takes this state out of service for good: from the next start on it is refused. `why` is for people.
+    pub(crate) fn fence(&self, why: &[u8]) -> Result<(), StoreError> {
+        let path = self.dir().join(FENCE_FILE);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(why)?;
+            file.sync_all()
+        };
+        write().map_err(|source| StoreError::file(&path, "take the gateway out of service", source))?;
+        dir::sync_dir(self.dir())
+    }
+
     /// The connection. A panic while it was held rolled its transaction back, so it is sound to go on.
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.0.db.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,6 +139,17 @@ impl Store {
     fn now_ms(&self) -> i64 {
         ms(self.0.clock.wall())
     }
+}
+
+/// The master key in a file; never made.
+pub(crate) fn read_key(path: &Path, dir: &Path) -> Result<Secret<[u8; 32]>, StoreError> {
+    Ok(master_key::load(dir, Some(path), None)?.bytes)
+}
+
+/// Folds a journal in and empties it; an error where somebody else uses the database.
+pub(crate) fn fold(db: &Connection) -> rusqlite::Result<()> {
+    let busy: i64 = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy == 0 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
 }
 
 /// Milliseconds as SQLite keeps them.

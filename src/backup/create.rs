@@ -1,0 +1,148 @@
+//! Makes a backup, and takes the old board out of service where that is asked for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::json;
+
+use super::envelope::Sealing;
+use super::{BackupError, KEY_ENTRY, MANIFEST_ENTRY, Manifest, Unlock, archive, failed, give_to_owner, random};
+use crate::audit::{Actor, Audit, Event};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::secret::Secret;
+use crate::store::{self, Store, StoreOptions};
+
+/// Of the state directory, what is not part of the state.
+const LEFT_OUT: &[&str] = &["lock", "purge", KEY_ENTRY];
+
+/// Writes the state of a stopped gateway to `file`. With `fence` this board does not serve again.
+pub(crate) fn create(
+    config: &Config,
+    file: &Path,
+    unlock: &Unlock,
+    fence: bool,
+    actor: Actor,
+) -> Result<Manifest, BackupError> {
+    let dir = &config.state_dir;
+    if !dir.join(store::STATE_FILE).exists() {
+        return Err(BackupError::NoState(dir.clone()));
+    }
+    if file.exists() {
+        return Err(BackupError::Exists(file.to_owned()));
+    }
+    let clock = Clock::system();
+    let key = master_key(config)?;
+    let options = StoreOptions { dir: dir.clone(), given_key: Some(key.clone()), ..StoreOptions::default() };
+    let store = Store::open(&options, clock.clone())?;
+    let manifest = Manifest {
+        id: random::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        gateway: config.gateway.id.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        made: crate::daemon::view::rfc3339(i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX)),
+        moved: fence,
+    };
+    let audit = Audit::open(&dir.join("audit"), &store.seed("audit-key")?, clock)?;
+    let details = json!({ "file": file, "moved": fence });
+    audit.record(Event::done(actor, "backup.create", &manifest.id).with(details))?;
+    store.fold_journal()?;
+    fold_spool(&dir.join("spool.db"))?;
+    let aside = file.with_extension("new");
+    let written = write(&aside, dir, &manifest, &key, unlock)
+        .and_then(|()| fs::rename(&aside, file).map_err(failed(file, "put it into its place")));
+    if let Err(error) = written {
+        let _ = fs::remove_file(&aside);
+        return Err(error);
+    }
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder, "sync the folder"))?;
+    }
+    // Only now: a move that failed half way leaves a board that serves.
+    if fence {
+        store.fence(&serde_json::to_vec(&manifest).unwrap_or_default())?;
+    }
+    drop((audit, store));
+    give_to_owner(dir)?;
+    Ok(manifest)
+}
+
+fn write(
+    file: &Path,
+    dir: &Path,
+    manifest: &Manifest,
+    key: &Secret<[u8; 32]>,
+    unlock: &Unlock,
+) -> Result<(), BackupError> {
+    let io = failed(file, "write the backup");
+    let _ = fs::remove_file(file);
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(&io)?;
+    let mut sealing = Sealing::begin(BufWriter::new(out), unlock)?;
+    let text = serde_json::to_vec(manifest).unwrap_or_default();
+    archive::put(&mut sealing, MANIFEST_ENTRY, text.len() as u64, &mut text.as_slice()).map_err(&io)?;
+    archive::put(&mut sealing, KEY_ENTRY, 32, &mut key.expose().as_slice()).map_err(&io)?;
+    for (name, path) in state_files(dir)? {
+        let mut content = File::open(&path).map_err(failed(&path, "read"))?;
+        let length = content.metadata().map_err(failed(&path, "read"))?.len();
+        archive::put(&mut sealing, &name, length, &mut content).map_err(&io)?;
+    }
+    archive::end(&mut sealing).map_err(&io)?;
+    let out = sealing.finish().map_err(&io)?.into_inner().map_err(|error| io(error.into_error()))?;
+    out.sync_all().map_err(&io)
+}
+
+/// The files of the state, by their names in a backup.
+fn state_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, BackupError> {
+    let mut found = Vec::new();
+    let list = |folder: &Path| {
+        let entries = folder.read_dir().and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        entries.map_err(failed(folder, "read the folder"))
+    };
+    for entry in list(dir)? {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if path.is_dir() && name == "audit" {
+            for inner in list(&path)? {
+                found.push((format!("{name}/{}", inner.file_name().to_string_lossy()), inner.path()));
+            }
+        } else if path.is_file() && !path.is_symlink() && belongs(&name) {
+            found.push((name, path));
+        }
+    }
+    found.retain(|(name, path)| archive::is_safe(name) && path.is_file());
+    found.sort();
+    Ok(found)
+}
+
+fn belongs(name: &str) -> bool {
+    let passing = [".new", "-wal", "-shm", "-journal"].iter().any(|end| name.ends_with(end));
+    !passing && !name.contains(".schema-") && !LEFT_OUT.contains(&name)
+}
+
+/// Folds the journal into the spool's file, so that the file alone is all.
+fn fold_spool(path: &Path) -> Result<(), BackupError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let journal = |error: rusqlite::Error| BackupError::Journal { path: path.to_owned(), why: error.to_string() };
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(journal)?;
+    store::fold(&db).map_err(journal)
+}
+
+/// The key from where the configuration has it; one that is sealed to this machine is unsealed by systemd.
+fn master_key(config: &Config) -> Result<Secret<[u8; 32]>, BackupError> {
+    let own = config.state_dir.join(KEY_ENTRY);
+    let sealed = Path::new("/etc/credstore.encrypted/clawgate-master-key");
+    if config.master_key.is_none() && sealed.exists() {
+        let asked =
+            Command::new("systemd-creds").args(["decrypt", "--name=clawgate-master-key"]).arg(sealed).arg("-").output();
+        let asked = asked.map_err(|error| BackupError::Sealed(format!("systemd-creds: {error}")))?;
+        if !asked.status.success() {
+            return Err(BackupError::Sealed(String::from_utf8_lossy(&asked.stderr).trim().to_owned()));
+        }
+        return store::parse_key(&asked.stdout).ok_or(BackupError::Sealed("what came is no key".to_owned()));
+    }
+    Ok(store::read_key(config.master_key.as_deref().unwrap_or(&own), &config.state_dir)?)
+}

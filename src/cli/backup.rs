@@ -1,0 +1,120 @@
+//! `backup`: moves a gateway to another board. Works on files alone, while the daemon is stopped.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::Path;
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use super::args::{Backup, Seal};
+use super::exit::Exit;
+use super::terminal::{Terminal, clean};
+use crate::audit::Actor;
+use crate::backup::{self, BackupError, Manifest, Unlock};
+use crate::config::{self, Config};
+use crate::control::failure::Failure;
+use crate::control::role::Caller;
+use crate::secret::Secret;
+use crate::store::{self, StoreError};
+
+/// A stolen backup is tried offline: shorter ones would not stand that.
+const LEAST_PASSPHRASE: usize = 12;
+
+pub(super) fn backup(terminal: &Terminal, verb: &Backup) -> Result<Exit, Failure> {
+    let (seal, file) = match verb {
+        Backup::Create { seal, file, .. } | Backup::Restore { seal, file, .. } => (seal, file),
+    };
+    let config = config::load(&seal.config).map_err(|error| {
+        Failure::new(Exit::Config, "config", error.to_string(), "Check it with: clawgate config check")
+    })?;
+    let unlock = unlock(seal, &config, matches!(verb, Backup::Create { .. }))?;
+    let own = rustix::process::geteuid().as_raw();
+    let actor: Actor = Caller::of(own, rustix::process::getegid().as_raw()).actor();
+    let (done, said) = match verb {
+        Backup::Create { fence, .. } => {
+            let manifest = backup::create(&config, file, &unlock, *fence, actor).map_err(refused)?;
+            let said = created(file, &manifest);
+            (manifest, said)
+        }
+        Backup::Restore { replace, .. } => {
+            let manifest = backup::restore(&config, file, &unlock, *replace, actor).map_err(refused)?;
+            let said = restored(&config, &manifest);
+            (manifest, said)
+        }
+    };
+    terminal.result(&done, |_| said);
+    Ok(Exit::Ok)
+}
+
+fn created(file: &Path, manifest: &Manifest) -> String {
+    let fenced = if manifest.moved { "\nThis board does not serve any more." } else { "" };
+    format!("{}: backup {} of {}.{fenced}", clean(&file.display().to_string()), manifest.id, clean(&manifest.gateway))
+}
+
+fn restored(config: &Config, manifest: &Manifest) -> String {
+    let mut text =
+        format!("Restored: backup {} of {}, made {}.", manifest.id, clean(&manifest.gateway), clean(&manifest.made));
+    if manifest.gateway != config.gateway.id.as_str() {
+        text += &format!(
+            "\nThe configuration calls this gateway {}: set gateway.id = {:?}, or its topics change.",
+            config.gateway.id, manifest.gateway
+        );
+    }
+    if !manifest.moved {
+        text += "\nThe old board was not fenced: make sure that it never serves again.";
+    }
+    text
+}
+
+fn refused(error: BackupError) -> Failure {
+    let next = match &error {
+        BackupError::Store(StoreError::Locked { .. }) => {
+            "Stop the daemon: systemctl stop clawgate.socket clawgate.service"
+        }
+        BackupError::NotOpened => "Try the passphrase again, or another copy of the backup.",
+        _ => "",
+    };
+    Failure::new(Exit::Failed, "backup", format!("{error}."), next)
+}
+
+/// The key file, or the passphrase: typed twice where it is new.
+fn unlock(seal: &Seal, config: &Config, is_new: bool) -> Result<Unlock, Failure> {
+    if let Some(path) = &seal.key {
+        let key = store::read_key(path, &config.state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?;
+        return Ok(Unlock::Key(key));
+    }
+    let phrase = ask("Passphrase of the backup: ")?;
+    if is_new {
+        if phrase.expose().chars().count() < LEAST_PASSPHRASE {
+            let next = "Several words are easy to keep and hard to guess.";
+            return Err(Failure::usage(format!("The passphrase needs {LEAST_PASSPHRASE} characters or more."), next));
+        }
+        if io::stdin().is_terminal() && ask("The same again: ")? != phrase {
+            return Err(Failure::usage("The two passphrases differ.", "Try it again."));
+        }
+    }
+    Ok(Unlock::Passphrase(phrase))
+}
+
+/// A line from the terminal, not shown as it is typed; or from standard input.
+fn ask(prompt: &str) -> Result<Secret<String>, Failure> {
+    let input = io::stdin();
+    let before = if input.is_terminal() { tcgetattr(&input).ok() } else { None };
+    if let Some(shown) = &before {
+        let _ = write!(io::stderr().lock(), "{prompt}");
+        let mut hidden = shown.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        let _ = tcsetattr(&input, OptionalActions::Now, &hidden);
+    }
+    let mut text = String::new();
+    let read = input.lock().read_line(&mut text);
+    if let Some(shown) = &before {
+        let _ = tcsetattr(&input, OptionalActions::Now, shown);
+        let _ = writeln!(io::stderr().lock());
+    }
+    let phrase = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
+    zeroize::Zeroize::zeroize(&mut text);
+    match read {
+        Ok(_) if !phrase.expose().is_empty() => Ok(phrase),
+        _ => Err(Failure::usage("No passphrase was given.", "Type it, give it on standard input, or use --key FILE.")),
+    }
+}
