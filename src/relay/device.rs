@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rumqttc::{PubAckReason, PublishResult};
+use rumqttc::PubAckReason;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::backoff::Backoff;
 use super::message::Composer;
-use super::mqtt::{Answer, Connection, Failure, Flight, Target};
+use super::mqtt::{Answer, Connection, Failure, Target};
 use super::status::{Cell, RelayState};
 use crate::config::Reauth;
 use crate::ids::DeviceId;
@@ -73,11 +73,8 @@ pub(super) struct Task {
 struct Serving {
     connection: Connection,
     token: Arc<AccessToken>,
-    flight: Flight,
     answers: Vec<Answer>,
     confirmed: Vec<Ticket>,
-    /// Sent, and the connection ended before they were answered.
-    lost: Vec<Ticket>,
     reauthentication: Option<Reauthentication>,
     /// Set when nothing more is sent: how it will end, and when at the latest.
     draining: Option<(End, Instant)>,
@@ -262,20 +259,15 @@ impl Task {
         let mut serving = Serving {
             connection,
             token,
-            flight: Flight::new(),
             answers: Vec::new(),
             confirmed: Vec::new(),
-            lost: Vec::new(),
             reauthentication: None,
             draining: None,
             active: Instant::now(),
         };
         let end = self.serve(&mut serving).await;
         shared.metrics.connections.dec();
-        // What was answered until the end still counts.
-        serving.flight.leftovers(&mut serving.answers).await;
-        let _ = self.settle(&mut serving);
-        self.suspect(&end, &serving);
+        self.suspect(&end, &serving.connection.lost());
         if !matches!(end, End::Failed(_)) {
             serving.connection.close(options.drain).await;
         }
@@ -287,7 +279,7 @@ impl Task {
         let stop = self.stop.clone();
         let shared = Arc::clone(&self.shared);
         loop {
-            if it.flight.is_empty()
+            if it.connection.is_idle()
                 && let Some((end, _)) = it.draining.take()
             {
                 return end;
@@ -295,14 +287,12 @@ impl Task {
             let deadline = self.deadline(it);
             tokio::select! {
                 biased;
-                () = it.flight.answers(&mut it.answers), if !it.flight.is_empty() => {
-                    if let Some(end) = self.settle(it) {
+                answered = it.connection.answers(&mut it.answers) => match answered {
+                    Ok(()) => if let Some(end) = self.settle(it) {
                         return end;
-                    }
-                }
-                failure = it.connection.ended() => return match failure {
-                    Failure::Refused(why) => End::Refused { jti: it.token.jti().to_owned(), why },
-                    failure => End::Failed(failure),
+                    },
+                    Err(Failure::Refused(why)) => return End::Refused { jti: it.token.jti().to_owned(), why },
+                    Err(failure) => return End::Failed(failure),
                 },
                 changed = self.tokens.changed(), if it.reauthentication.is_none() && it.draining.is_none() => {
                     if changed.is_err() {
@@ -323,13 +313,13 @@ impl Task {
                     }
                 }
                 () = shared.crowded.notified(), if it.draining.is_none() => {
-                    if it.flight.is_empty() && it.active.elapsed() >= CROWDED_IDLE {
+                    if it.connection.is_idle() && it.active.elapsed() >= CROWDED_IDLE {
                         self.presence(it, "idle");
                         self.drain(it, End::Idle);
                     }
                 }
                 ready = next(&self.lane, !self.later.is_empty()),
-                    if it.draining.is_none() && (self.careful == 0 || it.flight.is_empty()) =>
+                    if it.draining.is_none() && (self.careful == 0 || it.connection.is_idle()) =>
                 {
                     if ready {
                         self.publish(it);
@@ -344,8 +334,7 @@ impl Task {
     /// Sends what the lane has, within the bounds.
     fn publish(&self, it: &mut Serving) {
         let taken = self.lane.take(if self.careful == 0 { usize::MAX } else { 1 });
-        let now = Instant::now();
-        it.active = now;
+        it.active = Instant::now();
         let mut published = 0;
         for entry in taken {
             let message = match self.composer.entry(&entry) {
@@ -362,10 +351,9 @@ impl Task {
                     continue;
                 }
             };
-            match it.connection.publish(message, false) {
-                Ok(notice) => it.flight.push(Some(entry.ticket), now, notice),
-                // The connection has ended: its own end says why.
-                Err(_) => break,
+            // An error means that the connection has ended: its own end says why.
+            if it.connection.publish(Some(entry.ticket), message, false).is_err() {
+                break;
             }
             published += 1;
         }
@@ -383,16 +371,13 @@ impl Task {
     fn settle(&mut self, it: &mut Serving) -> Option<End> {
         let mut end = None;
         let mut unheard = 0;
+        let now = Instant::now();
         for answer in it.answers.drain(..) {
-            let Ok(PublishResult::Qos1(puback)) = answer.result else {
-                it.lost.extend(answer.ticket);
-                continue;
-            };
-            match (puback.reason, answer.ticket) {
+            match (answer.reason, answer.ticket) {
                 (PubAckReason::Success | PubAckReason::NoMatchingSubscribers, ticket) => {
-                    unheard += u64::from(puback.reason == PubAckReason::NoMatchingSubscribers && ticket.is_some());
+                    unheard += u64::from(answer.reason == PubAckReason::NoMatchingSubscribers && ticket.is_some());
                     it.confirmed.extend(ticket);
-                    self.shared.metrics.confirm_seconds.observe(answer.sent.elapsed().as_secs_f64());
+                    self.shared.metrics.confirm_seconds.observe(now.duration_since(answer.sent).as_secs_f64());
                 }
                 (PubAckReason::TopicNameInvalid, Some(ticket)) => self.bury(ticket, "0x90 topic name invalid"),
                 (PubAckReason::PayloadFormatInvalid, Some(ticket)) => self.bury(ticket, "0x99 payload format invalid"),
@@ -434,8 +419,8 @@ impl Task {
 
     /// The broker ended the connection over a message: find it, and let the others through. What the broker said
     /// may be lost with the connection, so two ends in a row that brought nothing count as such, too.
-    fn suspect(&mut self, end: &End, it: &Serving) {
-        match (end, it.lost.as_slice()) {
+    fn suspect(&mut self, end: &End, lost: &[Ticket]) {
+        match (end, lost) {
             (_, []) => {}
             (End::Failed(Failure::Rejected(reason)), [only]) => self.bury(*only, reason),
             (End::Failed(Failure::Rejected(_)), _) => self.careful = CAREFUL,
@@ -453,9 +438,8 @@ impl Task {
         if !it.token.allows(&topic, Action::Publish) {
             return;
         }
-        if let Ok(notice) = it.connection.publish(self.composer.presence(state), true) {
-            it.flight.push(None, Instant::now(), notice);
-        }
+        // An error means that the connection has ended: its own end says why.
+        let _ = it.connection.publish(None, self.composer.presence(state), true);
     }
 
     fn drain(&self, it: &mut Serving, end: End) {
@@ -468,7 +452,7 @@ impl Task {
         if let Some((_, end)) = &it.draining {
             return *end;
         }
-        match it.flight.oldest() {
+        match it.connection.oldest() {
             Some(sent) => sent + options.ack_timeout,
             None => it.active + options.idle,
         }
@@ -478,7 +462,7 @@ impl Task {
         if let Some((end, _)) = it.draining.take() {
             return Some(end);
         }
-        if let Some(sent) = it.flight.oldest() {
+        if let Some(sent) = it.connection.oldest() {
             let late = sent.elapsed() >= self.shared.options.ack_timeout;
             return late.then(|| End::Failed(Failure::Lost("the broker does not confirm what it is sent".to_owned())));
         }

@@ -5,20 +5,20 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::{
     AsyncClient, AuthProperties, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
-    EventLoop, Incoming, LastWill, MqttOptions, NetworkOptions, PublishNotice, PublishNoticeError, PublishOptions,
-    PublishResult, QoS, StateError, TlsConfiguration, Transport,
+    EventLoop, Incoming, LastWill, MqttOptions, NetworkOptions, Outgoing, PubAckReason, PublishOptions, QoS,
+    StateError, TlsConfiguration, Transport,
 };
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::ReusableBoxFuture;
 
 use super::message::Message;
 use crate::spool::Ticket;
@@ -68,14 +68,24 @@ pub(super) enum Failure {
     Lost(String),
 }
 
-/// A live connection.
+/// A live connection. It moves only while somebody waits for its [`answers`](Connection::answers).
 pub(super) struct Connection {
     client: AsyncClient,
-    pump: JoinHandle<Failure>,
+    pump: Pump,
+    flight: Flight,
+    seen: Arc<Mutex<Vec<Seen>>>,
     /// Largest packet the broker takes.
     pub(super) max_packet: usize,
     /// Whether the token went in the authentication data, so that it can be replaced there.
     pub(super) enhanced: bool,
+}
+
+/// What became of publishes, as the client tells it.
+enum Seen {
+    /// The next one was sent under this packet id.
+    Sent(u16),
+    /// The one with this packet id was answered.
+    Answered(u16, PubAckReason),
 }
 
 impl Connection {
@@ -89,20 +99,55 @@ impl Connection {
             .try_build()
             .map_err(|error| Failure::Lost(error.to_string()))?;
         let (up_tx, up) = oneshot::channel();
-        let mut pump = tokio::spawn(pump(events, up_tx, enhanced));
+        let seen = Arc::default();
+        let mut pump = Pump::new(run(events, up_tx, enhanced, Arc::clone(&seen)));
         tokio::select! {
-            biased;
-            Ok(max_packet) = up => Ok(Self { client, pump, max_packet, enhanced }),
-            failure = &mut pump => Err(failure.unwrap_or_else(|_| ended())),
+            failure = poll_fn(|context| pump.poll(context)) => Err(failure),
+            Ok(max_packet) = up => {
+                let flight = Flight::default();
+                Ok(Self { client, pump, flight, seen, max_packet, enhanced })
+            }
         }
     }
 
-    /// Queues a publish at QoS 1.
-    pub(super) fn publish(&self, message: Message, retain: bool) -> Result<PublishNotice, Failure> {
+    /// Queues a publish at QoS 1: of the spool's entry with this ticket, or a message of the relay's own.
+    pub(super) fn publish(&mut self, ticket: Option<Ticket>, message: Message, retain: bool) -> Result<(), Failure> {
         let options = PublishOptions::new(QoS::AtLeastOnce).retain(retain).properties(message.properties);
         self.client
-            .try_publish_tracked(message.topic, message.payload, options)
-            .map_err(|error| Failure::Lost(error.to_string()))
+            .try_publish(message.topic, message.payload, options)
+            .map_err(|error| Failure::Lost(error.to_string()))?;
+        self.flight.queued.push_back((ticket, Instant::now()));
+        Ok(())
+    }
+
+    /// Drives the connection until publishes were answered, and appends the answers; or until its end. Cancel safe.
+    pub(super) async fn answers(&mut self, out: &mut Vec<Answer>) -> Result<(), Failure> {
+        poll_fn(|context| {
+            let end = self.pump.poll(context);
+            self.flight.take_in(&mut lock(&self.seen), out);
+            // With answers in hand the end can wait: it is told again.
+            if out.is_empty() { end.map(Err) } else { Poll::Ready(Ok(())) }
+        })
+        .await
+    }
+
+    /// Whether every publish was answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flight.oldest().is_none()
+    }
+
+    /// When the oldest publish that is not answered was queued.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.flight.oldest()
+    }
+
+    /// The spool's entries that were not answered when the connection ended; none while it has not.
+    pub(super) fn lost(&self) -> Vec<Ticket> {
+        if matches!(self.pump, Pump::Running(_)) {
+            return Vec::new();
+        }
+        let sent = self.flight.sent.iter().map(|(_, publish)| publish);
+        sent.chain(&self.flight.queued).filter_map(|(ticket, _)| *ticket).collect()
     }
 
     /// Replaces the token on the live connection.
@@ -121,30 +166,58 @@ impl Connection {
         self.client.clone()
     }
 
-    /// Waits for the connection's end.
-    pub(super) async fn ended(&mut self) -> Failure {
-        (&mut self.pump).await.unwrap_or_else(|_| ended())
-    }
-
     /// Says goodbye, so that the will stays unsaid, and waits a moment for the end.
     pub(super) async fn close(mut self, patience: Duration) {
-        if self.client.disconnect_with_timeout(patience).await.is_ok() {
-            let _ = tokio::time::timeout(patience, self.ended()).await;
+        let goodbye = self.client.disconnect_with_timeout(patience);
+        let end = poll_fn(|context| self.pump.poll(context));
+        let _ = tokio::time::timeout(patience, async { tokio::join!(goodbye, end) }).await;
+    }
+}
+
+/// What drives the connection. It is kept between polls, because what drops it half-way loses what it was doing; and
+/// it is polled by the task that publishes: one of its own would be woken for every few messages, and wake back.
+enum Pump {
+    Running(Pin<Box<dyn Future<Output = Failure> + Send>>),
+    Ended(Failure),
+}
+
+impl Pump {
+    fn new(running: impl Future<Output = Failure> + Send + 'static) -> Self {
+        Self::Running(Box::pin(running))
+    }
+
+    /// Ready from the connection's end on.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
+        if let Self::Running(running) = self {
+            // A panic of the library's ends this connection and not its device.
+            let failure = match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(failure)) => failure,
+                Err(_) => Failure::Lost("the connection's client ended".to_owned()),
+            };
+            *self = Self::Ended(failure);
+        }
+        match self {
+            Self::Ended(failure) => Poll::Ready(failure.clone()),
+            Self::Running(_) => Poll::Pending,
         }
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.pump.abort();
-    }
-}
-
-/// Drives the connection until it ends; on a task of its own, because a dropped poll loses what it was doing.
-async fn pump(mut events: EventLoop, up: oneshot::Sender<usize>, enhanced: bool) -> Failure {
+/// Runs the client until the connection ends.
+async fn run(
+    mut events: EventLoop,
+    up: oneshot::Sender<usize>,
+    enhanced: bool,
+    seen: Arc<Mutex<Vec<Seen>>>,
+) -> Failure {
     let mut up = Some(up);
     loop {
         match events.poll().await {
+            Ok(Event::Outgoing(Outgoing::Publish(id))) => lock(&seen).push(Seen::Sent(id)),
+            Ok(Event::Incoming(Incoming::PubAck(answer))) => {
+                lock(&seen).push(Seen::Answered(answer.pkid, answer.reason));
+            }
             Ok(Event::Incoming(Incoming::ConnAck(answer))) => {
                 let limit = answer.properties.and_then(|properties| properties.max_packet_size);
                 let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
@@ -156,6 +229,10 @@ async fn pump(mut events: EventLoop, up: oneshot::Sender<usize>, enhanced: bool)
             Err(error) => return classify(&error, enhanced && up.is_some()),
         }
     }
+}
+
+fn lock(seen: &Mutex<Vec<Seen>>) -> MutexGuard<'_, Vec<Seen>> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn options(target: Target<'_>) -> MqttOptions {
@@ -184,10 +261,6 @@ fn options(target: Target<'_>) -> MqttOptions {
         });
     }
     options
-}
-
-fn ended() -> Failure {
-    Failure::Lost("the connection's task ended".to_owned())
 }
 
 /// What an error means for the next attempt. `method_offered` while an enhanced CONNECT is unanswered.
@@ -251,65 +324,70 @@ fn ended_by_broker(code: DisconnectReasonCode, said: Option<&str>) -> Failure {
 pub(super) struct Answer {
     /// The spool's entry; `None` for a message of the relay's own.
     pub(super) ticket: Option<Ticket>,
+    /// When it was queued.
     pub(super) sent: Instant,
-    pub(super) result: Result<PublishResult, PublishNoticeError>,
+    /// What the broker says.
+    pub(super) reason: PubAckReason,
 }
 
-type Waiting = ReusableBoxFuture<'static, Result<PublishResult, PublishNoticeError>>;
+/// A publish on its way: the spool's entry, if it is one's, and when it was queued.
+type Publish = (Option<Ticket>, Instant);
 
-/// Publishes in flight, in order. A broker answers QoS 1 in the order it was asked (MQTT 5, 4.6), so only the
-/// oldest is waited for, and the ones behind it are collected with it.
-pub(super) struct Flight {
-    queue: VecDeque<(Option<Ticket>, Instant, PublishNotice)>,
-    head: Option<(Option<Ticket>, Instant)>,
-    waiting: Waiting,
+/// Publishes on their way. The client sends them in the order in which it was given them, and says which packet id
+/// each got; by that an answer finds its publish.
+#[derive(Default)]
+struct Flight {
+    queued: VecDeque<Publish>,
+    sent: VecDeque<(u16, Publish)>,
 }
 
 impl Flight {
-    pub(super) fn new() -> Self {
-        let waiting = ReusableBoxFuture::new(async { Err(PublishNoticeError::Recv) });
-        Self { queue: VecDeque::new(), head: None, waiting }
+    /// When the oldest was queued.
+    fn oldest(&self) -> Option<Instant> {
+        self.sent.front().map(|(_, publish)| publish).or_else(|| self.queued.front()).map(|(_, since)| *since)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.head.is_none() && self.queue.is_empty()
-    }
-
-    pub(super) fn push(&mut self, ticket: Option<Ticket>, sent: Instant, notice: PublishNotice) {
-        self.queue.push_back((ticket, sent, notice));
-    }
-
-    /// When the oldest was sent.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.head.map(|(_, sent)| sent).or_else(|| self.queue.front().map(|(_, sent, _)| *sent))
-    }
-
-    /// Waits for answers and appends all that are there. Cancel safe; never ends while nothing is in flight.
-    pub(super) async fn answers(&mut self, out: &mut Vec<Answer>) {
-        poll_fn(|context| self.poll(context, out)).await;
-    }
-
-    /// The answers that are there, without waiting.
-    pub(super) async fn leftovers(&mut self, out: &mut Vec<Answer>) {
-        poll_fn(|context| {
-            let _ = self.poll(context, out);
-            Poll::Ready(())
-        })
-        .await;
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>, out: &mut Vec<Answer>) -> Poll<()> {
-        loop {
-            if self.head.is_none() {
-                let Some((ticket, sent, notice)) = self.queue.pop_front() else { break };
-                self.waiting.set(notice.wait_async());
-                self.head = Some((ticket, sent));
-            }
-            let Poll::Ready(result) = self.waiting.poll(context) else { break };
-            if let Some((ticket, sent)) = self.head.take() {
-                out.push(Answer { ticket, sent, result });
+    fn take_in(&mut self, seen: &mut Vec<Seen>, out: &mut Vec<Answer>) {
+        for seen in seen.drain(..) {
+            match seen {
+                Seen::Sent(id) => self.sent.extend(self.queued.pop_front().map(|publish| (id, publish))),
+                Seen::Answered(id, reason) => {
+                    // A broker answers in order (MQTT 5, 4.6): nearly always the first.
+                    let at = self.sent.iter().position(|(sent, _)| *sent == id);
+                    if let Some((_, (ticket, sent))) = at.and_then(|at| self.sent.remove(at)) {
+                        out.push(Answer { ticket, sent, reason });
+                    }
+                }
             }
         }
-        if out.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tickets(answers: &[Answer]) -> Vec<Option<Ticket>> {
+        answers.iter().map(|answer| answer.ticket).collect()
+    }
+
+    #[test]
+    fn an_answer_settles_the_publish_that_got_its_packet_id() {
+        let ticket = |pos| Some(Ticket::of(pos));
+        let mut flight = Flight::default();
+        flight.queued.extend([ticket(0), None, ticket(1), ticket(2)].map(|ticket| (ticket, Instant::now())));
+        let mut answers = Vec::new();
+        let ok = PubAckReason::Success;
+        let mut seen = vec![Seen::Sent(7), Seen::Sent(8), Seen::Sent(1), Seen::Answered(1, ok), Seen::Answered(7, ok)];
+        flight.take_in(&mut seen, &mut answers);
+        assert_eq!(tickets(&answers), [ticket(1), ticket(0)]);
+        answers.clear();
+        // Nobody was told of 9, and 7 is through: neither settles anything.
+        let mut seen = vec![Seen::Answered(9, ok), Seen::Answered(7, ok), Seen::Sent(7), Seen::Answered(7, ok)];
+        flight.take_in(&mut seen, &mut answers);
+        assert_eq!(tickets(&answers), [ticket(2)]);
+        assert!(flight.oldest().is_some(), "the relay's own message is not answered yet");
+        flight.take_in(&mut vec![Seen::Answered(8, ok)], &mut answers);
+        assert!(flight.oldest().is_none());
     }
 }

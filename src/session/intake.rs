@@ -108,31 +108,34 @@ impl Intake {
     /// Takes what comes next; the rest is dropped.
     pub(super) fn readings(&mut self, readings: &Readings<'_>, record: &Bytes) {
         let Some(mut epoch) = self.epoch.filter(|epoch| epoch.number == readings.epoch) else { return };
-        let (mut taken, mut repeated, mut missing) = (0, 0, false);
+        if readings.first_seq > epoch.next {
+            self.answer_again(true);
+            return;
+        }
+        let expected = epoch.next;
+        let mut repeated = 0;
+        let mut entries = Vec::with_capacity(readings.len());
         for reading in readings.iter() {
-            if reading.seq < epoch.next {
+            if reading.seq < expected {
                 repeated += 1;
                 continue;
             }
-            if reading.seq > epoch.next {
-                missing = true;
-                break;
-            }
             let (content, captured) = capture(&reading, record, epoch.zero_unix_ms);
-            let entry = Incoming { epoch: epoch.number, seq: reading.seq, kind: Kind::Telemetry, content, captured };
-            if !self.submit(entry, &mut epoch) {
-                break;
-            }
-            taken += 1;
-            if !self.first_told {
-                self.tell_first(reading.pack);
-            }
+            let kind = Kind::Telemetry;
+            entries.push(Incoming { epoch: epoch.number, seq: reading.seq, kind, content, captured });
+        }
+        let taken = self.submit(entries, &mut epoch);
+        if taken > 0
+            && !self.first_told
+            && let Some(first) = readings.iter().find(|reading| reading.seq == expected)
+        {
+            self.tell_first(first.pack);
         }
         self.epoch = Some(epoch);
         self.taken.inc_by(taken);
         self.repeated.inc_by(repeated);
-        if missing || (taken == 0 && repeated > 0) {
-            self.answer_again(missing);
+        if taken == 0 && repeated > 0 {
+            self.answer_again(false);
         }
     }
 
@@ -154,15 +157,16 @@ impl Intake {
             content: Bytes::from_static(reason.as_bytes()),
             captured: Capture::Exact,
         };
-        self.submit(entry, &mut epoch);
+        self.submit(vec![entry], &mut epoch);
         self.epoch = Some(epoch);
     }
 
     /// Ends when the spool has made more of it safe.
     pub(super) async fn progressed(&mut self) {
         let changed = match &mut self.lane {
-            Some((_, progress)) => progress.changed().await.is_ok(),
-            None => false,
+            // What becomes safe until the acknowledgement goes out is in it.
+            Some((_, progress)) if self.ack_due.is_none() => progress.changed().await.is_ok(),
+            _ => false,
         };
         if changed {
             self.want_ack();
@@ -207,29 +211,23 @@ impl Intake {
         }
     }
 
-    fn submit(&mut self, entry: Incoming, epoch: &mut Epoch) -> bool {
-        let Some((lane, _)) = &self.lane else { return false };
-        let last = if let Kind::Gap { to } = entry.kind { to } else { entry.seq };
-        match lane.submit(entry) {
-            Ok(Submitted::Accepted) => {
-                epoch.next = last + 1;
-                self.full = false;
-                true
-            }
-            // The lane knows better: another session of this sensor ended just before.
-            Ok(Submitted::Duplicate) => {
+    /// Hands entries in, in order; how many were taken, now or before.
+    fn submit(&mut self, entries: Vec<Incoming>, epoch: &mut Epoch) -> u64 {
+        let Some((lane, _)) = &self.lane else { return 0 };
+        let mut taken = 0;
+        let refused = lane.submit_all(entries, |last, submitted| match submitted {
+            // A duplicate only where the lane knows better: another session of this sensor ended just before.
+            Submitted::Accepted | Submitted::Duplicate => {
                 epoch.next = epoch.next.max(last + 1);
-                true
+                taken += 1;
             }
-            Ok(Submitted::OutOfOrder { next }) => {
-                epoch.next = next;
-                false
-            }
-            Err(error) => {
-                self.pause(&error);
-                false
-            }
+            Submitted::OutOfOrder { next } => epoch.next = next,
+        });
+        match refused {
+            Ok(()) => self.full = self.full && taken == 0,
+            Err(error) => self.pause(&error),
         }
+        taken
     }
 
     fn pause(&mut self, error: &SpoolError) {

@@ -41,6 +41,16 @@ pub struct Incoming {
     pub captured: Capture,
 }
 
+impl Incoming {
+    /// Its seq; of a gap, the last one that is missing.
+    pub(super) fn last_seq(&self) -> u64 {
+        match self.kind {
+            Kind::Telemetry => self.seq,
+            Kind::Gap { to } => to.max(self.seq),
+        }
+    }
+}
+
 /// What became of an entry that was handed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {
@@ -71,6 +81,14 @@ pub struct Progress {
 pub struct Ticket {
     pub(super) pos: u64,
     pub(super) round: u32,
+}
+
+#[cfg(test)]
+impl Ticket {
+    /// A ticket of no lane.
+    pub(crate) fn of(pos: u64) -> Self {
+        Self { pos, round: 0 }
+    }
 }
 
 /// One entry on its way to the broker.

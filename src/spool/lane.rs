@@ -100,26 +100,50 @@ impl Lane {
     /// [`SpoolError::Full`] when memory is at its bound because the disk does not take what the broker does not;
     /// the reading stays with the sensor, which sends it again. [`SpoolError::Purged`] after the device was removed.
     pub fn submit(&self, incoming: Incoming) -> Result<Submitted, SpoolError> {
+        let mut outcome = Submitted::Duplicate;
+        self.submit_all([incoming], |_, submitted| outcome = submitted)?;
+        Ok(outcome)
+    }
+
+    /// As [`submit`](Self::submit) for entries that follow on one another; the relay hears of them once. `told` is
+    /// given each entry's last seq and what became of it. Ends at the first one that is out of order.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), of the first entry that was refused; those before it are taken.
+    pub fn submit_all(
+        &self,
+        entries: impl IntoIterator<Item = Incoming>,
+        mut told: impl FnMut(u64, Submitted),
+    ) -> Result<(), SpoolError> {
         let shared = &self.0.shared;
         let now = shared.clock.boot();
-        let submitted = self.0.with(|queue| {
-            if queue.is_closed() {
-                return Err(SpoolError::Purged { pairing: self.0.pairing });
+        let mut accepted = false;
+        let result = self.0.with(|queue| {
+            for incoming in entries {
+                if queue.is_closed() {
+                    return Err(SpoolError::Purged { pairing: self.0.pairing });
+                }
+                if !shared.has_room(queue.memory_bytes()) {
+                    return Err(SpoolError::Full { limit: shared.options.memory_bytes });
+                }
+                let last_seq = incoming.last_seq();
+                let submitted = queue.submit(incoming, now);
+                accepted |= submitted == Submitted::Accepted;
+                told(last_seq, submitted);
+                if matches!(submitted, Submitted::OutOfOrder { .. }) {
+                    break;
+                }
             }
-            if !shared.has_room(queue.memory_bytes()) {
-                return Err(SpoolError::Full { limit: shared.options.memory_bytes });
-            }
-            Ok(queue.submit(incoming, now))
+            Ok(())
         });
-        match submitted {
-            Ok(Submitted::Accepted) => {
-                self.0.wake.notify_one();
-                shared.wake_if_pressed();
-            }
-            Ok(_) | Err(SpoolError::Purged { .. }) => {}
-            Err(_) => shared.wake(),
+        if accepted {
+            self.0.wake.notify_one();
+            shared.wake_if_pressed();
         }
-        submitted
+        if matches!(result, Err(SpoolError::Full { .. })) {
+            shared.wake();
+        }
+        result
     }
 
     /// How far the lane is, as entries become safe.

@@ -149,10 +149,7 @@ impl Queue {
             self.hello(incoming.epoch, 1);
         }
         let next = self.next_of(incoming.epoch).unwrap_or(1);
-        let last = match incoming.kind {
-            Kind::Telemetry => incoming.seq,
-            Kind::Gap { to } => to.max(incoming.seq),
-        };
+        let last = incoming.last_seq();
         if last < next {
             return Submitted::Duplicate;
         }
@@ -206,11 +203,14 @@ impl Queue {
 
     // --- the relay's end ---
 
-    /// Whether [`take`](Self::take) would yield something now.
+    /// Whether [`take`](Self::take) is worth while now: it yields all that waits, or half of what may be in flight.
+    /// Otherwise every single confirmation would be answered with a single message.
     pub(super) fn is_ready(&mut self) -> bool {
         self.served = true;
         self.pull_fresh();
-        self.allowance() > 0 && self.has_queued()
+        let waiting = self.window.len().saturating_sub(self.index(self.taken));
+        let enough = waiting.min(self.limits.in_flight / 2).max(1);
+        self.allowance() >= enough && self.has_queued()
     }
 
     /// Whether the window should be refilled from disk.
@@ -411,5 +411,36 @@ impl Queue {
             (epoch, if epoch == progress.epoch { next.min(progress.safe + 1) } else { next })
         };
         self.known.iter().map(cut).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::entry::Capture;
+    use super::*;
+
+    #[test]
+    fn a_full_flight_is_refilled_by_halves_and_the_last_ones_go_at_once() {
+        let limits = Limits { window_entries: 100, window_bytes: 1 << 20, in_flight: 10 };
+        let mut queue = Queue::new(PairingId([1; 8]), limits);
+        for seq in 1..=17 {
+            let (kind, content) = (Kind::Telemetry, Bytes::from_static(b"x"));
+            let incoming = Incoming { epoch: 1, seq, kind, content, captured: Capture::Exact };
+            assert_eq!(queue.submit(incoming, Duration::ZERO), Submitted::Accepted);
+        }
+        let mut flying: VecDeque<_> = queue.take(usize::MAX).into_iter().map(|entry| entry.ticket).collect();
+        let mut confirm = |queue: &mut Queue, flying: &mut VecDeque<_>, count| {
+            flying.drain(..count).for_each(|ticket| assert!(queue.confirm(ticket)));
+            queue.is_ready()
+        };
+        assert_eq!(flying.len(), 10);
+        assert!(!confirm(&mut queue, &mut flying, 4), "seven wait: four are not worth a write");
+        assert!(confirm(&mut queue, &mut flying, 1));
+        flying.extend(queue.take(usize::MAX).into_iter().map(|entry| entry.ticket));
+        assert!(!confirm(&mut queue, &mut flying, 1), "two wait");
+        assert!(confirm(&mut queue, &mut flying, 1), "and all of them may go");
+        assert_eq!(queue.take(usize::MAX).len(), 2);
     }
 }
