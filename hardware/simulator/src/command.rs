@@ -8,6 +8,7 @@ pub(crate) enum Command {
     Code(Code),
     Button,
     PowerCycle,
+    Read(u32),
     Reset,
     Silence,
     Status,
@@ -18,7 +19,7 @@ pub(crate) enum Command {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum CommandError {
-    #[error("{0:?} is not a command: use code CODE, button, power-cycle, reset, silence, status or quit")]
+    #[error("{0:?} is not a command: use code CODE, button, power-cycle, read N, reset, silence, status or quit")]
     Unknown(String),
     #[error("{0}")]
     Code(#[from] CodeError),
@@ -34,6 +35,7 @@ impl std::str::FromStr for Command {
             ("code", false) => Ok(Self::Code(Code::parse(rest)?)),
             ("button", true) => Ok(Self::Button),
             ("power-cycle", true) => Ok(Self::PowerCycle),
+            ("read", false) => rest.parse().map(Self::Read).map_err(|_| CommandError::Unknown(line.to_owned())),
             ("reset", true) => Ok(Self::Reset),
             ("silence", true) => Ok(Self::Silence),
             ("status", true) => Ok(Self::Status),
@@ -73,6 +75,8 @@ mod tests {
     fn commands_are_read_and_a_typo_in_a_code_is_said() {
         assert_eq!("button".parse(), Ok(Command::Button));
         assert_eq!(" power-cycle\r".parse(), Ok(Command::PowerCycle));
+        assert_eq!("read 10".parse(), Ok(Command::Read(10)));
+        assert!("read some".parse::<Command>().is_err());
         assert!(matches!("code 0000-0000".parse(), Ok(Command::Code(_))));
         assert_eq!("code 0000-0001".parse::<Command>(), Err(CommandError::Code(CodeError::CheckSymbol)));
         assert!("code".parse::<Command>().is_err());

@@ -17,6 +17,7 @@ use clawgate_protocol::id::Id;
   button           open the pairing window for the label's code
   power-cycle      start anew with the keys, without the readings held in memory
   reset            factory reset: erase the keys
+  read N           make N readings now
   silence          make no more readings; those made are still sent
   status           print the state as one line of JSON
   quit             end"

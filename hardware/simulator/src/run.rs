@@ -198,22 +198,28 @@ impl Unit<'_, '_, '_> {
             }
             // Late readings are caught up with for a second, not for ever.
             self.next_reading = self.next_reading.max(now.saturating_sub(Duration::from_secs(1))) + self.interval;
-            let now_ms = self.now_ms();
-            let sensor = &mut self.sensor;
-            let Some(pushed) = self.bench.source.next(|records| sensor.push(records, now_ms)) else {
+            if !self.make_reading()? {
                 self.bench.made = self.bench.options.count.unwrap_or(self.bench.made);
                 self.next_reading = Duration::MAX;
                 break;
-            };
-            match pushed {
-                Ok(pushed) => {
-                    self.bench.made += 1;
-                    self.log_reading(&pushed)?;
-                }
-                Err(error) => say(&error.to_string()),
             }
         }
         Ok(())
+    }
+
+    /// Makes one; false if the source has no more.
+    fn make_reading(&mut self) -> Result<bool, RunError> {
+        let now_ms = self.now_ms();
+        let sensor = &mut self.sensor;
+        match self.bench.source.next(|records| sensor.push(records, now_ms)) {
+            None => return Ok(false),
+            Some(Ok(pushed)) => {
+                self.bench.made += 1;
+                self.log_reading(&pushed)?;
+            }
+            Some(Err(error)) => say(&error.to_string()),
+        }
+        Ok(true)
     }
 
     fn log_reading(&mut self, pushed: &sensor::Pushed) -> Result<(), RunError> {
@@ -322,6 +328,13 @@ impl Unit<'_, '_, '_> {
                 }
                 Err(error) => say(&error.to_string()),
             },
+            Command::Read(count) => {
+                for _ in 0..count {
+                    if !self.make_reading()? {
+                        break;
+                    }
+                }
+            }
             Command::Silence => {
                 self.bench.silent = true;
                 say("silent");
