@@ -6,9 +6,7 @@ use std::{env, fs};
 fn main() -> std::io::Result<()> {
     let has = |board: &str| env::var_os(format!("CARGO_FEATURE_{}", board.to_uppercase().replace('-', "_"))).is_some();
     // Flash up to the factory page; RAM; how much of it is stack.
-    let (flash, flash_len, ram_len, stack) = if has("stm32vldiscovery") {
-        (0x0800_0000, 0x1_fc00, 8 * 1024, STM32_STACK)
-    } else if has("microbit") {
+    let (flash, flash_len, ram_len, stack) = if has("microbit") {
         (0, 0x3_fc00, 16 * 1024, 15 * 1024)
     } else {
         (0, 0x3f_f000, 128 * 1024, 96 * 1024)
@@ -30,5 +28,3 @@ fn main() -> std::io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     Ok(())
 }
-
-const STM32_STACK: usize = 7 * 1024;

@@ -347,6 +347,12 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
         Advertisement { version: PROTOCOL_VERSION, rotating: self.rotating_id(), window }
     }
 
+    /// The wrong guesses at the label's code that are counted, also over a power cut.
+    #[must_use]
+    pub const fn label_attempts(&self) -> u32 {
+        self.state.attempts
+    }
+
     /// Factory reset, a physical act: every key goes at once, and every held reading. A new epoch begins.
     ///
     /// # Errors

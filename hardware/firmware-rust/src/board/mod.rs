@@ -1,7 +1,6 @@
 //! The boards. Each file has the registers of its UARTs, behind the same few functions; here they become a unit's.
 
 #[cfg_attr(feature = "mps2-an386", path = "an386.rs")]
-#[cfg_attr(feature = "stm32vldiscovery", path = "stm32vl.rs")]
 #[cfg_attr(feature = "microbit", path = "microbit.rs")]
 mod chosen;
 

@@ -39,6 +39,7 @@ pub(crate) struct Status {
     pub(crate) made: u32,
     pub(crate) epoch: u64,
     pub(crate) clock_set: bool,
+    pub(crate) label_attempts: u32,
     pub(crate) stack: usize,
     pub(crate) work: Work,
 }
@@ -58,12 +59,13 @@ impl fmt::Display for Status {
             Some(Ceremony::Label) => "\"label\"",
             Some(_) => "\"issued\"",
         };
-        let Self { paired, connected, held, made, epoch, clock_set, stack, .. } = self;
+        let Self { paired, connected, held, made, epoch, clock_set, label_attempts, stack, .. } = self;
         let Work { pairing_ns, session_ns, reading_ns } = self.work;
         write!(
             f,
             "{{\"paired\":{paired},\"connected\":{connected},\"window\":{window},\"held\":{held},\"made\":{made},\
-             \"epoch\":\"{epoch:016x}\",\"clock_set\":{clock_set},\"stack\":{stack},\"pairing_ns\":{pairing_ns},\
+             \"epoch\":\"{epoch:016x}\",\"clock_set\":{clock_set},\"label_attempts\":{label_attempts},\
+             \"stack\":{stack},\"pairing_ns\":{pairing_ns},\
              \"session_ns\":{session_ns},\"reading_ns\":{reading_ns}}}"
         )
     }

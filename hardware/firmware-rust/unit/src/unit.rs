@@ -358,6 +358,7 @@ impl<B: Board, P: Pages, const MESSAGE: usize, const FRAME: usize> Unit<'_, '_, 
                     made: self.made,
                     epoch: self.sensor.epoch(),
                     clock_set: self.sensor.unix_ms(now_ms).is_some(),
+                    label_attempts: self.sensor.label_attempts(),
                     stack: self.board.stack_peak(),
                     work: self.work,
                 };
