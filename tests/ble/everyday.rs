@@ -1,4 +1,9 @@
-//! What a technician does.
+//! What a technician does, and several sensors and adapters at once.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use serde_json::Value as Json;
 
 use crate::rig::Rig;
 
@@ -15,4 +20,67 @@ fn a_sensor_is_found_paired_by_its_label_and_its_readings_arrive() {
     assert_eq!(status["health"], "ok", "{status}");
     assert_eq!((&status["radios"][0]["id"], &status["radios"][0]["links"]), (&"hci0".into(), &1.into()), "{status}");
     assert_eq!(rig.bluez.world().rude_connects, 0, "scanning pauses for a connect");
+    // Paired, it is known by its rotating id alone, and only to us.
+    rig.bluez.cut(&unit.address);
+    rig.daemon.wait("it is known again", |_| {
+        rig.found(&unit).is_some_and(|found| found["device"] == "pump-1" && found["name"] == "")
+    });
+    rig.readings(&unit, 5);
+}
+
+#[test]
+fn an_issued_code_is_entered_at_the_sensor_and_a_wrong_label_is_refused() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    unit.tell("button");
+    rig.daemon.wait("it is heard", |_| rig.found(&unit).is_some_and(|found| found["state"] == "pairable"));
+    // Its short id is what a technician types.
+    let short = rig.found(&unit).unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(short.len(), 4);
+    let wrong = rig.daemon.command(&["pair", &short]).env("OPENCLAW_PAIRING_CODE", "0000-0000").output().unwrap();
+    assert_eq!(wrong.status.code(), Some(4), "{}{}", String::from_utf8_lossy(&wrong.stderr), rig.daemon.log());
+
+    let mut pair = rig.daemon.command(&["pair", &unit.address, "--issue", "--ttl", "5m", "--name", "pump-1", "--json"]);
+    let mut pairing = pair.stdout(Stdio::piped()).spawn().unwrap();
+    let mut last = Json::Null;
+    for line in BufReader::new(pairing.stdout.take().unwrap()).lines() {
+        last = serde_json::from_str(&line.unwrap()).unwrap();
+        if last["event"] == "code" {
+            unit.tell(&format!("code {}", last["code"].as_str().unwrap()));
+        }
+    }
+    assert!(pairing.wait().unwrap().success(), "{last} {}", rig.daemon.log());
+    assert_eq!(last["event"], "paired");
+    rig.readings(&unit, 5);
+}
+
+#[test]
+fn two_adapters_serve_their_own_sensors_and_the_loss_of_one_is_not_the_others() {
+    let rig = Rig::with(&["hci0", "hci1"], "");
+    let mut first = rig.sensor_at("hci0", 1, &["--every", "50ms"]);
+    let mut second = rig.sensor_at("hci1", 2, &["--every", "50ms"]);
+    rig.pair(&mut first, "first");
+    rig.pair(&mut second, "second");
+    rig.bluez.remove_adapter("hci0");
+    rig.daemon.wait("the loss is said", |_| {
+        let status = rig.status();
+        let lost = status["radios"][0]["explanation"].as_str().unwrap_or_default().to_owned();
+        status["health"] == "degraded" && lost.contains("plug one in")
+    });
+    rig.readings(&second, 5);
+}
+
+#[test]
+fn more_sensors_than_links_take_turns() {
+    // Two links: one for sessions, one kept for pairing.
+    let rig = Rig::with(&["hci0"], "links = 2");
+    let mut units: Vec<_> = (1..=3).map(|number| rig.sensor(number, &["--every", "200ms"])).collect();
+    for (number, unit) in units.iter_mut().enumerate() {
+        rig.pair(unit, &format!("pump-{number}"));
+    }
+    let before: Vec<_> = units.iter().map(|unit| unit.notes("session open")).collect();
+    rig.daemon.wait_long("each had its turn", |_| {
+        units.iter().zip(&before).all(|(unit, before)| unit.notes("session open") > *before)
+    });
+    assert!(rig.bluez.world().most_connected <= 2);
 }

@@ -8,3 +8,5 @@ mod daemon;
 mod rig;
 
 mod everyday;
+mod faults;
+mod missing;

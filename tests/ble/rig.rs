@@ -13,6 +13,13 @@ use crate::daemon::Daemon;
 
 const CLAWGATE: &str = env!("CARGO_BIN_EXE_clawgate");
 
+/// A gateway with a broker of its own, on free ports.
+pub(crate) const CONFIG: &str = "mode = \"standalone\"
+standalone.listen = \"127.0.0.1:0\"
+issuer.listen = \"127.0.0.1:0\"
+metrics.listen = \"127.0.0.1:0\"
+log.level = \"debug\"";
+
 /// Everything of one test. The fields end in this order.
 pub(crate) struct Rig {
     pub(crate) daemon: Daemon,
@@ -29,9 +36,7 @@ impl Rig {
     pub(crate) fn with(adapters: &[&str], ble: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bluez = Bluez::start(&folder.path().join("bluez"), adapters);
-        let config = format!(
-            "mode = \"standalone\"\nstandalone.listen = \"127.0.0.1:0\"\nissuer.listen = \"127.0.0.1:0\"\nmetrics.listen = \"127.0.0.1:0\"\nlog.level = \"debug\"\n[ble]\nenabled = \"on\"\n{ble}\n"
-        );
+        let config = format!("{CONFIG}\n[ble]\nenabled = \"on\"\n{ble}\n");
         let home = folder.path().join("gateway");
         std::fs::create_dir(&home).unwrap();
         let environment = [("DBUS_SYSTEM_BUS_ADDRESS", bluez.address())];
@@ -50,7 +55,6 @@ impl Rig {
         unit
     }
 
-    /// Puts it on the air again after its radio was lost.
     pub(crate) fn scan(&self) -> Vec<Json> {
         self.daemon.json(&["scan", "--for", "1s"])
     }

@@ -94,9 +94,18 @@ impl Daemon {
 
     /// Waits for a condition.
     pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + DEADLINE;
+        self.wait_for(DEADLINE, what, condition);
+    }
+
+    /// Waits for what takes minutes by design.
+    pub(crate) fn wait_long(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        self.wait_for(DEADLINE * 5, what, condition);
+    }
+
+    fn wait_for(&self, time: Duration, what: &str, condition: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + time;
         while !condition(self) {
-            assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}\n{}", self.log());
+            assert!(Instant::now() < end, "not within {time:?}: {what}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

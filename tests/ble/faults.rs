@@ -1,0 +1,242 @@
+//! The air, the sensor and BlueZ at their worst: the gateway heals, loses nothing, and says what it did.
+
+use crate::bluez::{Cut, Weather};
+use crate::rig::Rig;
+
+#[test]
+fn a_disconnect_after_each_step_heals_and_loses_nothing() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    let steps = [Cut::Connect, Cut::Resolved, Cut::Subscribe, Cut::Write(1), Cut::Write(2), Cut::Write(3)];
+    for step in steps.into_iter().chain([Cut::Notify(1), Cut::Notify(2), Cut::Notify(3), Cut::Notify(9)]) {
+        rig.bluez.at(&unit.address, |device| device.cut = Some(step));
+        rig.bluez.cut(&unit.address);
+        rig.daemon.wait(&format!("{step:?} was reached"), |_| rig.bluez.at(&unit.address, |d| d.cut.is_none()));
+        rig.readings(&unit, 3);
+    }
+    everything_made_is_confirmed(&rig, &mut unit);
+}
+
+#[test]
+fn a_pairing_that_is_cut_at_any_step_leaves_nothing_half_and_succeeds_when_tried_again() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    let steps = (1..6).map(Cut::Write).chain((1..6).map(Cut::Notify));
+    for (number, step) in steps.enumerate() {
+        unit.tell("button");
+        rig.daemon.wait("the window is open", |_| rig.found(&unit).is_some_and(|f| f["state"] == "pairable"));
+        rig.bluez.at(&unit.address, |device| device.cut = Some(step));
+        // Whether this succeeds depends on the step; that the next one does, does not.
+        let _ = rig.try_pair(&unit, "pump-1");
+        rig.bluez.at(&unit.address, |device| device.cut = None);
+        rig.pair(&mut unit, "pump-1");
+        rig.readings(&unit, 1);
+        if number % 3 == 0 {
+            unit.tell("reset");
+        }
+    }
+}
+
+#[test]
+fn lost_repeated_and_reordered_notifications_cost_time_and_no_reading() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "20ms"]);
+    rig.bluez.at(&unit.address, |device| device.mtu = 64);
+    rig.pair(&mut unit, "pump-1");
+    for weather in [Weather::Lose(7), Weather::Repeat(3), Weather::Swap(5)] {
+        rig.bluez.at(&unit.address, |device| device.weather = weather);
+        rig.readings(&unit, 30);
+    }
+    rig.bluez.at(&unit.address, |device| device.weather = Weather::Fair);
+    everything_made_is_confirmed(&rig, &mut unit);
+}
+
+#[test]
+fn any_mtu_carries_a_pairing_and_readings() {
+    let rig = Rig::start();
+    for (number, mtu) in [(1, 23), (2, 24), (3, 185), (4, 247), (5, 517)] {
+        let mut unit = rig.sensor(number, &["--every", "50ms"]);
+        rig.bluez.at(&unit.address, |device| device.mtu = mtu);
+        rig.bluez.world().longest = (0, 0);
+        rig.pair(&mut unit, &format!("mtu-{mtu}"));
+        rig.readings(&unit, 5);
+        let longest = rig.bluez.world().longest;
+        assert!(longest.0 <= usize::from(mtu) - 3 && longest.1 <= usize::from(mtu) - 3, "{mtu}: {longest:?}");
+        // The longest message of a pairing has 1200 bytes: a larger MTU is used.
+        assert_eq!(longest.0, (usize::from(mtu) - 3).min(512), "{mtu}");
+        unit.tell("silence");
+    }
+}
+
+#[test]
+fn a_thousand_advertisers_are_a_bounded_list_and_ours_is_still_found_and_paired() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    for number in 0..1000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        // Half of them pretend to be paired, and so may be ours.
+        let data = if number % 2 == 0 { vec![0x10] } else { vec![0x11, a, b, c, 1, 2, 3, 4, 5] };
+        rig.bluez.stranger("hci0", &format!("c0:00:00:{a:02x}:{b:02x}:{c:02x}"), "stranger", &data);
+    }
+    rig.daemon.wait("the list is full", |_| rig.status()["radios"][0]["heard"].as_u64() >= Some(200));
+    let heard = rig.status()["radios"][0]["heard"].as_u64().unwrap();
+    assert!(heard <= 256, "{heard}");
+    rig.readings(&unit, 10);
+    rig.bluez.cut(&unit.address);
+    rig.readings(&unit, 10);
+    let mut late = rig.sensor(2, &["--every", "50ms"]);
+    rig.pair(&mut late, "pump-2");
+    assert!(rig.scan().len() <= 1024);
+}
+
+#[test]
+fn a_name_from_the_air_moves_no_cursor_and_forges_no_line() {
+    let rig = Rig::start();
+    let names =
+        ["\u{1b}[2J\u{1b}[1;31mowned", "\u{1b}]0;title\u{7}", "a\rb\nc", "\u{202e}evil\u{2066}", "\u{9b}2J", "x\u{0}"];
+    for (number, name) in names.iter().enumerate() {
+        // D-Bus carries no NUL and no invalid UTF-8; BlueZ replaces both before.
+        let name = name.replace('\0', "\u{fffd}");
+        rig.bluez.stranger("hci0", &format!("c0:00:00:00:00:{number:02x}"), &name, &[0x10]);
+    }
+    rig.bluez.stranger("hci0", "c0:00:00:00:00:ff", "invalid data", &[0xff, 0xfe, 0x80, 0x1b]);
+    rig.daemon.wait("they are heard", |_| rig.scan().len() >= names.len());
+    let scan = rig.daemon.cli(&["scan", "--for", "1s"]).stdout;
+    let status = rig.daemon.cli(&["status"]).stdout;
+    let log = rig.daemon.log();
+    for shown in [String::from_utf8(scan).unwrap(), String::from_utf8(status).unwrap(), log] {
+        let bad = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}';
+        assert!(!shown.contains(bad), "{:?}", shown.chars().filter(|c| bad(*c)).collect::<Vec<_>>());
+        assert!(!shown.lines().any(|line| line.starts_with('c') && line.len() == 1), "a name made a line");
+    }
+    assert!(rig.scan().iter().all(|found| !found["link"].as_str().unwrap().ends_with("ff")), "not of this protocol");
+}
+
+#[test]
+fn bluetoothd_restarts_and_the_adapter_goes_and_comes_back() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    rig.bluez.stop_service();
+    rig.daemon.wait("it is said, and how to get it back", |_| {
+        let status = rig.status();
+        let why = status["radios"][0]["explanation"].as_str().unwrap_or_default().to_owned();
+        status["health"] == "degraded" && why.contains("systemctl start bluetooth")
+    });
+    rig.bluez.start_service();
+    rig.readings(&unit, 5);
+    rig.bluez.remove_adapter("hci0");
+    rig.daemon.wait("the adapter is missed", |_| rig.status()["health"] == "degraded");
+    rig.bluez.add_adapter("hci0");
+    rig.readings(&unit, 5);
+    rig.daemon.wait("all is well", |_| rig.status()["health"] == "ok");
+    everything_made_is_confirmed(&rig, &mut unit);
+}
+
+#[test]
+fn a_deaf_link_is_subscribed_anew_then_made_anew_and_a_stale_device_is_removed() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    rig.readings(&unit, 5);
+    let subscribed = rig.bluez.calls("StartNotify");
+    rig.bluez.at(&unit.address, |device| device.weather = Weather::Deaf);
+    rig.daemon.wait("notifications are subscribed anew", |_| rig.bluez.calls("StartNotify") > subscribed);
+    rig.daemon.wait("the link is made anew", |daemon| daemon.log().contains("link made anew"));
+    rig.bluez.at(&unit.address, |device| device.weather = Weather::Fair);
+    rig.readings(&unit, 5);
+    // What BlueZ cached is no longer true.
+    rig.bluez.at(&unit.address, |device| device.service_is_gone = true);
+    rig.bluez.cut(&unit.address);
+    rig.daemon.wait("the device is removed from BlueZ", |_| rig.bluez.calls("RemoveDevice") > 0);
+    let said = rig.status()["radios"][0]["last_recovery"].as_str().unwrap_or_default().to_owned();
+    assert!(said.contains("removed from BlueZ") && said.contains(&unit.address), "{said}");
+    rig.bluez.at(&unit.address, |device| device.service_is_gone = false);
+    rig.readings(&unit, 5);
+}
+
+#[test]
+fn an_idle_sensor_is_left_alone() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    rig.readings(&unit, 5);
+    unit.tell("silence");
+    let (connects, opened) = (rig.bluez.calls("Connect"), unit.notes("session open"));
+    // The session asks after the silent sensor and is answered, again and again, ever more seldom.
+    rig.daemon.wait("the sensor was asked after", |_| unit.notes("session open") > opened + 1);
+    assert_eq!(rig.bluez.calls("Connect"), connects);
+    assert_eq!(rig.status()["radios"][0]["recoveries"], 0);
+}
+
+#[test]
+fn every_call_may_be_refused_and_all_is_well_again_when_it_is_not() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    for member in CALLS {
+        let refusal = ("org.bluez.Error.Failed".to_owned(), "Operation \u{1b}[2J failed".to_owned());
+        rig.bluez.world().refuse.insert((*member).to_owned(), refusal);
+        let before = rig.bluez.calls(member);
+        provoke(&rig, &unit.address);
+        rig.daemon.wait(&format!("{member} was refused"), |_| rig.bluez.calls(member) > before || is_seldom(member));
+        rig.bluez.world().refuse.clear();
+        rig.readings(&unit, 3);
+    }
+    everything_made_is_confirmed(&rig, &mut unit);
+    assert!(!rig.daemon.log().contains('\u{1b}'));
+}
+
+#[test]
+fn every_call_may_hang_and_all_is_well_again_when_it_does_not() {
+    let rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    for member in ["Connect", "Introspect", "StartNotify", "WriteValue", "StartDiscovery"] {
+        let before = rig.bluez.calls(member);
+        rig.bluez.world().hang.push(member.to_owned());
+        provoke(&rig, &unit.address);
+        rig.daemon.wait(&format!("{member} hangs"), |_| rig.bluez.calls(member) > before);
+        // The gateway answers meanwhile.
+        assert!(rig.status()["radios"].is_array());
+        rig.bluez.world().hang.clear();
+        rig.readings(&unit, 3);
+    }
+}
+
+const CALLS: &[&str] = &[
+    "Connect",
+    "Disconnect",
+    "GetAll",
+    "Get",
+    "Introspect",
+    "StartNotify",
+    "StopNotify",
+    "WriteValue",
+    "SetDiscoveryFilter",
+    "StartDiscovery",
+    "StopDiscovery",
+    "GetManagedObjects",
+    "RemoveDevice",
+];
+
+/// Called only higher on the ladder.
+fn is_seldom(member: &str) -> bool {
+    matches!(member, "RemoveDevice" | "Disconnect")
+}
+
+/// Has the gateway go through everything once more.
+fn provoke(rig: &Rig, address: &str) {
+    rig.bluez.cut(address);
+}
+
+/// The sensor falls silent; then the cloud has confirmed each reading that it made.
+fn everything_made_is_confirmed(rig: &Rig, unit: &mut crate::rig::Unit) {
+    unit.tell("silence");
+    rig.daemon.wait("every reading is confirmed", |_| {
+        let made = unit.made().len();
+        made > 0 && unit.acknowledged() == made && rig.status()["devices"][0]["waiting"] == 0
+    });
+}
