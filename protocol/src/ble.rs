@@ -200,7 +200,7 @@ mod tests {
         let [a, b] = short_id(&id);
         assert!(page.contains(&std::format!("`th-kit-7f3a` is `{a:02x}{b:02x}`")), "{a:02x}{b:02x}");
         for uuid in [SERVICE, RX, TX] {
-            assert!(page.contains(&std::format!("{:08x}-5d2e-4f6b-9a37-20c8_4e1b_7f50", uuid >> 96)));
+            assert!(page.contains(&std::format!("{:08x}-5d2e-4f6b-9a37-20c84e1b7f50", uuid >> 96)));
         }
     }
 

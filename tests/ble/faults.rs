@@ -41,10 +41,11 @@ fn a_pairing_that_is_cut_at_any_step_leaves_nothing_half_and_succeeds_when_tried
 #[test]
 fn lost_repeated_and_reordered_notifications_cost_time_and_no_reading() {
     let rig = Rig::start();
-    let mut unit = rig.sensor(1, &["--every", "20ms"]);
-    rig.bluez.at(&unit.address, |device| device.mtu = 64);
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    // A reading has two or three values at this MTU, and a record of many of them has more than seven.
+    rig.bluez.at(&unit.address, |device| device.mtu = 100);
     rig.pair(&mut unit, "pump-1");
-    for weather in [Weather::Lose(7), Weather::Repeat(3), Weather::Swap(5)] {
+    for weather in [Weather::Lose(7), Weather::Repeat(7), Weather::Swap(7)] {
         rig.bluez.at(&unit.address, |device| device.weather = weather);
         rig.readings(&unit, 30);
     }

@@ -42,6 +42,10 @@ pub(super) struct Telemetry<'a> {
     /// Nothing is answered: send one record at a time until something is.
     probing: bool,
     went_back: Option<(u64, u64)>,
+    /// Readings that one record may carry: fewer after a loss, since on a bad link the long ones are lost most.
+    most: usize,
+    /// What the last one carried.
+    carried: usize,
 }
 
 impl<'a> Telemetry<'a> {
@@ -58,6 +62,8 @@ impl<'a> Telemetry<'a> {
             wait_ms: ANSWER_MS,
             probing: false,
             went_back: None,
+            most: usize::MAX,
+            carried: 0,
         }
     }
 
@@ -95,6 +101,7 @@ impl<'a> Telemetry<'a> {
         self.wait_ms = ANSWER_MS;
         self.again_at_ms = None;
         self.probing = false;
+        self.most = usize::MAX;
     }
 
     /// The session ended.
@@ -127,9 +134,13 @@ impl<'a> Telemetry<'a> {
             self.go_to(ack.next);
         } else if lags && !news && self.may_go_back(ack.next, now_ms) {
             // The same answer twice: it dropped what came after a loss.
+            self.lost();
             self.go_to(ack.next);
         }
         self.probing = false;
+        if news {
+            self.most = self.most.saturating_add(self.most / 4).saturating_add(1);
+        }
         if news || greeted {
             self.wait_ms = ANSWER_MS;
             self.again_at_ms = (self.lowest < self.end()).then(|| now_ms.saturating_add(ANSWER_MS));
@@ -153,6 +164,7 @@ impl<'a> Telemetry<'a> {
             Flow::Greeted => self.flow = Flow::Greet,
             Flow::Open => {
                 self.probing = true;
+                self.lost();
                 let (safe, _) = self.last_ack;
                 self.go_to(safe.saturating_add(1));
             }
@@ -226,14 +238,20 @@ impl<'a> Telemetry<'a> {
             room = left.unwrap_or(0);
             left.is_some()
         };
-        let count = self.queue.run(first, left).take_while(fits).count();
+        let count = self.queue.run(first, left.min(self.most)).take_while(fits).count();
         let mut run = self.queue.run(first, count);
         let items = run.clone().map(|held| (held.pack, held.uptime_ms));
         let len = app::encode_readings(self.epoch, self.next, items, out)?;
         run.by_ref().for_each(drop);
         self.cursor = Some(run.place());
+        self.carried = count;
         self.next = self.next.saturating_add(u64::try_from(count).unwrap_or(0));
         Ok(len)
+    }
+
+    /// A record did not arrive: the next ones carry half of what it did.
+    fn lost(&mut self) {
+        self.most = (self.carried / 2).max(1);
     }
 
     /// One above the highest number that was given.
