@@ -1,9 +1,13 @@
 //! Time: a monotonic clock that counts suspend, and the wall clock. Injected, so that tests own it.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clawgate_kernel_clock as kernel_clock;
 
 /// Reads both clocks; cheap to clone.
 #[derive(Clone)]
@@ -76,6 +80,28 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// Made by systemd-timesyncd at its first synchronisation, gone with a reboot.
+const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
+
+/// The kernel's bound of its own error while nobody disciplines its clock.
+const UNKNOWN_ERROR: Duration = Duration::from_secs(16);
+
+/// Whether the wall clock is known to be right, by whichever program keeps it: the kernel is asked. Where a sandbox
+/// forbids the question, only the word of systemd-timesyncd counts.
+#[must_use]
+pub fn is_synchronised() -> bool {
+    judge(kernel_clock::max_error(), || Path::new(TIMESYNCD).exists())
+}
+
+/// The kernel's own flag is not looked at: some clients leave it unset so that the kernel does not touch the hardware
+/// clock. The bound of the error is what each of them keeps small.
+fn judge(kernel: io::Result<Duration>, timesyncd: impl FnOnce() -> bool) -> bool {
+    match kernel {
+        Ok(error) => error < UNKNOWN_ERROR,
+        Err(_) => timesyncd(),
+    }
+}
+
 fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -85,6 +111,14 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn the_kernel_says_whether_the_clock_is_right_and_timesyncd_where_it_may_not_be_asked() {
+        assert!(judge(Ok(Duration::from_millis(40)), || false));
+        assert!(!judge(Ok(UNKNOWN_ERROR), || true), "a marker of long ago says nothing");
+        let forbidden = || Err(io::ErrorKind::PermissionDenied.into());
+        assert!(judge(forbidden(), || true) && !judge(forbidden(), || false));
+    }
 
     /// Not a test of its own: what the one below compares.
     #[test]

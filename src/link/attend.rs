@@ -39,6 +39,9 @@ const MEETING: Duration = Duration::from_secs(3);
 /// A sensor confirms that it forgets us within this time.
 const UNPAIRING: Duration = Duration::from_secs(3);
 
+/// An Ident so long after the last probe was not asked for; so often at most one is taken for a restart.
+const UNASKED: Duration = Duration::from_secs(2);
+
 /// Messages that are taken before others get their turn.
 const AT_ONCE: usize = 64;
 
@@ -56,6 +59,10 @@ pub(super) struct Attendance<'a> {
     /// The window that was answered with a run; there is one run a window.
     pub(super) tried_window: Option<u32>,
     is_live: bool,
+    /// The last probe; an Ident long after it was not asked for.
+    probed: Option<Instant>,
+    /// The last time that an unasked Ident was taken for a restart.
+    restarted: Option<Instant>,
     codes: watch::Receiver<usize>,
     /// A link that is needed elsewhere is left when it is of no use for so long.
     leave_after: Option<Duration>,
@@ -76,6 +83,8 @@ impl<'a> Attendance<'a> {
             doubt: None,
             tried_window: None,
             is_live: false,
+            probed: None,
+            restarted: None,
             codes: owner.engine.watch_codes(),
             leave_after: None,
             of_use: Instant::now(),
@@ -207,6 +216,7 @@ impl<'a> Attendance<'a> {
         if let Ok(length) = encode_probe(PROTOCOL_VERSION, &mut message) {
             self.link.send(message[..length].to_vec()).await?;
         }
+        self.probed = Some(now);
         self.unanswered = self.unanswered.saturating_add(1);
         if self.unanswered > PATIENCE && self.session.is_none() {
             self.owner.view.left();
@@ -264,6 +274,7 @@ impl<'a> Attendance<'a> {
                 if let Some(before) = self.owner.view.sensor().filter(|_| sensor.name.is_empty()) {
                     sensor.name = before.name;
                 }
+                self.notice_restart(&sensor);
                 None
             }
             None => self.find(&mut sensor).await,
@@ -277,6 +288,23 @@ impl<'a> Attendance<'a> {
             && self.session.is_none()
         {
             self.start_session(&device, Some(shown));
+        }
+    }
+
+    /// A sensor that starts says so by an Ident that nobody asked for. Anybody on the wire can do that, so the
+    /// session it had goes on until it answers a handshake, and it is believed only now and then.
+    fn notice_restart(&mut self, sensor: &Sensor) {
+        let now = Instant::now();
+        let is_recent = |time: Option<Instant>| time.is_some_and(|time| now < time + UNASKED);
+        if is_recent(self.probed) || is_recent(self.restarted) {
+            return;
+        }
+        let Some(session) = &mut self.session else { return };
+        if sensor.rotating.is_some_and(|rotating| session.is_shown_by(&rotating)) {
+            self.restarted = Some(now);
+            if let Err(end) = session.renew() {
+                self.session_ended(&end);
+            }
         }
     }
 

@@ -4,7 +4,6 @@
 //! [`Session::outbox`], and time passes by [`Session::deadline`] and [`Session::handle_timeout`]. Whoever
 //! owns the link drives it.
 
-mod clock;
 mod first;
 mod intake;
 mod keys;
@@ -17,10 +16,11 @@ use tokio::time::Instant;
 
 use clawgate_protocol::Transport;
 use clawgate_protocol::app::{Ack, Action, App, Command, Status};
+use clawgate_protocol::discovery::matches;
 use clawgate_protocol::message::Kind;
 use clawgate_protocol::session::{Gateway as Noise, RECORD_OVERHEAD};
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics::{self, Metrics};
 use crate::spool::Spool;
@@ -177,6 +177,11 @@ impl Session {
     /// [`SessionEnd::Keys`].
     pub(crate) fn renew(&mut self) -> Result<(), SessionEnd> {
         if self.handshake.is_some() { Ok(()) } else { self.shake_hands() }
+    }
+
+    /// Whether a rotating id was made under this session's key.
+    pub(crate) fn is_shown_by(&self, rotating: &[u8; 8]) -> bool {
+        matches(&self.keys.first().advertising_key, rotating)
     }
 
     /// Takes a message of the session: Handshake2 or a record. Others are not for it.

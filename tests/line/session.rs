@@ -104,6 +104,60 @@ async fn a_sensor_that_loses_power_is_back_within_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sensor_that_starts_again_is_back_before_its_silence_is_noticed() {
+    // Silence is noticed after three seconds at the earliest; on a busy machine a single try may be slow.
+    let (_place, unit, gateway) = paired().await;
+    unit.measure(1);
+    all_arrived(&unit, &gateway).await;
+    let mut fastest = Duration::MAX;
+    for lives in 2..8 {
+        let begun = tokio::time::Instant::now();
+        unit.power_cycle();
+        unit.measure(1);
+        until("the readings of its new life", || {
+            let epochs: std::collections::BTreeSet<_> =
+                gateway.cloud.readings().into_iter().map(|(epoch, _)| epoch).collect();
+            epochs.len() >= lives
+        })
+        .await;
+        fastest = fastest.min(begun.elapsed());
+        if fastest < Duration::from_secs(2) {
+            break;
+        }
+    }
+    assert!(fastest < Duration::from_secs(2), "it came back only after {fastest:?}");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ident_that_anybody_can_send_starts_no_storm_of_handshakes() {
+    let (_place, unit, gateway) = paired().await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let by_the_gateway = Arc::clone(&begun);
+    let ident: Arc<std::sync::Mutex<Option<Vec<u8>>>> = Arc::default();
+    // The Ident of its restart is sent again with every record that follows.
+    unit.bend(move |_, message| {
+        let mut ident = ident.lock().unwrap();
+        match Kind::of(&message) {
+            Ok(Kind::Handshake1) => drop(by_the_gateway.fetch_add(1, Ordering::Relaxed)),
+            Ok(Kind::Ident) => *ident = Some(message.clone()),
+            Ok(Kind::Record) => return ident.iter().cloned().chain([message]).collect(),
+            _ => {}
+        }
+        vec![message]
+    });
+    let started = tokio::time::Instant::now();
+    unit.power_cycle();
+    for count in 2..60 {
+        unit.measure(1);
+        until("the reading", || gateway.cloud.readings().len() == count).await;
+    }
+    let (count, seconds) = (begun.load(Ordering::Relaxed), started.elapsed().as_secs());
+    assert!(count as u64 <= 3 + seconds / 2, "{count} handshakes within {seconds} s for one restart");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sensor_that_is_unplugged_and_plugged_into_another_port_goes_on() {
     let (place, unit, gateway) = paired().await;
     let (flash, old) = (unit.flash(), unit.slave().to_owned());

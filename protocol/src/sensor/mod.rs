@@ -172,7 +172,8 @@ pub struct Sensor<'a, P, const EVENTS: usize = 16> {
 
 impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
     /// A sensor that just started. `stored` is the block that was saved last, or none at the very first start
-    /// and after a factory reset; a new epoch begins.
+    /// and after a factory reset; a new epoch begins. On a wire, a paired one has its Ident to send: a gateway that
+    /// still takes a session for live learns that it is not.
     ///
     /// # Errors
     /// [`StartError::Damaged`]: never start empty over it, let a person reset the sensor.
@@ -192,6 +193,8 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
             state
         };
         let epoch = new_epoch(&mut platform);
+        let is_paired = state.slots.candidates().next().is_some();
+        let due = Due { ident: is_paired && options.transport == Transport::Uart, ..Due::default() };
         let Buffers { readings, record } = buffers;
         let most = crate::MAX_MESSAGE.saturating_sub(session::RECORD_OVERHEAD).min(record.len());
         Ok(Self {
@@ -206,7 +209,7 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
             clock_offset_ms: None,
             identify_after_ms: 0,
             show_pending: false,
-            due: Due::default(),
+            due,
             events: Deque::new(),
         })
     }
