@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use tokio_serial::SerialStream;
 
 use super::options::Port;
@@ -17,17 +17,19 @@ const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 
 /// Opens and locks the port; raw, 8N1, no flow control.
 ///
+/// The one lock is serialport's: a file lock that keeps a second daemon away, and on real ports exclusive mode,
+/// which also keeps away programs that know no file locks. It asks for both before it changes a setting, and gives
+/// exclusive mode back where the file lock is another's.
+///
 /// # Errors
 /// The condition that stands in the way.
 pub(crate) fn open(port: &Port) -> Result<SerialStream, PortCondition> {
+    // Stays open beside the real one so that DTR does not drop in between, which would reset many boards.
     let look = first_look(&port.path)?;
-    let rdev = look.metadata().map_err(|error| failed(&error))?.rdev();
-    // Let go before the real open takes the same lock; `look` stays open so that DTR does not drop in
-    // between, which would reset many boards.
-    rustix::fs::flock(&look, FlockOperation::Unlock).map_err(|error| failed(&error.into()))?;
+    let rdev = look.metadata().map_err(|error| PortCondition::Failed { reason: error.to_string() })?.rdev();
     let path = port.path.to_string_lossy();
     let mut stream = SerialStream::open(&tokio_serial::new(path, port.baud)).map_err(|error| match error.kind() {
-        // tokio-serial's word for both locks being taken: somebody came between.
+        // Its word for a lock that another holds.
         tokio_serial::ErrorKind::NoDevice => held(rdev),
         tokio_serial::ErrorKind::Io(kind) => condition(&io::Error::from(kind), &port.path),
         _ => PortCondition::Failed { reason: error.to_string() },
@@ -73,18 +75,7 @@ fn first_look(path: &Path) -> Result<File, PortCondition> {
         .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
         .open(path)
         .map_err(|error| condition(&error, path))?;
-    if !rustix::termios::isatty(&file) {
-        return Err(PortCondition::NotATty);
-    }
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(held(metadata.rdev())),
-        Err(error) => Err(failed(&error.into())),
-    }
-}
-
-fn failed(error: &io::Error) -> PortCondition {
-    PortCondition::Failed { reason: error.to_string() }
+    if rustix::termios::isatty(&file) { Ok(file) } else { Err(PortCondition::NotATty) }
 }
 
 fn condition(error: &io::Error, path: &Path) -> PortCondition {
@@ -185,7 +176,7 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let told = loop {
             match open(&port(pty.slave())) {
                 Err(busy @ PortCondition::Busy { pid: Some(_), .. }) => break busy.to_string(),
