@@ -222,6 +222,11 @@ impl Sensor {
         names
     }
 
+    /// How many readings it has made.
+    pub(crate) fn made(&self) -> usize {
+        self.journal().iter().filter(|entry| entry["event"] == "reading").count()
+    }
+
     /// How often it started: power cycles and one.
     pub(crate) fn starts(&self) -> usize {
         self.journal().iter().filter(|entry| entry["event"] == "start").count()
