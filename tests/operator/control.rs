@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::site::{DEADLINE, Daemon, Site, end, until};
-
-/// Somebody who is neither root nor this user.
-const STRANGER: u32 = 65_533;
+use crate::site::{DEADLINE, Daemon, STRANGER, Site, end, until};
 
 #[test]
 fn a_user_may_do_what_his_role_allows_and_is_told_what_is_missing() {
@@ -22,11 +19,7 @@ fn a_user_may_do_what_his_role_allows_and_is_told_what_is_missing() {
     }
     let site = Site::standalone("");
     // The stranger must reach program and socket; the roles are what holds him.
-    let program = site.path("clawgate");
-    if fs::hard_link(env!("CARGO_BIN_EXE_clawgate"), &program).is_err() {
-        fs::copy(env!("CARGO_BIN_EXE_clawgate"), &program).unwrap();
-    }
-    fs::set_permissions(site.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = site.program_for_all();
     let socket = site.socket().display().to_string();
     let configure = |roles: &str| {
         site.configure(&format!(
@@ -237,6 +230,36 @@ fn escapes_in_a_field_reach_no_terminal_log_or_audit_line() {
     assert!(!log.contains('\u{1b}') && !log.lines().any(|line| line.starts_with("2026 forged")), "{log}");
     let audit = site.run(&["audit", "export"]).ok().out;
     assert!(!audit.contains('\u{1b}') && audit.lines().all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok()));
+}
+
+#[test]
+fn a_sensors_own_name_reaches_no_terminal_log_or_audit_line_as_it_is() {
+    const NAME: &str = "T\u{1b}[31m\nforged\u{202e}\u{9b}\u{7}";
+    let site = Site::standalone("");
+    site.configure(&format!(
+        "mode = \"standalone\"\n{}[log]\nlevel = \"trace\"\n[standalone]\nlisten = \"127.0.0.1:0\"\n",
+        site.line("bench")
+    ));
+    let mut sensor = site.sensor_with("bench", &["--name", NAME]);
+    let _daemon = site.start();
+    let mut seen = vec![("pair", site.pair("bench", &mut sensor).ok())];
+    for verb in [
+        &["scan", "--for", "100ms"][..],
+        &["devices", "ls"],
+        &["devices", "show", "bench"],
+        &["status"],
+        &["audit", "tail"],
+        &["audit", "export"],
+    ] {
+        seen.push((verb[0], site.run(verb).ok()));
+    }
+    let scanned = &seen[1].1.out;
+    assert!(scanned.contains("31m"), "the name is not shown at all: {scanned}");
+    let texts = seen.iter().flat_map(|(what, ended)| [(*what, ended.out.clone()), (*what, ended.err.clone())]);
+    for (what, text) in texts.chain([("log", site.log())]) {
+        let moves = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(moves) && !text.lines().any(|line| line.starts_with("forged")), "{what}: {text:?}");
+    }
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Start, reload, stop: what the service manager and the operator see of it.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::fs::chown;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::site::{DEADLINE, Site, until};
+use crate::site::{DEADLINE, Daemon, STRANGER, Site, until};
 
 #[test]
 fn it_tells_systemd_ready_progress_and_stopping() {
@@ -210,6 +213,35 @@ fn no_core_is_dumped() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
+}
+
+#[test]
+fn other_processes_of_the_same_user_cannot_read_its_memory() {
+    let site = Site::standalone("");
+    let program = site.program_for_all();
+    let mut command = site.command(&program, &["run", "--config", site.config().to_str().unwrap()]);
+    let mut witness = Command::new("sleep");
+    witness.arg("100");
+    if rustix::process::geteuid().is_root() {
+        // Root may read everything: daemon and reader are somebody else.
+        chown(site.path("."), Some(STRANGER), Some(STRANGER)).unwrap();
+        command.uid(STRANGER).gid(STRANGER);
+        witness.uid(STRANGER).gid(STRANGER);
+    }
+    command.stderr(Stdio::null());
+    let daemon = Daemon::of(command.spawn().unwrap(), site.path("log"));
+    let witness = Daemon::of(witness.spawn().unwrap(), site.path("log"));
+    let memory_of = |pid: u32| {
+        let mut read = Command::new("head");
+        read.args(["-c", "0", &format!("/proc/{pid}/mem")]);
+        if rustix::process::geteuid().is_root() {
+            read.uid(STRANGER).gid(STRANGER);
+        }
+        read.stderr(Stdio::null()).status().unwrap().success()
+    };
+    until("the daemon answers", || UnixStream::connect(site.socket()).ok());
+    assert!(memory_of(witness.id()), "this user may read no process at all");
+    assert!(!memory_of(daemon.id()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,6 +14,9 @@ use serde_json::Value;
 
 /// Everything here happens sooner, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Somebody who is neither root nor this user.
+pub(crate) const STRANGER: u32 = 65_533;
 
 /// Waits for a condition.
 pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -86,6 +90,16 @@ impl Site {
         format!("[uart.ports.{name}]\npath = \"{}\"\n", self.path(&format!("tty-{name}")).display())
     }
 
+    /// The program where every user may run it; the site's folder stands open for that.
+    pub(crate) fn program_for_all(&self) -> PathBuf {
+        let program = self.path("clawgate");
+        if fs::hard_link(env!("CARGO_BIN_EXE_clawgate"), &program).is_err() {
+            fs::copy(env!("CARGO_BIN_EXE_clawgate"), &program).unwrap();
+        }
+        fs::set_permissions(self.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&self) -> Daemon {
         let daemon = self.start_with(|_| {});
@@ -148,9 +162,11 @@ impl Site {
     /// With further options of the simulator.
     pub(crate) fn sensor_with(&self, name: &str, more: &[&str]) -> Sensor {
         let link = self.path(&format!("tty-{name}"));
+        let called: &[&str] = if more.contains(&"--name") { &[] } else { &["--name", "TH-Kit"] };
         let mut child = Command::new(env!("CARGO_BIN_EXE_clawgate"))
-            .args(["simulator", "--name", "TH-Kit", "--label", "random", "--every", "100ms", "--pty"])
+            .args(["simulator", "--label", "random", "--every", "100ms", "--pty"])
             .arg(&link)
+            .args(called)
             .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -215,6 +231,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// A process that was started otherwise.
+    pub(crate) fn of(child: Child, log: PathBuf) -> Self {
+        Self { child, log }
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
