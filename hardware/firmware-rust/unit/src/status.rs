@@ -46,6 +46,7 @@ pub(crate) struct Status {
 
 /// How long the core worked on the last one of each, in nanoseconds.
 #[derive(Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the unit of each")]
 pub(crate) struct Work {
     pub(crate) pairing_ns: u64,
     pub(crate) session_ns: u64,

@@ -241,14 +241,14 @@ impl<B: Board, P: Pages, const MESSAGE: usize, const FRAME: usize> Unit<'_, '_, 
 
     /// Takes what the line brought; false if that was nothing.
     fn listen(&mut self) -> bool {
-        let mut bite = [0; BITE];
+        let mut taken = [0; BITE];
         let mut len = 0;
-        for room in &mut bite {
+        for room in &mut taken {
             let Some(byte) = self.board.read_line() else { break };
             *room = byte;
             len = usize::saturating_add(len, 1);
         }
-        let mut input = bite.get(..len).unwrap_or_default();
+        let mut input = taken.get(..len).unwrap_or_default();
         while let Some(frame) = self.decoder.decode(&mut input) {
             let Ok(frame) = frame else { continue };
             if frame.address != uart::ADDRESS {
