@@ -226,8 +226,6 @@ static bool count_attempt(claw_sensor *sensor, const claw_m3 *m3, uint64_t now_m
         run->why = CLAW_WRONG_CODE;
         return false;
     }
-    sensor->label_attempts = 0; /* in flash with the new key */
-    claw_window_wait(sensor, now_ms);
     return true;
 }
 
@@ -324,6 +322,8 @@ static bool keep(claw_sensor *sensor, const uint8_t root[CLAW_HASH_SIZE], const 
 {
     claw_slot *slot = &sensor->slots[CLAW_PENDING];
     claw_slot before = *slot;
+    uint32_t attempts = sensor->label_attempts;
+    sensor->label_attempts = 0;
     slot->present = true;
     claw_expand(slot->psk, sizeof slot->psk, root, "noise psk");
     claw_expand(slot->key_id_key, sizeof slot->key_id_key, root, "key-id key");
@@ -336,6 +336,7 @@ static bool keep(claw_sensor *sensor, const uint8_t root[CLAW_HASH_SIZE], const 
     bool saved = claw_flash_save(sensor);
     if (!saved) {
         *slot = before;
+        sensor->label_attempts = attempts;
         sensor->run.why = CLAW_NOT_STORED;
     } else if (sensor->sessions.pending.slot == CLAW_PENDING) {
         crypto_wipe(&sensor->sessions.pending, sizeof sensor->sessions.pending);
@@ -355,7 +356,7 @@ static void write_m6(claw_run *run, const uint8_t mac[MAC_SIZE])
 }
 
 /* Checks M5 in the order that the protocol asks for. `sealed` is the part, opened in place here. */
-static bool take_m5(claw_sensor *sensor, uint8_t *message, size_t size)
+static bool take_m5(claw_sensor *sensor, uint8_t *message, size_t size, uint64_t now_ms)
 {
     claw_run *run = &sensor->run;
     uint8_t ad[CLAW_HASH_SIZE], before_mac[CLAW_HASH_SIZE], whole[CLAW_HASH_SIZE];
@@ -388,6 +389,7 @@ static bool take_m5(claw_sensor *sensor, uint8_t *message, size_t size)
     if (good) {
         make_mac(mac, root, "m6 mac", whole);
         write_m6(run, mac);
+        claw_window_wait(sensor, now_ms);
         claw_window_close(sensor);
         claw_tell(sensor, CLAW_PAIRED, (uint32_t)part.settings.size);
     }
@@ -428,7 +430,7 @@ void claw_pairing_take(claw_sensor *sensor, uint8_t *message, size_t size, uint6
     }
     bool taken = number == 0   ? take_m1(sensor, message, size, now_ms)
                  : number == 1 ? take_m3(sensor, message, size, now_ms)
-                               : take_m5(sensor, message, size);
+                               : take_m5(sensor, message, size, now_ms);
     if (!taken) {
         claw_pairing_end(sensor, true, (claw_failure)run->why);
         return;

@@ -199,7 +199,7 @@ bool claw_is_paired(const claw_sensor *sensor)
 static uint32_t window_seconds(const claw_window *window, uint64_t now_ms)
 {
     bool open = window->ceremony != CLAW_CLOSED && window->until_ms > now_ms;
-    return open ? (uint32_t)((window->until_ms - now_ms) / 1000) : 0;
+    return open ? (uint32_t)((window->until_ms - now_ms + 999) / 1000) : 0;
 }
 
 claw_state claw_look(const claw_sensor *sensor, uint64_t now_ms)

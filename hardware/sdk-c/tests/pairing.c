@@ -164,6 +164,27 @@ static void a_button_that_the_flash_refuses_keeps_the_count(void)
     CHECK(b.sensor.window.ceremony == CLAW_CLOSED);
 }
 
+static void only_a_stored_key_ends_the_labels_wait(void)
+{
+    blob m1 = from_page("Label", "M1"), m3 = from_page("Label", "M3"), m5 = from_page("Label", "M5");
+    bench_start(&b, LABEL);
+    claw_button(&b.sensor, 0);
+    b.sensor.label_attempts = 6;
+    b.random = 0x80;
+    bench_say(&b, &m1, 0);
+    CHECK(bench_say(&b, &m3, 0).bytes[0] == CLAW_M4);
+    CHECK(b.sensor.label_attempts == 7 && b.sensor.window.label_ready_ms == 4000);
+    b.save_fails = true;
+    CHECK(is_refuse(bench_say(&b, &m5, 0)) && b.sensor.label_attempts == 7);
+    b.save_fails = false;
+    b.random = 0x80;
+    bench_say(&b, &m1, 4000);
+    bench_say(&b, &m3, 4000);
+    CHECK(bench_say(&b, &m5, 4000).bytes[0] == CLAW_M6);
+    CHECK(b.sensor.label_attempts == 0 && b.sensor.window.label_ready_ms == 4000);
+    CHECK(bench_power_cycle(&b, 0) == CLAW_OK && b.sensor.label_attempts == 0);
+}
+
 static void a_person_learns_why_it_failed(void)
 {
     blob m1 = from_page("Label", "M1"), m3 = from_page("Label", "M3"), refuse = from_hex("1fa0");
@@ -285,6 +306,7 @@ void test_pairing(void)
     a_second_different_message_ends_the_run();
     a_store_that_fails_leaves_the_keys_as_they_were();
     a_button_that_the_flash_refuses_keeps_the_count();
+    only_a_stored_key_ends_the_labels_wait();
     a_person_learns_why_it_failed();
     what_it_shows_of_itself();
     nothing_damaged_pairs();
