@@ -58,7 +58,11 @@ struct Sensor {
 
 impl Sensor {
     fn start(folder: &Path, args: &[&str]) -> Self {
-        let mut process = Command::new(built().join("clawgate-sensor"))
+        Self::start_program("clawgate-sensor", folder, args)
+    }
+
+    fn start_program(program: &str, folder: &Path, args: &[&str]) -> Self {
+        let mut process = Command::new(built().join(program))
             .arg("--pty")
             .arg(folder.join("line"))
             .arg("--keys")
@@ -211,4 +215,27 @@ async fn a_wrong_entry_pairs_nothing() {
     assert_eq!(sensor.count("paired"), 0);
     let _ = pair.kill();
     let _ = pair.wait();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_ml_kem_it_pairs_in_suite_2_by_both_ceremonies() {
+    let site = Site::new();
+    let mut sensor = Sensor::start_program("clawgate-sensor-suite2", site.folder(), &["--label", LABEL]);
+    let daemon = site.daemon_with("[pairing]\nmin_suite = 2\n");
+    site.subscribe().await;
+    wait_for_sensor(&daemon);
+    assert_eq!(pair_by_label(&daemon, &mut sensor, LABEL), Some(0), "{}", daemon.log());
+    sensor.tell("read 10");
+    site.until_arrived(1..=11, 1).await;
+    sensor.tell("reset");
+    sensor.until("reset: ok", 1);
+
+    let mut pair = daemon.command(&["pair", "line1", "--issue", "--name", "c-1", "--json"]);
+    let mut pair = pair.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(pair.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let code: Json = serde_json::from_str(&lines.next().unwrap()).unwrap();
+    sensor.tell(&format!("code {}", code["code"].as_str().unwrap()));
+    assert_eq!(pair_ends(&mut pair, &mut sensor), Some(0), "{}", daemon.log());
+    sensor.tell("read 10");
+    site.until_arrived(12..=22, 1).await;
 }

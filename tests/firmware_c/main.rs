@@ -76,7 +76,7 @@ fn measure(unit: &mut Unit, from: u64, to: u64) {
 async fn pairs_by_its_label_and_comes_back(board: &'static Board) {
     let site = Site::new();
     let Some(mut unit) = Unit::start(board, site.folder(), &["--label", LABEL]) else { return };
-    let mut daemon = site.daemon();
+    let mut daemon = site.daemon_with(&format!("[pairing]\nmin_suite = {}\n", board.suite));
     site.subscribe().await;
     wait_for_sensor(&daemon);
 
@@ -138,7 +138,7 @@ async fn it_pairs_by_its_label_and_comes_back_on_a_cortex_m0() {
 async fn pairs_by_an_entered_code_and_again_after_a_factory_reset(board: &'static Board) {
     let site = Site::new();
     let Some(mut unit) = Unit::start(board, site.folder(), &["--label", "none"]) else { return };
-    let daemon = site.daemon();
+    let daemon = site.daemon_with(&format!("[pairing]\nmin_suite = {}\n", board.suite));
     site.subscribe().await;
     wait_for_sensor(&daemon);
     unit.tell("button");

@@ -43,11 +43,16 @@ impl Site {
     }
 
     pub(crate) fn daemon(&self) -> Daemon {
+        self.daemon_with("")
+    }
+
+    /// With this added to its configuration.
+    pub(crate) fn daemon_with(&self, more: &str) -> Daemon {
         let folder = self.folder.path();
         let config = format!(
             "mode = \"standalone\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 50\n\
              [uart.ports.line1]\npath = \"{}\"\n[issuer]\nlisten = {:?}\n[standalone]\nlisten = \"{}\"\n\
-             [standalone.subscribers.dash]\npublic_key = \"{}\"\ntopics = [\"claw/v1/default/gw-1/#\"]\n",
+             [standalone.subscribers.dash]\npublic_key = \"{}\"\ntopics = [\"claw/v1/default/gw-1/#\"]\n{more}",
             folder.join("line").display(),
             self.issuer,
             self.broker,

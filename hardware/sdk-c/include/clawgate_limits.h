@@ -11,6 +11,11 @@
 #error "CLAW_MESSAGE_MAX must be 256 to 4096"
 #endif
 
+/* With CLAW_SUITE2 the sensor also does suite 2, whose M3 and M4 carry ML-KEM-768's key and ciphertext. */
+#if defined(CLAW_SUITE2) && CLAW_MESSAGE_MAX < 1536
+#error "suite 2 needs a CLAW_MESSAGE_MAX of at least 1536"
+#endif
+
 #define CLAW_ID_MAX 32           /* device id, gateway id: a-z 0-9 _ - */
 #define CLAW_NAME_MAX 32         /* name, firmware version: bytes of UTF-8 */
 #define CLAW_CAPABILITIES_MAX 80 /* "name:unit,name:unit": M4 then fits into 256 bytes */

@@ -60,7 +60,7 @@ bool claw_read_m3(claw_m3 *m3, const uint8_t *message, size_t size)
     for (int64_t key; claw_next_key(&map, &key);) {
         switch (key) {
         case 1: m3->share = get_exactly(&reader, CLAW_SHARE_SIZE); break;
-        case 2: m3->foreign = true; claw_skip(&reader); break;
+        case 2: m3->kem_key = claw_get_bytes(&reader); break;
         case 3: m3->gateway_tag = get_exactly(&reader, 32); break;
         default: claw_skip(&reader);
         }

@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     const uint8_t *share;       /* Yb */
     const uint8_t *gateway_tag; /* Tb, or NULL */
-    bool foreign;               /* it has a key of another suite */
+    claw_slice kem_key;         /* suite 2 */
 } claw_m3;
 
 typedef struct {

@@ -115,7 +115,7 @@ static void write_m2(claw_sensor *sensor, const uint8_t share[CLAW_KEY_SIZE])
     claw_put_uint(&writer, 1);
     claw_put_uint(&writer, CLAW_VERSION);
     claw_put_uint(&writer, 2);
-    claw_put_uint(&writer, CLAW_SUITE);
+    claw_put_uint(&writer, run->suite);
     claw_put_uint(&writer, 3);
     claw_put_text(&writer, sensor->unit.device_id);
     claw_put_uint(&writer, 4);
@@ -125,6 +125,18 @@ static void write_m2(claw_sensor *sensor, const uint8_t share[CLAW_KEY_SIZE])
     claw_put_uint(&writer, 6);
     claw_put_bytes(&writer, share, CLAW_KEY_SIZE);
     run->sent_size = writer.used;
+}
+
+/* The highest suite that both can do, or 0. */
+static uint8_t choose_suite(claw_slice offered)
+{
+    static const uint8_t own[] = CLAW_SUITES;
+    for (size_t i = sizeof own; i-- > 0;) {
+        if (memchr(offered.bytes, own[i], offered.size) != NULL) {
+            return own[i];
+        }
+    }
+    return 0;
 }
 
 /* Gives whether the run goes on. */
@@ -141,8 +153,8 @@ static bool take_m1(claw_sensor *sensor, const uint8_t *message, size_t size, ui
         return false;
     }
     bool waits = window->ceremony == CLAW_LABEL && now_ms < window->label_ready_ms;
-    bool agrees = m1.version == CLAW_VERSION && m1.ceremony == (uint64_t)window->ceremony &&
-                  memchr(m1.suites.bytes, CLAW_SUITE, m1.suites.size) != NULL;
+    run->suite = choose_suite(m1.suites);
+    bool agrees = m1.version == CLAW_VERSION && m1.ceremony == (uint64_t)window->ceremony && run->suite != 0;
     memcpy(run->sid, m1.nonce, CLAW_NONCE_SIZE);
     if (waits || !agrees) {
         claw_refuse(sensor);
@@ -197,15 +209,53 @@ static void make_tag(uint8_t tag[CLAW_KEY_SIZE], const uint8_t prk[CLAW_HASH_SIZ
     crypto_wipe(key, sizeof key);
 }
 
-/* k4 or k5. Suite 1 has no KEM: its lv() is one zero byte. */
-static void make_seal_key(uint8_t out[CLAW_KEY_SIZE], const uint8_t prk[CLAW_HASH_SIZE], const char *label)
+#define LV_KEM_MAX (1 + CLAW_KEM_SECRET)
+
+/* lv(kem); suite 1 has none, and it is one zero byte. Gives its size. */
+static size_t put_lv_kem(const claw_run *run, uint8_t out[LV_KEM_MAX])
 {
-    static const uint8_t no_kem[1] = {0};
-    uint8_t key[CLAW_HASH_SIZE];
+    out[0] = 0;
+#ifdef CLAW_SUITE2
+    if (run->suite == 2) {
+        out[0] = CLAW_KEM_SECRET;
+        memcpy(out + 1, run->kem, CLAW_KEM_SECRET);
+    }
+#else
+    (void)run;
+#endif
+    return 1u + out[0];
+}
+
+/* k4 or k5. */
+static void make_seal_key(const claw_run *run, uint8_t out[CLAW_KEY_SIZE], const uint8_t prk[CLAW_HASH_SIZE],
+                          const char *label)
+{
+    uint8_t key[CLAW_HASH_SIZE], kem[LV_KEM_MAX];
+    size_t kem_size = put_lv_kem(run, kem);
     claw_expand(key, sizeof key, prk, "seal");
-    claw_hmac(key, sizeof key, key, sizeof key, no_kem, sizeof no_kem);
+    claw_hmac(key, sizeof key, key, sizeof key, kem, kem_size);
     claw_expand(out, CLAW_KEY_SIZE, key, label);
     crypto_wipe(key, sizeof key);
+    crypto_wipe(kem, sizeof kem);
+}
+
+/* Suite 2: puts the ciphertext for the gateway's key into M4. False: the key is not one, or nothing is random. */
+static bool encapsulate(claw_sensor *sensor, const claw_m3 *m3, claw_writer *writer)
+{
+#ifdef CLAW_SUITE2
+    uint8_t random[CLAW_KEM_SECRET];
+    claw_put_uint(writer, 2);
+    uint8_t *ciphertext = claw_put_bytes_later(writer, CLAW_KEM_CIPHERTEXT);
+    bool done = claw_random(sensor, random, sizeof random) &&
+                claw_kem_encapsulate(ciphertext, sensor->run.kem, m3->kem_key.bytes, random);
+    crypto_wipe(random, sizeof random);
+    return done;
+#else
+    (void)sensor;
+    (void)m3;
+    (void)writer;
+    return false;
+#endif
 }
 
 /* Counts this guess before it is judged. Gives whether the run goes on. */
@@ -229,10 +279,12 @@ static bool count_attempt(claw_sensor *sensor, const claw_m3 *m3, uint64_t now_m
     return true;
 }
 
-static void write_m4(claw_sensor *sensor, const uint8_t own_tag[CLAW_KEY_SIZE], const uint8_t k4[CLAW_KEY_SIZE])
+/* Gives whether the run goes on. */
+static bool write_m4(claw_sensor *sensor, const claw_m3 *m3, const uint8_t own_tag[CLAW_KEY_SIZE],
+                     const uint8_t prk[CLAW_HASH_SIZE])
 {
     claw_run *run = &sensor->run;
-    uint8_t ad[CLAW_HASH_SIZE];
+    uint8_t ad[CLAW_HASH_SIZE], k4[CLAW_KEY_SIZE];
     claw_writer part = claw_write_into(sensor->outbox.message, sizeof sensor->outbox.message);
     claw_put_map(&part, 3);
     claw_put_uint(&part, 1);
@@ -244,23 +296,31 @@ static void write_m4(claw_sensor *sensor, const uint8_t own_tag[CLAW_KEY_SIZE], 
 
     claw_writer writer = claw_write_into(run->sent, sizeof run->sent);
     claw_put_byte(&writer, CLAW_M4);
-    claw_put_map(&writer, 2);
+    claw_put_map(&writer, run->suite == 2 ? 3 : 2);
     claw_put_uint(&writer, 1);
     claw_put_bytes(&writer, own_tag, CLAW_KEY_SIZE);
+    if (run->suite == 2 && !encapsulate(sensor, m3, &writer)) {
+        return false;
+    }
+    make_seal_key(run, k4, prk, "m4");
+    make_seal_key(run, run->k5, prk, "m5");
     claw_put_uint(&writer, 3);
     uint8_t *sealed = claw_put_bytes_later(&writer, part.used + CLAW_TAG_SIZE);
     run->sent_size = writer.used;
     memcpy(sealed, part.at, part.used);
     hash_with(ad, run, run->sent, run->sent_size, KEY(3));
     claw_seal(k4, 0, ad, sizeof ad, sealed, part.used);
+    crypto_wipe(k4, sizeof k4);
+    return true;
 }
 
 static bool take_m3(claw_sensor *sensor, const uint8_t *message, size_t size, uint64_t now_ms)
 {
     claw_run *run = &sensor->run;
-    uint8_t t3[CLAW_HASH_SIZE], prk[CLAW_HASH_SIZE], own_tag[CLAW_KEY_SIZE], k4[CLAW_KEY_SIZE];
+    uint8_t t3[CLAW_HASH_SIZE], prk[CLAW_HASH_SIZE], own_tag[CLAW_KEY_SIZE];
     claw_m3 m3;
-    if (!claw_read_m3(&m3, message, size) || m3.foreign ||
+    if (!claw_read_m3(&m3, message, size) || (m3.kem_key.bytes != NULL) != (run->suite == 2) ||
+        (run->suite == 2 && m3.kem_key.size != CLAW_KEM_KEY) ||
         (m3.gateway_tag != NULL) != (run->ceremony == CLAW_LABEL)) {
         return false;
     }
@@ -269,19 +329,18 @@ static bool take_m3(claw_sensor *sensor, const uint8_t *message, size_t size, ui
     if (goes_on) {
         make_tag(own_tag, prk, "sensor tag", t3);
         make_tag(run->gateway_tag, prk, "gateway tag", t3);
-        make_seal_key(k4, prk, "m4");
-        make_seal_key(run->k5, prk, "m5");
         claw_expand(run->link, sizeof run->link, prk, "link");
         goes_on = count_attempt(sensor, &m3, now_ms);
     }
     if (goes_on) {
         crypto_wipe(run->scalar, sizeof run->scalar);
         claw_hash_lv(&run->transcript, message, size);
-        write_m4(sensor, own_tag, k4);
+        goes_on = write_m4(sensor, &m3, own_tag, prk);
+    }
+    if (goes_on) {
         claw_hash_lv(&run->transcript, run->sent, run->sent_size);
     }
     crypto_wipe(prk, sizeof prk);
-    crypto_wipe(k4, sizeof k4);
     return goes_on;
 }
 
@@ -289,13 +348,14 @@ static bool take_m3(claw_sensor *sensor, const uint8_t *message, size_t size, ui
 static bool make_root(const claw_sensor *sensor, const uint8_t *gateway_static, uint8_t root[CLAW_HASH_SIZE])
 {
     const claw_run *run = &sensor->run;
-    uint8_t input[1 + CLAW_HASH_SIZE + 1 + 1 + CLAW_KEY_SIZE], info[1 + CLAW_HASH_SIZE + 2 * (1 + CLAW_KEY_SIZE)];
+    uint8_t input[1 + CLAW_HASH_SIZE + LV_KEM_MAX + 1 + CLAW_KEY_SIZE], info[1 + CLAW_HASH_SIZE + 2 * (1 + CLAW_KEY_SIZE)];
     input[0] = CLAW_HASH_SIZE;
     memcpy(input + 1, run->link, CLAW_HASH_SIZE);
-    input[1 + CLAW_HASH_SIZE] = 0; /* no KEM */
-    input[2 + CLAW_HASH_SIZE] = CLAW_KEY_SIZE;
-    bool sound = claw_dh(input + 3 + CLAW_HASH_SIZE, sensor->static_secret, gateway_static);
-    claw_hmac(root, CLAW_HASH_SIZE, NULL, 0, input, sizeof input);
+    size_t used = 1 + CLAW_HASH_SIZE;
+    used += put_lv_kem(run, input + used);
+    input[used++] = CLAW_KEY_SIZE;
+    bool sound = claw_dh(input + used, sensor->static_secret, gateway_static);
+    claw_hmac(root, CLAW_HASH_SIZE, NULL, 0, input, used + CLAW_KEY_SIZE);
 
     info[0] = CLAW_HASH_SIZE;
     claw_hash_peek(&run->transcript, info + 1);

@@ -4,15 +4,22 @@
 
 #include "clawgate_limits.h"
 #include "crypto.h"
+#include "kem.h"
 
 /* The longest answer is M4: its part holds the static key, the capabilities and the firmware version. */
-#define CLAW_M4_MAX (4 + 34 + 1 + 3 + (1 + 35 + 3 + CLAW_CAPABILITIES_MAX + 3 + CLAW_NAME_MAX) + CLAW_TAG_SIZE)
+#ifdef CLAW_SUITE2
+#define CLAW_M4_KEM (1 + 3 + CLAW_KEM_CIPHERTEXT)
+#else
+#define CLAW_M4_KEM 0
+#endif
+#define CLAW_M4_MAX (4 + 34 + CLAW_M4_KEM + 1 + 3 + (1 + 35 + 3 + CLAW_CAPABILITIES_MAX + 3 + CLAW_NAME_MAX) + CLAW_TAG_SIZE)
 
 typedef enum { CLAW_RUN_NONE, CLAW_RUN_SENT_M2, CLAW_RUN_SENT_M4, CLAW_RUN_SENT_M6 } claw_run_stage;
 
 typedef struct {
     claw_run_stage stage;
     uint8_t ceremony;
+    uint8_t suite;
     uint8_t why;                           /* it fails, if it fails */
     uint64_t until_ms;
     char gateway_id[CLAW_ID_MAX + 1];
@@ -25,6 +32,9 @@ typedef struct {
     uint8_t gateway_tag[CLAW_KEY_SIZE];    /* from M3 on: the Tb that is right, link, k5 */
     uint8_t link[CLAW_HASH_SIZE];
     uint8_t k5[CLAW_KEY_SIZE];
+#ifdef CLAW_SUITE2
+    uint8_t kem[CLAW_KEM_SECRET];
+#endif
 } claw_run;
 
 /* M1, M3, M5 or Refuse. The message may be changed. */

@@ -238,7 +238,7 @@ bool claw_rotating_id(claw_sensor *sensor, uint8_t id[CLAW_ROTATING_ID_SIZE])
 
 static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
 {
-    static const uint8_t suites[] = {CLAW_SUITE};
+    static const uint8_t suites[] = CLAW_SUITES;
     const claw_window *window = &sensor->window;
     bool paired = claw_is_paired(sensor), open = window->ceremony != CLAW_CLOSED;
     bool named = !paired || open;

@@ -5,7 +5,11 @@
 #include "clawgate.h"
 
 #define CLAW_VERSION 1
-#define CLAW_SUITE 1
+#ifdef CLAW_SUITE2
+#define CLAW_SUITES {1, 2}
+#else
+#define CLAW_SUITES {1}
+#endif
 
 enum {
     CLAW_PROBE = 0x01,

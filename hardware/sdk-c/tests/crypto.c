@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "cpace.h"
+#include "keccak.h"
 #include "noise.h"
 
 #define CPACE "protocol/tests/vectors/cpace-x25519-sha512.json"
@@ -86,8 +87,34 @@ static void noise_answers_as_cacophony_does(void)
     CHECK_SAME(answer, text[3].size + 16, sealed[3]);
 }
 
+/* The values are those of Python's hashlib. */
+static void keccak_hashes_as_others_do(void)
+{
+    uint8_t xs[200];
+    uint8_t out[3 * SHAKE128_RATE];
+    blob wanted = from_hex("3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532");
+    mlk_sha3_256(out, (const uint8_t *)"abc", 3);
+    CHECK_SAME(out, 32, wanted);
+    wanted = from_hex("46f6dc66b77e87bb1217778c3b1eebfb7e9223a23524395cb9b445649291de2b"
+                      "c2f8c01fc61385eb8703e11526b55ed918c2f6b2e43e7724d94070eaae3d2126");
+    memset(xs, 'x', sizeof xs);
+    mlk_sha3_512(out, xs, sizeof xs);
+    CHECK_SAME(out, 64, wanted);
+    wanted = from_hex("7614c58639bf53a94aab54261d1f9b2607e66b6f34101e1dee67aae77feb36d3");
+    mlk_shake256(out, 32, xs, 136); /* a whole block */
+    CHECK_SAME(out, 32, wanted);
+    wanted = from_hex("35d6dbb75651b284076f5fde47b4a0586ee173e30bd4d08f2bc59c6114bdd745");
+    claw_keccak state;
+    mlk_shake128_init(&state);
+    mlk_shake128_absorb_once(&state, (const uint8_t *)"abc", 3);
+    mlk_shake128_squeezeblocks(out, 1, &state);
+    mlk_shake128_squeezeblocks(out + SHAKE128_RATE, 2, &state);
+    CHECK_SAME(out + 368, 32, wanted); /* bytes 368 to 399 */
+}
+
 void test_crypto(void)
 {
+    keccak_hashes_as_others_do();
     the_generator_and_the_session_key_are_those_of_the_draft();
     the_weak_points_and_only_they_give_zero();
     noise_answers_as_cacophony_does();
