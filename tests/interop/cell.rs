@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::daemon::Daemon;
 use crate::front::Front;
-use crate::sensors::{Kind, LABEL, Starter};
+use crate::sensors::{Build, Kind, LABEL, Starter};
 use crate::site::Site;
 use crate::unit::Unit;
 use crate::until;
@@ -18,8 +18,12 @@ use crate::until;
 const WRONG: &str = "0000-0000";
 /// What `pair` ends with when the code is wrong.
 const WRONG_CODE: i32 = 4;
-const NO_SUCH_SUITE: &str = "this sensor has suite 1 only";
-const NO_RADIO: &str = "serial line only";
+const SUITE_1_ONLY: &str = "this sensor has suite 1 only";
+const TAKES_NO_LESS: &str = "this image has suite 2, and a sensor takes the highest that both ends have";
+const TOO_SMALL: &str = "8 KiB of RAM are not enough for the Rust firmware: the C SDK is for such boards";
+const OWN_TESTS: &str =
+    "not in this matrix yet: tests/firmware_rust pairs it in both ceremonies, over power cuts of each side";
+const NO_RADIO: &str = "this sensor has a serial line only, or its board has no radio that is emulated";
 
 /// Who has the code first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +84,15 @@ impl Cell<'_> {
 
     /// Why this cell cannot be run, if it cannot.
     pub(crate) fn reason_not_to_run(&self) -> Option<&'static str> {
-        if self.column.link == Link::Ble {
-            return Some(NO_RADIO);
+        match (self.column.link, self.kind.suites) {
+            (_, []) => Some(TOO_SMALL),
+            (Link::Ble, _) => Some(NO_RADIO),
+            (_, suites) if suites.contains(&self.column.suite) => {
+                (self.kind.build == Build::RustFirmware).then_some(OWN_TESTS)
+            }
+            _ if self.column.suite == 2 => Some(SUITE_1_ONLY),
+            _ => Some(TAKES_NO_LESS),
         }
-        (!self.kind.suites.contains(&self.column.suite)).then_some(NO_SUCH_SUITE)
     }
 
     /// Runs it; panics where it fails.

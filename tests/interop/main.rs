@@ -7,6 +7,7 @@ mod cell;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod front;
+mod readme;
 mod sensors;
 mod site;
 #[path = "../support/mod.rs"]
@@ -53,7 +54,8 @@ fn every_cell_is_run_or_says_why_not() {
         .flat_map(|kind| COLUMNS.iter().map(move |column| Cell { kind, column }))
         .filter(|cell| cell.name().contains(&only))
         .collect();
-    let built = Built::for_kinds(cells.iter().map(|cell| cell.kind));
+    let run = cells.iter().filter(|cell| cell.reason_not_to_run().is_none());
+    let built = Built::for_kinds(run.map(|cell| cell.kind));
     let site = Site::start(runtime.handle());
     let waiting: Mutex<VecDeque<_>> = Mutex::new((0..cells.len()).collect());
     let outcomes: Vec<_> = cells.iter().map(|_| Mutex::new(None)).collect();
@@ -79,6 +81,21 @@ fn every_cell_is_run_or_says_why_not() {
         })
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+/// The table of hardware/README.md says what is run and what is not.
+#[test]
+fn the_readme_shows_this_matrix() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/hardware/README.md");
+    let page = std::fs::read_to_string(file).unwrap();
+    let (before, rest) = page.split_once("renews it -->\n").unwrap();
+    let (shown, after) = rest.split_once("<!-- end of matrix -->").unwrap();
+    let expected = readme::table();
+    if std::env::var("INTEROP_README").is_ok_and(|word| word == "write") {
+        std::fs::write(file, format!("{before}renews it -->\n{expected}<!-- end of matrix -->{after}")).unwrap();
+    } else {
+        assert_eq!(shown, expected, "INTEROP_README=write renews it");
+    }
 }
 
 fn outcome(cell: &Cell<'_>, number: usize, site: &Site<'_>, built: &Built) -> Outcome {
@@ -121,13 +138,7 @@ fn table(cells: &[Cell<'_>], outcomes: &[Outcome]) -> String {
         let shown = match outcome {
             Outcome::Ran(time) => format!("ok {:.0} s", time.as_secs_f32()),
             Outcome::Failed(_) => "FAILED".to_owned(),
-            Outcome::NotRun(reason) => {
-                let at = reasons.iter().position(|known| known == reason).unwrap_or_else(|| {
-                    reasons.push(reason);
-                    reasons.len() - 1
-                });
-                format!("- ({})", at + 1)
-            }
+            Outcome::NotRun(reason) => format!("- ({})", readme::place(&mut reasons, reason)),
         };
         let _ = write!(text, "{shown:>15}");
     }

@@ -1,6 +1,7 @@
 //! The implementations of a sensor: how each is built and started, and in which words it speaks.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +31,7 @@ pub(crate) enum Build {
     CPosix,
     CFirmware,
     Python,
+    RustFirmware,
 }
 
 /// How its power is cut.
@@ -82,6 +84,9 @@ pub(crate) const KINDS: &[Kind] = &[
     image("C on stm32vldiscovery", Build::CFirmware, "stm32vldiscovery", &[1], 10),
     image("C on microbit", Build::CFirmware, "microbit", &[1], 50),
     image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[1], 100),
+    image("Rust on stm32vldiscovery", Build::RustFirmware, "stm32vldiscovery", &[], 0),
+    image("Rust on microbit", Build::RustFirmware, "microbit", &[1], 30),
+    image("Rust on mps2-an386", Build::RustFirmware, "mps2-an386", &[2], 200),
     program("C on POSIX", Build::CPosix, &[1], &C_POSIX),
     program("Python", Build::Python, &[1, 2], &COMMON),
     program("Rust simulator", Build::Simulator, &[1, 2], &SIMULATOR),
@@ -113,16 +118,29 @@ impl Build {
         match self {
             Self::Simulator => Ok(env!("CARGO_BIN_EXE_clawgate").into()),
             Self::Python => Ok(Path::new(ROOT).join("hardware/python")),
-            Self::CPosix => run("hardware/sdk-c/build", out.join("interop-sdk-c")),
-            Self::CFirmware => run("hardware/sdk-c/bare/build", out.join("interop-sdk-c-bare")),
+            Self::CPosix => run_to("hardware/sdk-c/build", out.join("interop-sdk-c")),
+            Self::CFirmware => run_to("hardware/sdk-c/bare/build", out.join("interop-sdk-c-bare")),
+            Self::RustFirmware => {
+                // The tests of this firmware build it at the same place.
+                let lock = File::create(out.join("firmware-rust.lock")).map_err(|error| error.to_string())?;
+                lock.lock().map_err(|error| error.to_string())?;
+                let script = "hardware/firmware-rust/build";
+                run(&mut Command::new(Path::new(ROOT).join(script)), script)?;
+                Ok(Path::new(ROOT).join("target/firmware"))
+            }
         }
     }
 }
 
-fn run(script: &str, out: PathBuf) -> Result<PathBuf, String> {
-    let built = Command::new(Path::new(ROOT).join(script)).arg(&out).output();
+fn run_to(script: &str, out: PathBuf) -> Result<PathBuf, String> {
+    run(Command::new(Path::new(ROOT).join(script)).arg(&out), script)?;
+    Ok(out)
+}
+
+fn run(build: &mut Command, script: &str) -> Result<(), String> {
+    let built = build.output();
     let built = built.map_err(|error| format!("{script}: {error}"))?;
-    if built.status.success() { Ok(out) } else { Err(format!("{script}: {}", String::from_utf8_lossy(&built.stderr))) }
+    if built.status.success() { Ok(()) } else { Err(format!("{script}: {}", String::from_utf8_lossy(&built.stderr))) }
 }
 
 /// Starts units of one kind.
@@ -154,6 +172,7 @@ impl Starter {
                 command.args(["--suite", &suite.to_string(), "--pty"]).arg(line).arg("--keys").arg(keys);
                 command
             }
+            Build::RustFirmware => self.on_board(&built.join(format!("rust-{}.elf", self.kind.board)), folder),
             Build::CFirmware => self.on_board(&built.join(format!("{}.elf", self.kind.board)), folder),
         };
         match (label, self.kind.power) {
