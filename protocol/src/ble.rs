@@ -193,7 +193,7 @@ mod tests {
         ];
         let page = include_str!("../../docs/protocol.md");
         for bytes in shown {
-            let hex: std::string::String = bytes.iter().map(|byte| std::format!("{byte:02x}")).collect();
+            let hex = bytes.iter().fold(std::string::String::new(), |hex, byte| std::format!("{hex}{byte:02x}"));
             assert!(page.lines().any(|line| line.ends_with(&std::format!("  {hex}"))), "{hex}");
         }
         let id: Id = "th-kit-7f3a".parse().unwrap();

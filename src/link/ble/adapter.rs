@@ -195,12 +195,10 @@ impl Adapter {
             return self.common.status.condition(&self.name, RadioCondition::Listening);
         }
         self.off_until = None;
-        let started = match powered {
-            true => self.bus.start_discovery(&self.name).await,
-            false => match self.bus.power(&self.name, true).await {
-                Ok(()) => self.bus.start_discovery(&self.name).await,
-                Err(error) => Err(error),
-            },
+        let power = if powered { Ok(()) } else { self.bus.power(&self.name, true).await };
+        let started = match power {
+            Ok(()) => self.bus.start_discovery(&self.name).await,
+            Err(error) => Err(error),
         };
         self.discover_at = now + self.discover_gap;
         self.discover_gap = (self.discover_gap * 2).min(DISCOVERY_RETRY_LONGEST);
@@ -316,7 +314,7 @@ impl Adapter {
         let found = blocking(move || {
             let devices = store.devices()?;
             let of = |rotating: [u8; 8]| {
-                devices.iter().find(|device| shows(device, &rotating)).map(|device| device.id.clone())
+                devices.iter().find(|device| shows(device, rotating)).map(|device| device.id.clone())
             };
             Ok::<_, crate::store::StoreError>(
                 asked.into_iter().map(|(address, rotating)| (address, rotating, of(rotating))).collect::<Vec<_>>(),
@@ -578,7 +576,7 @@ fn window_of(ear: &Ear, adapter: &str, address: &str) -> Option<u8> {
 }
 
 /// Whether the rotating id is of a key of this device.
-fn shows(device: &Device, rotating: &[u8; 8]) -> bool {
+fn shows(device: &Device, rotating: [u8; 8]) -> bool {
     let slots = device.pending.as_ref().map(|pending| &pending.key).into_iter().chain(&device.current);
-    slots.filter_map(record).any(|record| matches(&record.advertising_key, rotating))
+    slots.filter_map(record).any(|record| matches(&record.advertising_key, &rotating))
 }

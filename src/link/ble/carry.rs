@@ -107,10 +107,10 @@ impl<G: Gatt> Reader<G> {
 
     /// Never waits: the library's queue has no bound, so what finds no room here is dropped, and who needs it
     /// asks for it again.
-    fn take(&self, value: &[u8], joiner: &mut Joiner<MAX_MESSAGE>) {
+    fn take(&self, value: &[u8], half: &mut Joiner<MAX_MESSAGE>) {
         self.traffic.received.inc_by(u64::try_from(value.len()).unwrap_or(u64::MAX));
         let joined = match value {
-            [header, payload @ ..] => joiner.join(Header::from_byte(*header), payload),
+            [header, payload @ ..] => half.join(Header::from_byte(*header), payload),
             [] => return,
         };
         match joined {

@@ -121,11 +121,11 @@ async fn follow(options: &BleOptions, common: &Common, bus: Arc<Bus>, radio: &Ra
         common.status.trouble(none);
         adapters.retain(|_, task| !task.is_finished());
         for name in there {
-            if !adapters.contains_key(&name) {
+            adapters.entry(name).or_insert_with_key(|name| {
                 let adapter =
                     Adapter::new(name.clone(), options.clone(), common.clone(), Arc::clone(&bus), radio.clone());
-                adapters.insert(name, common.tasks.spawn(supervised(adapter.run(stop.clone()))));
-            }
+                common.tasks.spawn(supervised(adapter.run(stop.clone())))
+            });
         }
         tokio::select! {
             () = stop.cancelled() => {}

@@ -59,7 +59,6 @@ pub struct RadioState {
 #[derive(Debug)]
 struct Now {
     condition: RadioCondition,
-    present: bool,
     links: usize,
     max_links: usize,
     heard: usize,
@@ -72,7 +71,6 @@ impl Default for Now {
     fn default() -> Self {
         Self {
             condition: RadioCondition::Starting,
-            present: false,
             links: 0,
             max_links: 0,
             heard: 0,
@@ -126,13 +124,13 @@ impl Status {
         let mut parts = self.parts();
         let now = parts.adapters.entry(adapter.to_owned()).or_default();
         if now.condition != condition {
-            match condition {
-                RadioCondition::Failed(_) => tracing::warn!(adapter, "{condition}"),
-                _ => tracing::info!(adapter, "{condition}"),
+            if let RadioCondition::Failed(_) = condition {
+                tracing::warn!(adapter, "{condition}");
+            } else {
+                tracing::info!(adapter, "{condition}");
             }
         }
         now.condition = condition;
-        now.present = true;
     }
 
     pub(super) fn adapter_gone(&self, adapter: &str) {
