@@ -11,7 +11,7 @@ import pwd
 import re
 import stat
 import subprocess
-import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -63,18 +63,52 @@ def port():
     return next(iter((status() or {}).get("ports", [])), {})
 
 
-def confirmed():
-    return sum(device["relay"]["confirmed"] for device in (status() or {}).get("devices", []))
+def confirmed(name):
+    return sum(d["relay"]["confirmed"] for d in (status() or {}).get("devices", []) if d["id"] == name)
 
 
 def unit(key):
     return run("systemctl", "show", "--value", "--property", key, "clawgate.service").stdout.strip()
 
 
-def flows():
-    """New readings reach the broker from now on."""
-    before = confirmed()
-    until("readings reach the broker", lambda: not before <= confirmed() <= before + 2)
+def flows(name="pump-3"):
+    """New readings of a device reach the broker from now on."""
+    before = confirmed(name)
+    # The daemon counts from 0 after a restart.
+    until(f"readings of {name} reach the broker", lambda: not before <= confirmed(name) <= before + 2)
+
+
+class Air:
+    """A sensor on the air: the simulated sensor, and a virtual adapter of this machine that hears it."""
+
+    def __init__(self):
+        words = ["--label", "random", "--device", "th-2", "--keys", "/var/lib/air.keys", "--every", "1s"]
+        words += ["--log", SHARE / "air.journal", "--ble-socket", "/run/air.sock"]
+        command = [str(word) for word in ["clawgate", "simulator", *words]]
+        self.sensor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.label = next(line.split()[1] for line in self.sensor.stdout if line.startswith("label "))
+        threading.Thread(target=lambda: [None for _ in self.sensor.stdout], daemon=True).start()
+        run("modprobe", "hci_vhci")
+        self.plug_radio()
+
+    def tell(self, words):
+        self.sensor.stdin.write(words + "\n")
+        self.sensor.stdin.flush()
+
+    def plug_radio(self):
+        """An adapter appears, as when a dongle is plugged in."""
+        command = ["python3", str(SHARE / "bridge.py"), "--socket", "/run/air.sock", "--vhci", "vhci"]
+        log = open(SHARE / "bridge.log", "a")
+        self.bridge = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "/opt/bumble"}, stdout=log, stderr=log)
+        until("there is an adapter", lambda: Path("/sys/class/bluetooth/hci0").exists())
+
+    def pull_radio(self):
+        self.bridge.kill()
+        self.bridge.wait()
+        until("the adapter is gone", lambda: not Path("/sys/class/bluetooth/hci0").exists())
+
+
+air = None
 
 
 def package():
@@ -232,12 +266,38 @@ def unplugged_and_back_as_another_tty():
     assert hands("stranger") == "0", "something was written to a port that is not ours"
 
 
-def bluetooth_comes_and_goes():
-    """bluetoothd restarted, stopped and gone: serial goes on."""
-    run("systemctl", "restart", "bluetooth", check=False)
-    flows()
-    run("systemctl", "stop", "bluetooth", check=False)
-    flows()
+def the_technician_pairs_over_the_air():
+    """An adapter appears under the running daemon; scan hears a sensor, pair takes its label's code, readings flow."""
+    global air
+    air = Air()
+    run("systemctl", "start", "bluetooth")
+    air.tell("button")
+
+    def heard():
+        lines = clawgate("scan", "--for", "5s", "--json", user="tech").stdout.splitlines()
+        found = [json.loads(line) for line in lines]
+        return next((f for f in found if f["link"].startswith("ble") and f["state"] == "pairable"), None)
+
+    target = until("the sensor is heard", heard)["id"]
+    done = clawgate("pair", target, "--name", "pump-4", user="tech", input=air.label + "\n")
+    assert "pump-4 is paired" in done.stdout + done.stderr, done.stdout + done.stderr
+    flows("pump-4")
+
+
+def bluetoothd_restarts():
+    """systemctl restart bluetooth: serial goes on, and the sensor on the air comes back by itself."""
+    run("systemctl", "restart", "bluetooth")
+    flows("pump-3")
+    flows("pump-4")
+    assert unit("NRestarts") == "0"
+
+
+def the_adapter_goes_and_comes_back():
+    """Without an adapter serial goes on; plugged in again, the sensor on the air comes back by itself."""
+    air.pull_radio()
+    flows("pump-3")
+    air.plug_radio()
+    flows("pump-4")
     assert unit("NRestarts") == "0"
 
 
@@ -292,12 +352,16 @@ def is_back_after_the_reboot():
     until("the service is active", lambda: unit("ActiveState") == "active")
     collect()
     until("the port is open", lambda: port().get("state") == "open")
-    flows()
+    flows("pump-3")
+    global air
+    air = Air()
+    flows("pump-4")
 
 
 def everything_arrives():
     """The sensor falls silent; all it made becomes safe. What arrived is compared outside."""
     hands("tell silence")
+    air.tell("silence")
     until("all readings are safe", lambda: hands("unsafe") == "0")
     until("nothing waits", lambda: status()["spool"]["waiting"] == 0)
     time.sleep(1)
@@ -326,7 +390,9 @@ STEPS = {
         a_broker_of_its_own,
         two_daemons_on_a_port,
         unplugged_and_back_as_another_tty,
-        bluetooth_comes_and_goes,
+        the_technician_pairs_over_the_air,
+        bluetoothd_restarts,
+        the_adapter_goes_and_comes_back,
         killed,
         a_refused_configuration,
         the_key_is_sealed_to_the_machine,

@@ -45,20 +45,19 @@ class Sensor:
         self.process.stdin.flush()
         return "told"
 
-    def journal(self):
-        lines = (run / "sensor.journal").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def made_and_safe(self):
-        """The names of the readings it made, and of those it was told are safe."""
-        safe, made = {}, []
-        for entry in self.journal():
-            if entry["event"] == "ack":
-                safe[entry["epoch"]] = max(entry["safe"], safe.get(entry["epoch"], 0))
-            elif entry["event"] == "reading":
-                made.append(entry["id"])
-        is_safe = lambda name: int(name.split(".")[2]) <= safe.get(name.split(".")[1], 0)
-        return made, [name for name in made if is_safe(name)]
+def made_and_safe(journal):
+    """The names of the readings that a sensor made, and of those it was told are safe, by its own journal."""
+    safe, made = {}, []
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        # The last line may still be on its way into the file.
+        entry = json.loads(line) if line.endswith("}") else {"event": ""}
+        if entry["event"] == "ack":
+            safe[entry["epoch"]] = max(entry["safe"], safe.get(entry["epoch"], 0))
+        elif entry["event"] == "reading":
+            made.append(entry["id"])
+    is_safe = lambda name: int(name.split(".")[2]) <= safe.get(name.split(".")[1], 0)
+    return made, [name for name in made if is_safe(name)]
 
 
 class Stranger:
@@ -134,29 +133,34 @@ class Machine:
                 "unplug": lambda: self.command("device_del", id=rest),
                 "tell": lambda: self.sensor.tell(rest),
                 "label": lambda: self.sensor.label,
-                "unsafe": lambda: str(len(set.difference(*map(set, self.sensor.made_and_safe())))),
+                "unsafe": lambda: str(len(set.difference(*map(set, made_and_safe(run / "sensor.journal"))))),
                 "stranger": lambda: str(self.stranger.heard),
             }.get(verb, lambda: "no such request")()
             hands.write(answer + "\n")
             hands.flush()
 
 
-def account(sensor):
-    """What was made, what was called safe, what came; the verdict in words, empty when all is well."""
-    made, safe = sensor.made_and_safe()
+def account():
+    """What was made, what was called safe, what came, on each link; the verdict in words, empty when all is well."""
     came = (run / "share/collected").read_text().split()
-    lost = set(safe) - set(came)
-    log(f"readings: {len(made)} made, {len(safe)} acknowledged, {len(set(came))} arrived ({len(came)} deliveries)")
-    if len(safe) < 50:
-        return f"only {len(safe)} readings were acknowledged"
-    return f"{len(lost)} acknowledged readings did not arrive, such as {sorted(lost)[:3]}" if lost else ""
+    log(f"{len(set(came))} readings arrived in {len(came)} deliveries")
+    for link, journal, least in (("uart", run / "sensor.journal", 50), ("ble", run / "share/air.journal", 10)):
+        made, safe = made_and_safe(journal)
+        lost = sorted(set(safe) - set(came))
+        log(f"{link}: {len(made)} made, {len(safe)} acknowledged, {len(lost)} of those lost")
+        if len(safe) < least:
+            return f"{link}: only {len(safe)} readings were acknowledged"
+        if lost:
+            return f"{link}: {len(lost)} acknowledged readings did not arrive, such as {lost[:3]}"
+    return ""
 
 
 def main():
     shutil.rmtree(run, ignore_errors=True)
     (run / "share").mkdir(parents=True)
     shutil.copy(package, run / "share")
-    shutil.copy(here / "guest.py", run / "share")
+    for part in (here / "guest.py", here.parent.parent / "hardware/ble-bridge/bridge.py"):
+        shutil.copy(part, run / "share")
     sensor = Sensor()
     machine = Machine(sensor, Stranger())
     threading.Thread(target=machine.obey, daemon=True).start()
@@ -173,7 +177,7 @@ def main():
     if not results.endswith("\nall steps passed\n"):
         log("FAILED; what happened:", run)
         return 1
-    wrong = account(sensor)
+    wrong = account()
     if wrong:
         log("FAILED:", wrong)
     return int(bool(wrong))
