@@ -79,10 +79,7 @@ fn what_a_later_version_left_is_refused_with_the_way_back_and_left_as_it_is() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
-        assert!(
-            !run.status.success() && said.contains("newer") && said.contains("1000"),
-            "{database}: {said}"
-        );
+        assert!(!run.status.success() && said.contains("newer") && said.contains("1000"), "{database}: {said}");
         assert!(fs::read(&file).unwrap() == before, "{database} was changed");
     }
 }
