@@ -130,7 +130,7 @@ fn a_reload_reaches_pairings_codes_and_tokens() {
     // Its code ends with the command that waits for it.
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_clawgate"));
     let mut waiting = site.command(program, &["pair", "bench", "--issue"]);
-    let mut waiting = waiting.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut waiting = waiting.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let code = until("the code is made", || site.run(&["code", "ls", "--json"]).json().get(0).cloned());
     waiting.kill().unwrap();
     waiting.wait().unwrap();

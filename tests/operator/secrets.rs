@@ -37,6 +37,9 @@ fn a_code_a_key_or_a_token_appears_nowhere() {
     for verb in [["status", "--json"], ["devices", "ls"], ["code", "ls"], ["token", "ls"], ["audit", "export"]] {
         seen.push((verb.join(" "), site.run(&verb).out.into_bytes()));
     }
+    let doctor = site.run(&["doctor", "--json", "--config", site.config().to_str().unwrap()]);
+    assert!(doctor.out.contains("state"), "{doctor:?}");
+    seen.push(("doctor".to_owned(), (doctor.out + &doctor.err).into_bytes()));
     let metrics = site.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
     assert!(metrics.contains("clawgate_session_readings_total"), "{metrics}");
     seen.push(("metrics".to_owned(), metrics.into_bytes()));
