@@ -83,11 +83,11 @@ const fn program(name: &'static str, build: Build, suites: &'static [u8], words:
 pub(crate) const KINDS: &[Kind] = &[
     image("C on stm32vldiscovery", Build::CFirmware, "stm32vldiscovery", &[1], 10),
     image("C on microbit", Build::CFirmware, "microbit", &[1], 50),
-    image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[1], 100),
+    image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[2], 100),
     image("Rust on stm32vldiscovery", Build::RustFirmware, "stm32vldiscovery", &[], 0),
     image("Rust on microbit", Build::RustFirmware, "microbit", &[1], 30),
     image("Rust on mps2-an386", Build::RustFirmware, "mps2-an386", &[2], 200),
-    program("C on POSIX", Build::CPosix, &[1], &C_POSIX),
+    program("C on POSIX", Build::CPosix, &[1, 2], &C_POSIX),
     program("Python", Build::Python, &[1, 2], &COMMON),
     program("Rust simulator", Build::Simulator, &[1, 2], &SIMULATOR),
 ];
@@ -162,7 +162,8 @@ impl Starter {
                 command
             }
             Build::CPosix => {
-                let mut command = Command::new(built.join("clawgate-sensor"));
+                let name = if suite == 1 { "clawgate-sensor" } else { "clawgate-sensor-suite2" };
+                let mut command = Command::new(built.join(name));
                 command.args(["--id", "unit-1", "--pty"]).arg(line).arg("--keys").arg(keys);
                 command
             }
