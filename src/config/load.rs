@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::locate::{key_at, line_of, nearest};
+use super::locate::{key_at, line_of, line_of_key, nearest};
 use super::{BrokerConfig, Config, IssuerConfig, IssuerKind, Mode};
 
 /// Largest configuration file that is read, in bytes.
@@ -58,9 +58,12 @@ fn prefix(key: &str) -> String {
 /// # Errors
 /// The first refusal found, with its file, line and key.
 pub fn load(main: &Path) -> Result<Config, ConfigError> {
-    let mut merged = read_one(main)?;
+    let (mut merged, text) = read_one(main)?;
+    let mut texts = vec![(main.to_owned(), text)];
     for drop_in in drop_ins(main)? {
-        merge(&mut merged, read_one(&drop_in)?);
+        let (table, text) = read_one(&drop_in)?;
+        merge(&mut merged, table);
+        texts.push((drop_in, text));
     }
     let invalid = |e: &toml::de::Error| ConfigError::Incomplete {
         path: main.to_owned(),
@@ -68,8 +71,18 @@ pub fn load(main: &Path) -> Result<Config, ConfigError> {
         message: e.message().to_owned(),
     };
     let config: Config = toml::Value::Table(merged).try_into().map_err(|e| invalid(&e))?;
-    check(&config).map_err(|(key, message)| ConfigError::Incomplete { path: main.to_owned(), key, message })?;
+    check(&config).map_err(|objection| located(objection, &texts, main))?;
     Ok(config)
+}
+
+/// An objection with the line where its key stands, or where the table begins that it belongs into.
+fn located((key, message): Objection, texts: &[(PathBuf, String)], main: &Path) -> ConfigError {
+    let found = texts.iter().filter_map(|(path, text)| Some((line_of_key(text, &key)?, path)));
+    // The later file wins, as when they were merged.
+    match found.max_by_key(|((depth, _), _)| *depth) {
+        Some(((_, line), path)) => ConfigError::Invalid { path: path.clone(), line, key, message },
+        None => ConfigError::Incomplete { path: main.to_owned(), key, message },
+    }
 }
 
 fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -91,7 +104,7 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
-fn read_one(path: &Path) -> Result<toml::Table, ConfigError> {
+fn read_one(path: &Path) -> Result<(toml::Table, String), ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_FILE_BYTES {
@@ -100,7 +113,8 @@ fn read_one(path: &Path) -> Result<toml::Table, ConfigError> {
     let text = fs::read_to_string(path).map_err(unreadable)?;
     let refuse = |e: &toml::de::Error| invalid(path, &text, e);
     toml::from_str::<Config>(&text).map_err(|e| refuse(&e))?;
-    toml::from_str(&text).map_err(|e| refuse(&e))
+    let table = toml::from_str(&text).map_err(|e| refuse(&e))?;
+    Ok((table, text))
 }
 
 fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -153,6 +167,7 @@ fn check(config: &Config) -> Result<(), Objection> {
             return Err((format!("standalone.subscribers.{name}.public_key"), text.to_owned()));
         }
     }
+    check_loopback(config)?;
     match config.mode {
         Mode::Standalone if !cfg!(feature = "standalone") => {
             Err(objection("mode", "this build has no standalone mode; write a [broker] and mode = \"relay\""))
@@ -166,6 +181,23 @@ fn check(config: &Config) -> Result<(), Objection> {
         )),
         Mode::Standalone => Ok(()),
         Mode::Relay => check_broker(&config.broker).and_then(|()| check_issuer(&config.issuer)),
+    }
+}
+
+/// What speaks no TLS listens on this machine only.
+fn check_loopback(config: &Config) -> Result<(), Objection> {
+    let issuer = config.issuer.kind == IssuerKind::Local;
+    let listens = [
+        ("standalone.listen", config.mode == Mode::Standalone, config.standalone.listen),
+        ("issuer.listen", issuer, config.issuer.listen),
+    ];
+    match listens.into_iter().find(|(_, is_used, address)| *is_used && !address.ip().is_loopback()) {
+        Some((key, _, address)) => {
+            let text =
+                format!("{address} is not a loopback address, and it speaks no TLS: 127.0.0.1:PORT or [::1]:PORT");
+            Err((key.to_owned(), text))
+        }
+        None => Ok(()),
     }
 }
 
@@ -261,6 +293,27 @@ mod tests {
         assert!(refusal("[broker]\nurl = \"mqtts://b\"\n").contains("broker.ca"));
         let half = "[broker]\nurl = \"mqtts://b\"\nca = \"/ca\"\nclient_cert = \"/c\"\n";
         assert!(refusal(half).contains("client_key"));
+    }
+
+    #[test]
+    fn keys_that_contradict_each_other_are_named_with_file_and_line() {
+        let text = refusal("mode = \"standalone\"\n[broker]\nurl = \"mqtt://b\"\n");
+        assert!(text.contains("clawgate.toml:3: broker.url: contradicts"), "{text}");
+        // A key that is missing belongs into a table that is there.
+        let text = refusal("[broker]\nurl = \"mqtts://b\"\n");
+        assert!(text.contains("clawgate.toml:1: broker.ca: is missing"), "{text}");
+        let relay = "[broker]\nurl = \"mqtt://b\"\n";
+        let text = load_text(relay, Some("[uart.ports.a]\npath = \"dev/x\"\n")).unwrap_err().to_string();
+        assert!(text.contains("conf.d/10-site.toml:2: uart.ports.a.path: "), "{text}");
+        assert!(refusal("").contains("clawgate.toml: broker.url: is missing"));
+    }
+
+    #[test]
+    fn what_speaks_no_tls_is_kept_on_this_machine() {
+        for (table, key) in [("standalone", "standalone.listen"), ("issuer", "issuer.listen")] {
+            let text = refusal(&format!("mode = \"standalone\"\n[{table}]\nlisten = \"0.0.0.0:1\"\n"));
+            assert!(text.contains(&format!("clawgate.toml:3: {key}: 0.0.0.0:1 is not a loopback")), "{text}");
+        }
     }
 
     #[test]

@@ -18,6 +18,19 @@ pub(super) fn key_at(text: &str, span: &Range<usize>) -> String {
     path.join(".")
 }
 
+/// Where a dotted key stands, or else the deepest table it belongs into: how many of its parts are there, and the line.
+pub(super) fn line_of_key(text: &str, key: &str) -> Option<(usize, usize)> {
+    let root = DeTable::parse(text).ok()?;
+    let (mut table, mut found) = (root.get_ref(), None);
+    for (depth, part) in key.split('.').enumerate() {
+        let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == part) else { break };
+        found = Some((depth + 1, line_of(text, name.span().start)));
+        let DeValue::Table(inner) = value.get_ref() else { break };
+        table = inner;
+    }
+    found
+}
+
 fn descend(table: &DeTable<'_>, span: &Range<usize>, path: &mut Vec<String>) -> bool {
     for (key, value) in table {
         let inside = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;

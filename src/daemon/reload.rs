@@ -202,6 +202,10 @@ mod tests {
             admin = ["uid:3"]
             [uart.ports.line1]
             path = "/dev/other"
+            [ble]
+            enabled = "off"
+            adapters = ["hci9"]
+            links = 3
             [pairing]
             ttl = "5m"
             attempts = 5

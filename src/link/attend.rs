@@ -16,6 +16,7 @@ use super::order::Order;
 use super::port::Owner;
 use super::sensor::Sensor;
 use crate::ids::{DeviceId, PairingId};
+use crate::logging::Burst;
 use crate::metrics;
 use crate::pairing::engine::Engine;
 use crate::session::{Happened, Session, SessionEnd, SessionParts, blocking, record};
@@ -59,6 +60,7 @@ pub(super) struct Attendance<'a> {
     /// The window that was answered with a run; there is one run a window.
     pub(super) tried_window: Option<u32>,
     is_live: bool,
+    bad_messages: Burst,
     /// The last probe; an Ident long after it was not asked for.
     probed: Option<Instant>,
     /// The last time that an unasked Ident was taken for a restart.
@@ -83,6 +85,7 @@ impl<'a> Attendance<'a> {
             doubt: None,
             tried_window: None,
             is_live: false,
+            bad_messages: Burst::default(),
             probed: None,
             restarted: None,
             codes: owner.engine.watch_codes(),
@@ -422,10 +425,12 @@ impl<'a> Attendance<'a> {
         }
     }
 
-    fn bad_message(&self, error: &dyn std::error::Error) {
+    fn bad_message(&mut self, error: &dyn std::error::Error) {
         let link = metrics::Link { link: self.owner.view.metrics_link().to_owned() };
         self.engine().parts().metrics.link.bad_messages.get_or_create(&link).inc();
-        tracing::debug!(link = %link.link, error = %error, "a message was dropped");
+        if let Some(unsaid) = self.bad_messages.hit(self.engine().parts().clock.boot()) {
+            tracing::warn!(link = %link.link, error = %error, unsaid, "a message that cannot be read was dropped");
+        }
     }
 }
 

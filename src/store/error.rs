@@ -98,6 +98,19 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The database is gone, and what was made with it is still there.
+    #[error(
+        "{}: missing, but {} was made with it. Nothing was changed. Restore a copy of the state directory; or move the \
+         whole directory away and pair the sensors again",
+        file.display(),
+        beside.display()
+    )]
+    Missing {
+        /// The database.
+        file: PathBuf,
+        /// What stands beside its place.
+        beside: PathBuf,
+    },
     /// The database refused; disk full, read-only or an I/O error mostly.
     #[error("state.db: cannot {action}: {source}{}", advice(source))]
     Database {

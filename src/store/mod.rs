@@ -166,6 +166,11 @@ fn create(dir: &Path, file: &Path, sealer: &Sealer) -> Result<(), StoreError> {
             format!("it is missing, but its journal {} is there", journal.display()),
         ));
     }
+    // What a gateway that ran here has left: an empty registry beside it would be a loss that nobody notices.
+    let left = ["spool.db", "revoked.json", "audit/checkpoint.json"].into_iter().map(|name| dir.join(name));
+    if let Some(beside) = left.into_iter().find(|path| path.exists()) {
+        return Err(StoreError::Missing { file: file.to_owned(), beside });
+    }
     let aside = dir.join("state.db.new");
     for stale in [aside.clone(), dir.join("state.db.new-wal"), dir.join("state.db.new-shm")] {
         match fs::remove_file(&stale) {

@@ -184,6 +184,14 @@ fn a_refused_configuration_exits_78_and_a_damaged_state_is_not_started_over() {
     let log = daemon.log();
     assert!(log.contains("state.db") && log.contains("Nothing was changed"), "{log}");
     assert_eq!(fs::read(&database).unwrap(), bytes);
+
+    // Nor over one that is gone, when the rest of the state shows that there was one.
+    fs::remove_file(&database).unwrap();
+    let mut daemon = site.start_with(|_| {});
+    assert_eq!(daemon.ended(), 1);
+    let log = daemon.log();
+    assert!(log.contains("state.db: missing, but ") && log.contains("Restore a copy"), "{log}");
+    assert!(!database.exists());
 }
 
 #[test]
