@@ -303,7 +303,7 @@ impl<'a> Attendance<'a> {
             return;
         }
         let Some(session) = &mut self.session else { return };
-        if sensor.rotating.is_some_and(|rotating| session.is_shown_by(&rotating)) {
+        if sensor.rotating.is_some_and(|rotating| session.is_shown_by(rotating)) {
             self.restarted = Some(now);
             if let Err(end) = session.renew() {
                 self.session_ended(&end);

@@ -180,8 +180,8 @@ impl Session {
     }
 
     /// Whether a rotating id was made under this session's key.
-    pub(crate) fn is_shown_by(&self, rotating: &[u8; 8]) -> bool {
-        matches(&self.keys.first().advertising_key, rotating)
+    pub(crate) fn is_shown_by(&self, rotating: [u8; 8]) -> bool {
+        matches(&self.keys.first().advertising_key, &rotating)
     }
 
     /// Takes a message of the session: Handshake2 or a record. Others are not for it.
