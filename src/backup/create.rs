@@ -40,7 +40,7 @@ pub(crate) fn create(
     let options = StoreOptions { dir: dir.clone(), given_key: Some(key.clone()), ..StoreOptions::default() };
     let store = Store::open(&options, clock.clone())?;
     let manifest = Manifest {
-        id: random::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        id: format!("{:016x}", u64::from_be_bytes(random()?)),
         gateway: config.gateway.id.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         made: crate::daemon::view::rfc3339(i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX)),

@@ -31,12 +31,12 @@ pub(super) fn backup(terminal: &Terminal, verb: &Backup) -> Result<Exit, Failure
     let actor: Actor = Caller::of(own, rustix::process::getegid().as_raw()).actor();
     let (done, said) = match verb {
         Backup::Create { fence, .. } => {
-            let manifest = backup::create(&config, file, &unlock, *fence, actor).map_err(refused)?;
+            let manifest = backup::create(&config, file, &unlock, *fence, actor).map_err(|error| refused(&error))?;
             let said = created(file, &manifest);
             (manifest, said)
         }
         Backup::Restore { replace, .. } => {
-            let manifest = backup::restore(&config, file, &unlock, *replace, actor).map_err(refused)?;
+            let manifest = backup::restore(&config, file, &unlock, *replace, actor).map_err(|error| refused(&error))?;
             let said = restored(&config, &manifest);
             (manifest, said)
         }
@@ -54,10 +54,10 @@ fn restored(config: &Config, manifest: &Manifest) -> String {
     let mut text =
         format!("Restored: backup {} of {}, made {}.", manifest.id, clean(&manifest.gateway), clean(&manifest.made));
     if manifest.gateway != config.gateway.id.as_str() {
-        text += &format!(
-            "\nThe configuration calls this gateway {}: set gateway.id = {:?}, or its topics change.",
-            config.gateway.id, manifest.gateway
-        );
+        let (id, was) = (&config.gateway.id, &manifest.gateway);
+        let differs =
+            format!("\nThe configuration calls this gateway {id}: set gateway.id = {was:?}, or its topics change.");
+        text.push_str(&differs);
     }
     if !manifest.moved {
         text += "\nThe old board was not fenced: make sure that it never serves again.";
@@ -65,8 +65,8 @@ fn restored(config: &Config, manifest: &Manifest) -> String {
     text
 }
 
-fn refused(error: BackupError) -> Failure {
-    let next = match &error {
+fn refused(error: &BackupError) -> Failure {
+    let next = match error {
         BackupError::Store(StoreError::Locked { .. }) => {
             "Stop the daemon: systemctl stop clawgate.socket clawgate.service"
         }

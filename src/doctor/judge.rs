@@ -144,19 +144,19 @@ fn older(version: &str, least: (u32, u32)) -> bool {
     }
 }
 
-pub(super) fn users(seen: &UsersSeen) -> Option<Finding> {
+pub(super) fn users(seen: &UsersSeen) -> Finding {
     match (seen.user && seen.group, seen.caller_in_group) {
-        (false, _) => Some(Finding::advice(
+        (false, _) => Finding::advice(
             "users",
             "there is no user clawgate with a group of its own: the daemon runs as somebody else",
             "Install the package, or see \"Without Debian\" in install.md.",
-        )),
-        (true, false) => Some(Finding::advice(
+        ),
+        (true, false) => Finding::advice(
             "users",
             "you are not in the group clawgate: the socket refuses you",
             "sudo, or: adduser YOU clawgate",
-        )),
-        (true, true) => Some(Finding::ok("users", "the daemon has a user of its own; you may ask it")),
+        ),
+        (true, true) => Finding::ok("users", "the daemon has a user of its own; you may ask it"),
     }
 }
 
@@ -396,7 +396,7 @@ mod tests {
         let now = Duration::from_secs(1_800_000_000);
         let left = |days: u64| broker(&url, &Reached::Tls(Some(now + Duration::from_secs(days * 86_400))), now).level;
         assert_eq!((left(22), left(20)), (Level::Ok, Level::Advice));
-        assert_eq!(broker(&url, &Reached::Tls(Some(now - SOON)), now).level, Level::Problem);
+        assert_eq!(broker(&url, &Reached::Tls(Some(now.saturating_sub(SOON))), now).level, Level::Problem);
         assert_eq!(broker(&url, &Reached::NotConnected("refused".to_owned()), now).level, Level::Problem);
         assert_eq!(broker(&url, &Reached::Plain, now).level, Level::Ok);
     }

@@ -69,7 +69,7 @@ pub(crate) fn examine(config: Result<Config, ConfigError>, config_file: &Path, a
     findings.extend(judge::daemon(asked, probe::has_systemd()));
     findings.push(judge::clock(&probe::clock(&clock)));
     findings.extend(judge::bluetooth(&probe::bluetooth()));
-    findings.extend(judge::users(&probe::users()));
+    findings.push(judge::users(&probe::users()));
     let modem_manager = probe::runs("ModemManager");
     findings.extend(probe::ports(&config).iter().map(|port| judge::port(port, asked, modem_manager)));
     if config.uart.ports.is_empty() {

@@ -431,7 +431,7 @@ mod tests {
             assert_eq!(queue.submit(incoming, Duration::ZERO), Submitted::Accepted);
         }
         let mut flying: VecDeque<_> = queue.take(usize::MAX).into_iter().map(|entry| entry.ticket).collect();
-        let mut confirm = |queue: &mut Queue, flying: &mut VecDeque<_>, count| {
+        let confirm = |queue: &mut Queue, flying: &mut VecDeque<_>, count| {
             flying.drain(..count).for_each(|ticket| assert!(queue.confirm(ticket)));
             queue.is_ready()
         };
