@@ -47,6 +47,7 @@ pub(crate) enum Cut {
 }
 
 /// A device of the air.
+#[allow(clippy::struct_excessive_bools, reason = "BlueZ has them so")]
 pub(crate) struct Device {
     adapter: String,
     address: String,
@@ -577,7 +578,9 @@ impl World {
                 state.discovering = on;
                 self.changed(&path, ADAPTER, map([("Discovering", boxed(on))]));
                 let there: Vec<String> = self.devices.keys().cloned().collect();
-                there.iter().for_each(|address| self.appear(address));
+                for address in there {
+                    self.appear(&address);
+                }
                 call.method_return()
             }
             (ADAPTER, "RemoveDevice") => {
@@ -750,7 +753,7 @@ fn property(call: &Message, member: &str, all: &PropMap) -> Message {
 }
 
 fn node(children: &[&str]) -> String {
-    let nodes: String = children.iter().map(|child| format!("<node name=\"{child}\"/>")).collect();
+    let nodes = children.iter().fold(String::new(), |nodes, child| format!("{nodes}<node name=\"{child}\"/>"));
     format!(
         "<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\" \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\"><node>{nodes}</node>"
     )
