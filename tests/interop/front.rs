@@ -94,7 +94,7 @@ impl Front {
 
     /// A day goes by.
     pub(crate) fn a_day_later(&self) {
-        self.clock.advance(Duration::from_hours(24));
+        self.clock.advance(Duration::from_secs(24 * 3600));
     }
 
     /// How many readings it took.

@@ -138,9 +138,8 @@ fn run_to(script: &str, out: PathBuf) -> Result<PathBuf, String> {
 }
 
 fn run(build: &mut Command, script: &str) -> Result<(), String> {
-    let built = build.output();
-    let built = built.map_err(|error| format!("{script}: {error}"))?;
-    if built.status.success() { Ok(()) } else { Err(format!("{script}: {}", String::from_utf8_lossy(&built.stderr))) }
+    let end = build.output().map_err(|error| format!("{script}: {error}"))?;
+    if end.status.success() { Ok(()) } else { Err(format!("{script}: {}", String::from_utf8_lossy(&end.stderr))) }
 }
 
 /// Starts units of one kind.

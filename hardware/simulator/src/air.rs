@@ -278,15 +278,15 @@ mod tests {
             let mut bytes = Vec::new();
             radio.read_to_end(&mut bytes).unwrap();
             let mut joiner = Joiner::<MAX_MESSAGE>::new();
-            let (mut rest, mut joined) = (&bytes[..], None);
+            let (mut rest, mut whole) = (&bytes[..], None);
             while let [high, low, kind, after @ ..] = rest {
                 let (value, after) = after.split_at(usize::from(u16::from_be_bytes([*high, *low])) - 1);
                 assert_eq!(*kind, b'N');
                 assert!(value.len() <= usize::from(mtu) - 3 && value.len() <= 512);
-                joined = joiner.join(Header::from_byte(value[0]), &value[1..]).unwrap().map(<[u8]>::to_vec);
+                whole = joiner.join(Header::from_byte(value[0]), &value[1..]).unwrap().map(<[u8]>::to_vec);
                 rest = after;
             }
-            assert_eq!(joined, Some(message));
+            assert_eq!(whole, Some(message));
         }
     }
 
