@@ -230,11 +230,13 @@ fn lives_through(board: &'static Board) {
     assert!(answers.iter().all(|answer| answer == REFUSE || answer[0] == M2), "{answers:x?}");
     assert_eq!(unit.status()["label_attempts"], 0, "what was no guess cost one");
 
-    // The same again takes no more memory: there is none to take, and the stack goes no deeper.
-    let deepest = unit.status()["stack"].as_u64();
+    // The same again takes no more memory: there is none to take, and the stack goes no deeper, but for an interrupt
+    // that may come where it is deepest.
+    let deepest = unit.status()["stack"].as_u64().unwrap();
     noise(&mut line, &mut dice);
     line.answers();
-    assert_eq!(unit.status()["stack"].as_u64(), deepest);
+    let stack = unit.status()["stack"].as_u64().unwrap();
+    assert!(stack <= deepest + 256, "from {deepest} to {stack} bytes of stack");
     assert_eq!(unit.count("ready"), 1, "it started anew: something made it fault");
     unit.stack_was_enough();
 }

@@ -247,6 +247,10 @@ impl<B: Board, P: Pages, const MESSAGE: usize, const FRAME: usize> Unit<'_, '_, 
             let Some(byte) = self.board.read_line() else { break };
             *room = byte;
             len = usize::saturating_add(len, 1);
+            // One frame a turn: it is answered before the next one is looked at.
+            if byte == uart::DELIMITER {
+                break;
+            }
         }
         let mut input = taken.get(..len).unwrap_or_default();
         while let Some(frame) = self.decoder.decode(&mut input) {
