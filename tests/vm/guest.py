@@ -200,6 +200,7 @@ def a_broker_of_its_own():
     Path("/etc/clawgate/conf.d/broker.toml").write_text('mode = "relay"\n[broker]\nurl = "mqtt://127.0.0.1:1883"\n')
     collect()
     run("systemctl", "restart", "clawgate")
+    hands("counted")
     flows()
     until("they are counted", lambda: (SHARE / "collected").stat().st_size > 0)
 
@@ -341,6 +342,7 @@ def reboots():
     """The machine restarts in order."""
     PHASE.write_text("2")
     dump()
+    hands("reboots")
     run("systemctl", "--no-block", "reboot")
 
 
@@ -416,6 +418,7 @@ def dump():
 
 
 def main():
+    hands("booted")
     phase = int(PHASE.read_text()) if PHASE.exists() else 1
     for step in STEPS[phase]:
         try:
