@@ -209,11 +209,12 @@ def collect():
     """Writes the name of each reading that comes to mosquitto into the shared folder."""
     run("systemctl", "start", "mosquitto")
     listen = "mosquitto_sub -h 127.0.0.1 -V 5 -i collector -c -x 3600 -q 1 -t claw/v1/+/+/+/up/telemetry"
-    # First only the subscription, which the broker then keeps; over its restart too.
-    until("the broker takes the subscription", lambda: run(*listen.split(), "-E", check=False).returncode == 0)
-    names = "grep --line-buffered -oE '[0-9a-f]{16}\\.[0-9a-f]{16}\\.[0-9]+'"
-    script = f"exec {listen} -F %P | {names} >>{SHARE}/collected"
-    run("systemd-run", "--quiet", "--unit=collector", "sh", "-c", script)
+    if not (SHARE / "collected").exists():
+        # First only the subscription, which the broker then keeps; over its restart too.
+        until("the broker takes the subscription", lambda: run(*listen.split(), "-E", check=False).returncode == 0)
+    # Straight into the file and line by line, so that nothing it has taken is lost when it is stopped.
+    out = f"--property=StandardOutput=append:{SHARE}/collected"
+    run("systemd-run", "--quiet", "--unit=collector", out, "stdbuf", "-oL", *listen.split(), "-F", "%P")
 
 
 def two_daemons_on_a_port():
@@ -342,6 +343,8 @@ def reboots():
     """The machine restarts in order."""
     PHASE.write_text("2")
     dump()
+    # What comes from now on, the broker keeps for it.
+    run("systemctl", "stop", "collector")
     hands("reboots")
     run("systemctl", "--no-block", "reboot")
 

@@ -8,6 +8,7 @@ machine or after SECONDS, and then compares what the sensor was told is safe wit
 in RUN_DIRECTORY: console.log, share/results, share/journal, sensor.journal, share/collected.
 """
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -166,7 +167,7 @@ class Machine:
 
 def account(uncounted):
     """What was made, what was called safe, what came, on each link; the verdict in words, empty when all is well."""
-    came = (run / "share/collected").read_text().split()
+    came = re.findall(r"\b[0-9a-f]{16}\.[0-9a-f]{16}\.[0-9]+\b", (run / "share/collected").read_text())
     log(f"{len(set(came))} readings arrived in {len(came)} deliveries")
     for link, journal, least in (("uart", run / "sensor.journal", 50), ("ble", run / "share/air.journal", 10)):
         made, safe = made_and_safe(journal)
