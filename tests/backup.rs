@@ -8,6 +8,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use clawgate::clock::Clock;
+use clawgate::store::{Store, StoreOptions};
 use daemon::{Daemon, Sensor, quoted};
 use serde_json::Value as Json;
 
@@ -40,6 +42,12 @@ fn waiting(daemon: &Daemon) -> u64 {
     serde_json::from_slice::<Json>(&status.stdout).map_or(0, |status| status["spool"]["waiting"].as_u64().unwrap())
 }
 
+/// The registry of a board that is stopped.
+fn state(board: &Path) -> Store {
+    let options = StoreOptions { dir: board.join("state"), ..StoreOptions::default() };
+    Store::open(&options, Clock::system()).unwrap()
+}
+
 fn folder(place: &tempfile::TempDir, name: &str) -> PathBuf {
     let path = place.path().join(name);
     std::fs::create_dir(&path).unwrap();
@@ -66,6 +74,7 @@ fn a_gateway_moves_with_its_pairings_and_what_waits_and_the_old_board_serves_no_
     let mut daemon = old_board(&old, &mut sensor);
     let safe = sensor.acknowledged().len() as u64;
     let file = place.path().join("gateway.clawbak");
+    state(&old).put_secret("refresh-token.pump-3", b"of the old board").unwrap();
 
     let short = backup(&old, &["create"], &file, "short");
     assert_eq!(short.status.code(), Some(2), "{}", said(&short));
@@ -100,6 +109,8 @@ fn a_gateway_moves_with_its_pairings_and_what_waits_and_the_old_board_serves_no_
     assert!(!wrong.status.success() && said(&wrong).contains("does not open"), "{}", said(&wrong));
     let restored = backup(&new, &["restore"], &file, PASSPHRASE);
     assert!(restored.status.success(), "{}", said(&restored));
+    let dropped = state(&new).secret("refresh-token.pump-3").unwrap().is_none();
+    assert!(dropped, "two boards with one refresh token are as good as a theft");
     moved.resume();
     assert!(waiting(&moved) >= safe, "of {safe} safe readings {} came along", waiting(&moved));
     assert_eq!(moved.json(&["devices", "ls"])[0][0]["id"], "pump-3");

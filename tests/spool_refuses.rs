@@ -208,7 +208,8 @@ async fn on_a_full_disk_readings_stay_unacknowledged_and_go_on_when_there_is_roo
     let status = spool.status();
     assert!(status.trouble.is_some(), "{status:?}");
     // A sensor that connects now is told the same as the one that is connected.
-    let held = progress.borrow().safe.max(lane.hello(9, 1).safe);
+    let told = lane.hello(9, 1).safe;
+    let held = progress.borrow().safe.max(told);
     assert!(held < next - 1, "{held} of {} safe", next - 1);
     assert!(status.memory_bytes <= 4 << 20);
     // What a crash would leave now has everything that was called safe.

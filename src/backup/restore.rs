@@ -69,10 +69,12 @@ pub(crate) fn restore(
     drop(present);
     let clock = Clock::system();
     let store = Store::open(&StoreOptions { dir: dir.clone(), ..StoreOptions::default() }, clock.clone())?;
+    // Used since by the old board, they would end at the issuer as stolen ones do.
+    let ended = store.remove_refresh_tokens()?;
     let audit = Audit::open(&dir.join("audit"), &store.seed("audit-key")?, clock)?;
     audit.record(
         Event::done(actor, "backup.restore", &manifest.id)
-            .with(json!({ "made": manifest.made, "moved": manifest.moved })),
+            .with(json!({ "made": manifest.made, "moved": manifest.moved, "refresh_tokens_dropped": ended })),
     )?;
     drop((audit, store));
     give_to_owner(dir)?;

@@ -15,7 +15,7 @@ use crate::secret::Secret;
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{REFRESH_TOKEN, Store, StoreError};
 use crate::token::Issuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, LocalIssuer};
@@ -141,7 +141,7 @@ struct StoredFamilies(Store);
 
 impl StoredFamilies {
     fn name(device: &DeviceId) -> String {
-        format!("refresh-token.{device}")
+        format!("{REFRESH_TOKEN}{device}")
     }
 }
 

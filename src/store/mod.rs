@@ -34,6 +34,7 @@ use error::failed;
 use master_key::MasterKey;
 pub(crate) use master_key::parse as parse_key;
 use seal::{Place, Sealer};
+pub(crate) use secrets::REFRESH_TOKEN;
 
 /// The database, in the state directory.
 pub(crate) const STATE_FILE: &str = "state.db";

@@ -7,6 +7,9 @@ use super::error::failed;
 use super::{Place, Store, StoreError};
 use crate::secret::Secret;
 
+/// Names of devices' refresh tokens begin so.
+pub(crate) const REFRESH_TOKEN: &str = "refresh-token.";
+
 fn place(name: &str) -> Place<'_> {
     Place { table: "secrets", row: name, name: "secret" }
 }
@@ -65,6 +68,15 @@ impl Store {
     pub fn remove_secret(&self, name: &str) -> Result<(), StoreError> {
         let removed = self.db().execute("DELETE FROM secrets WHERE name = ?1", [name]);
         removed.map(drop).map_err(failed("remove a secret"))
+    }
+
+    /// Forgets every device's refresh token: whoever else has a copy of this state may have used them since.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn remove_refresh_tokens(&self) -> Result<usize, StoreError> {
+        let all = "DELETE FROM secrets WHERE substr(name, 1, length(?1)) = ?1";
+        self.db().execute(all, [REFRESH_TOKEN]).map_err(failed("remove refresh tokens"))
     }
 
     fn write_secret(&self, how: &str, name: &str, secret: &[u8]) -> Result<(), StoreError> {
