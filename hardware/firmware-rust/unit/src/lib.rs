@@ -1,5 +1,5 @@
 //! What a sensor's firmware needs beside the protocol, whatever the board: [`flash`] keeps the keys over a power
-//! cut, [`random`] makes a seed last, [`console`] reads what a person types, [`unit`] is the main loop.
+//! cut, [`random`] makes a seed last, [`console`] reads what a person types, [`mod@unit`] is the main loop.
 //!
 //! No allocator, no `unsafe`, no register: those are the image's. What a board must do is [`unit::Board`] and
 //! [`flash::Pages`].
