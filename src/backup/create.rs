@@ -58,9 +58,8 @@ pub(crate) fn create(
         let _ = fs::remove_file(&aside);
         return Err(error);
     }
-    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder, "sync the folder"))?;
-    }
+    let folder = folder_of(file);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder, "sync the folder"))?;
     // Only now: a move that failed half way leaves a board that serves.
     if fence {
         store.fence(&serde_json::to_vec(&manifest).unwrap_or_default())?;
@@ -68,6 +67,11 @@ pub(crate) fn create(
     drop((audit, store));
     give_to_owner(dir)?;
     Ok(manifest)
+}
+
+/// The folder that a file is in: of a bare name the one that the program runs in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn write(
@@ -145,4 +149,17 @@ fn master_key(config: &Config) -> Result<Secret<[u8; 32]>, BackupError> {
         return store::parse_key(&asked.stdout).ok_or(BackupError::Sealed("what came is no key".to_owned()));
     }
     Ok(store::read_key(config.master_key.as_deref().unwrap_or(&own), &config.state_dir)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_file_name_is_in_the_folder_that_the_program_runs_in() {
+        assert_eq!(folder_of(Path::new("gateway.backup")), Path::new("."));
+        assert!(File::open(folder_of(Path::new("gateway.backup"))).unwrap().sync_all().is_ok());
+        assert_eq!(folder_of(Path::new("kept/gateway.backup")), Path::new("kept"));
+        assert_eq!(folder_of(Path::new("/gateway.backup")), Path::new("/"));
+    }
 }
