@@ -57,6 +57,19 @@ impl Clock {
         }
     }
 
+    /// Names this start of the machine in 32 hexadecimal digits: boot times of different starts do not compare. Where a
+    /// sandbox hides the kernel's word for it, systemd's counts; empty where neither is known.
+    #[must_use]
+    pub fn boot_id(&self) -> String {
+        match &self.0 {
+            Source::System => {
+                let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+                kernel.or_else(|| std::env::var(BOOT_ID).ok()).as_deref().and_then(plain_id).unwrap_or_default()
+            }
+            Source::Manual(_) => "0".repeat(32),
+        }
+    }
+
     /// Moves a manual clock, boot and wall together; nothing on the system's.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(time) = &self.0 {
@@ -77,6 +90,15 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Clock(boot {:?})", self.boot())
     }
+}
+
+/// The unit says the boot id here: `ProcSubset=pid` hides the file.
+const BOOT_ID: &str = "CLAWGATE_BOOT_ID";
+
+/// An id with or without hyphens, as 32 digits; nothing else.
+fn plain_id(text: &str) -> Option<String> {
+    let id: String = text.trim().chars().filter(|c| *c != '-').collect();
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
 }
 
 /// Made by systemd-timesyncd at its first synchronisation, gone with a reboot.
@@ -113,6 +135,13 @@ mod tests {
         assert!(judge(Some(Duration::from_millis(40)), || false));
         assert!(!judge(Some(UNKNOWN_ERROR), || true), "a marker of long ago says nothing");
         assert!(judge(None, || true) && !judge(None, || false));
+    }
+
+    #[test]
+    fn a_start_of_the_machine_has_one_name() {
+        assert_eq!(Clock::system().boot_id(), Clock::system().boot_id());
+        assert_eq!(plain_id("0F6b5d5a-1111-2222-3333-444455556666\n").unwrap(), "0f6b5d5a111122223333444455556666");
+        assert!(plain_id("").is_none() && plain_id("../../../etc/passwd-0123456789abcd").is_none());
     }
 
     /// Not a test of its own: what the one below compares.

@@ -24,6 +24,9 @@ pub struct Entry {
     pub time: String,
     /// Milliseconds since the machine started; goes on when somebody turns the clock.
     pub boot_ms: u64,
+    /// Which start of the machine: 32 hexadecimal digits, empty where the system does not say.
+    #[serde(default)]
+    pub boot_id: String,
     /// Who.
     pub actor: Actor,
     /// What.
@@ -40,16 +43,26 @@ pub struct Entry {
     pub prev: Digest,
 }
 
+/// The times of one line.
+#[derive(Debug, Default)]
+pub(super) struct When {
+    pub(super) wall_ms: i64,
+    pub(super) boot_ms: u64,
+    pub(super) boot_id: String,
+}
+
 impl Entry {
-    pub(super) fn new(seq: u64, prev: Digest, wall_ms: i64, boot_ms: u64, event: Event) -> Self {
+    /// The entry of `event` as the line `seq`, after the line with the hash `prev`.
+    pub(super) fn new(seq: u64, prev: Digest, at: &When, event: Event) -> Self {
         let details = match event.details.to_string().len() {
             long if long > LONGEST_DETAILS => json!({ "omitted_bytes": long }),
             _ => event.details,
         };
         Self {
             seq,
-            time: Timestamp::from_millisecond(wall_ms).unwrap_or_default().to_string(),
-            boot_ms,
+            time: Timestamp::from_millisecond(at.wall_ms).unwrap_or_default().to_string(),
+            boot_ms: at.boot_ms,
+            boot_id: at.boot_id.clone(),
             actor: event.actor,
             action: event.action.to_owned(),
             subject: event.subject.chars().take(LONGEST_TEXT).collect(),
@@ -108,7 +121,8 @@ mod tests {
     use super::*;
 
     fn entry(subject: &str) -> Entry {
-        Entry::new(3, Digest([7; 32]), 1_700_000_000_123, 5, Event::done(Actor::Daemon, "test.it", subject))
+        let at = When { wall_ms: 1_700_000_000_123, boot_ms: 5, boot_id: "0".repeat(32) };
+        Entry::new(3, Digest([7; 32]), &at, Event::done(Actor::Daemon, "test.it", subject))
     }
 
     #[test]
@@ -116,6 +130,16 @@ mod tests {
         let (line, hash) = entry("pump-3").to_line();
         let (read, stated) = parse(line.strip_suffix('\n').unwrap().as_bytes()).unwrap();
         assert_eq!((read.seq, read.time.as_str(), stated), (3, "2023-11-14T22:13:20.123Z", hash));
+    }
+
+    #[test]
+    fn a_line_from_before_boot_ids_were_written_still_reads() {
+        let (line, _) = entry("pump-3").to_line();
+        let (open, _) = line.rsplit_once(MARK).unwrap();
+        let old = open.replace(&format!(",\"boot_id\":\"{}\"", "0".repeat(32)), "");
+        assert_ne!(old, open);
+        let line = format!("{old}{MARK}{}\"}}", leaf(format!("{old}}}").as_bytes()));
+        assert_eq!(parse(line.as_bytes()).unwrap().0.boot_id, "");
     }
 
     #[test]
@@ -142,7 +166,7 @@ mod tests {
     fn long_fields_are_cut() {
         let mut event = Event::done(Actor::Daemon, "test.it", "x".repeat(10_000)).because("y".repeat(10_000));
         event.details = json!({ "z": "z".repeat(10_000) });
-        let (line, _) = Entry::new(0, Digest::default(), 0, 0, event).to_line();
+        let (line, _) = Entry::new(0, Digest::default(), &When::default(), event).to_line();
         assert!(line.len() < 2000, "{}", line.len());
     }
 }

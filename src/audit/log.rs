@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ed25519_dalek::SigningKey;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::checkpoint::{Checkpoint, State};
-use super::line::{self, Entry};
+use super::line::{self, Entry, When};
 use super::segment::{self, Line};
 use super::{Actor, Event, Outcome};
 use crate::clock::Clock;
@@ -51,8 +52,10 @@ struct Inner {
     dir: PathBuf,
     key: SigningKey,
     clock: Clock,
+    boot_id: String,
     limits: Limits,
     writer: Mutex<Writer>,
+    checkpoints: watch::Sender<Checkpoint>,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,10 @@ impl Audit {
         }
         let key = SigningKey::from_bytes(seed.expose());
         let (writer, remarks) = resume(dir, &key, &clock).map_err(error)?;
-        let audit = Self(Arc::new(Inner { dir: dir.to_owned(), key, clock, limits, writer: Mutex::new(writer) }));
+        let checkpoints = watch::Sender::new(writer.checkpoint.clone());
+        let boot_id = clock.boot_id();
+        let writer = Mutex::new(writer);
+        let audit = Self(Arc::new(Inner { dir: dir.to_owned(), key, clock, boot_id, limits, writer, checkpoints }));
         for (outcome, remark) in remarks {
             if outcome == Outcome::Failed {
                 tracing::error!(dir = %dir.display(), problem = %remark, "the audit log is damaged");
@@ -107,8 +113,7 @@ impl Audit {
     pub fn record(&self, event: Event) -> Result<(), AuditError> {
         let inner = &*self.0;
         let mut writer = self.writer();
-        let boot_ms = u64::try_from(inner.clock.boot().as_millis()).unwrap_or(u64::MAX);
-        let entry = Entry::new(writer.head.edge.size, writer.head.last, wall_ms(&inner.clock), boot_ms, event);
+        let entry = Entry::new(writer.head.edge.size, writer.head.last, &inner.now(), event);
         let (line, hash) = entry.to_line();
         let full = writer.length > 0 && writer.length.saturating_add(line.len() as u64) > inner.limits.file_bytes;
         let path = writer.path.clone();
@@ -126,10 +131,11 @@ impl Audit {
         Ok(())
     }
 
-    /// The last signed statement about the log.
-    #[cfg(test)]
-    fn checkpoint(&self) -> Checkpoint {
-        self.writer().checkpoint.clone()
+    /// The last signed statement about the log, and each one after it: for whoever keeps a copy elsewhere. It changes
+    /// with every line, so that a reader who takes his time sees the newest, not each.
+    #[must_use]
+    pub fn checkpoints(&self) -> watch::Receiver<Checkpoint> {
+        self.0.checkpoints.subscribe()
     }
 
     /// The last `count` events, oldest first.
@@ -167,6 +173,13 @@ impl Audit {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn now(&self) -> When {
+        let boot_ms = u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX);
+        When { wall_ms: wall_ms(&self.clock), boot_ms, boot_id: self.boot_id.clone() }
     }
 }
 
@@ -222,6 +235,7 @@ impl Writer {
     fn sign(&mut self, inner: &Inner) -> io::Result<()> {
         let checkpoint = Checkpoint::sign(&inner.key, self.head.clone(), self.base.clone(), wall_ms(&inner.clock));
         checkpoint.write(&inner.dir)?;
+        inner.checkpoints.send_replace(checkpoint.clone());
         self.checkpoint = checkpoint;
         Ok(())
     }

@@ -57,9 +57,13 @@ impl Fixture {
     }
 }
 
+fn checkpoint(audit: &Audit) -> Checkpoint {
+    audit.checkpoints().borrow().clone()
+}
+
 /// The log of `audit` under its own key.
 fn whole(audit: &Audit) -> Report {
-    verify(&audit.0.dir, &Trust { key: Some(audit.checkpoint().key()), anchor: None }).unwrap()
+    verify(&audit.0.dir, &Trust { key: Some(checkpoint(audit).key()), anchor: None }).unwrap()
 }
 
 fn record(audit: &Audit, count: usize) {
@@ -131,7 +135,7 @@ fn a_cut_log_with_an_older_checkpoint_is_found_by_an_anchor() {
     let (lines, old) = (fixture.lines(), fs::read(fixture.dir().join("checkpoint.json")).unwrap());
     let audit = fixture.open();
     record(&audit, 3);
-    let anchor = audit.checkpoint();
+    let anchor = checkpoint(&audit);
     drop(audit);
     fixture.rewrite(&lines);
     fs::write(fixture.dir().join("checkpoint.json"), old).unwrap();
@@ -143,7 +147,7 @@ fn a_cut_log_with_an_older_checkpoint_is_found_by_an_anchor() {
 #[test]
 fn a_checkpoint_of_another_key_is_found() {
     let fixture = Fixture::filled(3);
-    let key = fixture.open().checkpoint().key();
+    let key = checkpoint(&fixture.open()).key();
     assert!(verify(&fixture.dir(), &Trust { key: Some(key), anchor: None }).unwrap().is_whole());
     let other = Trust { key: Some(Digest([1; 32])), anchor: None };
     assert!(verify(&fixture.dir(), &other).unwrap().findings[0].what.contains("another key"));
@@ -260,4 +264,20 @@ fn every_file_is_private() {
     for entry in fs::read_dir(fixture.dir()).unwrap() {
         assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
+}
+
+#[test]
+fn who_watches_sees_each_new_checkpoint() {
+    let fixture = Fixture::filled(3);
+    let audit = fixture.open();
+    let mut checkpoints = audit.checkpoints();
+    assert_eq!(checkpoints.borrow_and_update().size(), 3);
+    record(&audit, 2);
+    assert!(checkpoints.has_changed().unwrap());
+    let newest = checkpoints.borrow_and_update().clone();
+    // As it is published, it serves as an anchor.
+    let published = serde_json::to_string(&newest).unwrap();
+    let anchor = Checkpoint::from_text(&published).unwrap();
+    let trust = Trust { key: Some(newest.key()), anchor: Some(anchor) };
+    assert!(newest.size() == 5 && verify(&fixture.dir(), &trust).unwrap().is_whole());
 }
