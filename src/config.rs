@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::token::Stage;
 use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
 pub(crate) use values::parse_duration;
@@ -75,6 +76,8 @@ pub struct GatewayConfig {
     pub id: Name,
     /// Tenant at the broker.
     pub tenant: Name,
+    /// Where it serves; issuer, key and audience are of this stage alone.
+    pub stage: Stage,
 }
 
 /// `[control]`: the socket and who may do what on it.
@@ -340,7 +343,7 @@ impl Default for Config {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { id: Name::fixed("gateway"), tenant: Name::fixed("default") }
+        Self { id: Name::fixed("gateway"), tenant: Name::fixed("default"), stage: Stage::default() }
     }
 }
 

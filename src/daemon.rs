@@ -35,6 +35,7 @@ pub use issuer::IssuingError;
 pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
+use crate::alarm::Alarms;
 use crate::audit::{Actor, Audit, Event};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
@@ -77,6 +78,7 @@ struct Parts {
     store: Store,
     spool: Spool,
     audit: Audit,
+    alarms: Alarms,
     codes: Codes,
     broker: BrokerUrl,
     issuer_url: String,
@@ -135,6 +137,12 @@ impl Gateway {
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// What a person should look at.
+    #[must_use]
+    pub fn alarms(&self) -> &Alarms {
+        &self.0.alarms
     }
 
     /// Pairing codes.

@@ -3,6 +3,7 @@
 //! Way of a reading: [`link`] -> [`session`] -> [`spool`] -> [`relay`] -> broker.
 //! Way of a code: [`control`] -> [`pairing`] -> protocol machine -> [`store`] -> [`token`].
 
+pub mod alarm;
 pub mod audit;
 mod backup;
 pub mod cli;

@@ -43,6 +43,13 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+/// The label of a count by the kind of what happened; only fixed texts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    /// A fixed text.
+    pub kind: &'static str,
+}
+
 /// A bound of the design and what it bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Bound {
@@ -67,6 +74,8 @@ pub struct Metrics {
     pub token: TokenMetrics,
     /// The control socket.
     pub control: ControlMetrics,
+    /// Alarms that were said, by kind.
+    pub alarms: Family<Kind, Counter>,
     /// Bounds of queues, tables and connections, by what they bound.
     pub limits: Family<Bound, Gauge>,
     registry: Arc<Registry>,
@@ -209,6 +218,8 @@ impl Metrics {
         let mut registry = Registry::with_prefix("clawgate");
         let limits = Family::default();
         registry.register("limit", "Bounds, by what they bound", limits.clone());
+        let alarms = Family::default();
+        registry.register("alarms", "Alarms that were said, by kind", alarms.clone());
         Self {
             link: LinkMetrics::register(&mut registry),
             pairing: PairingMetrics::register(&mut registry),
@@ -217,6 +228,7 @@ impl Metrics {
             relay: RelayMetrics::register(&mut registry),
             token: TokenMetrics::register(&mut registry),
             control: ControlMetrics::register(&mut registry),
+            alarms,
             limits,
             registry: Arc::new(registry),
         }

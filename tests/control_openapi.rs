@@ -63,6 +63,11 @@ fn every_field_is_described() {
     });
     let radio: api::Radio = serde_json::from_value(radio).unwrap();
     assert_same_fields("Radio", &radio);
+    let alarm = json!({
+        "kind": "expiry", "subject": "a", "words": "w", "next_step": "n", "since": "", "last": "", "count": 1
+    });
+    let alarm: api::Alarm = serde_json::from_value(alarm).unwrap();
+    assert_same_fields("Alarm", &alarm);
     let spool: api::Spool = serde_json::from_value(spool).unwrap();
     assert_same_fields("Spool", &spool);
     assert_same_fields(
@@ -85,6 +90,8 @@ fn every_field_is_described() {
             spool,
             config_refused: None,
             restart_needed: Vec::new(),
+            stage: String::new(),
+            alarms: vec![alarm],
         },
     );
     let letter = json!({"id": "a.b.1", "device": null, "kind": "gap", "bytes": 1, "reason": "0x95", "at": "2026-01-01T00:00:00Z"});

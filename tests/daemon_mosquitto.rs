@@ -22,7 +22,7 @@ use clawgate::clock::Clock;
 use clawgate::token::key::SigningKey;
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::scope::Scope;
-use clawgate::token::{AccessToken, Issuer, TokenRequest};
+use clawgate::token::{AccessToken, Issuer, Limits, Stage, TokenRequest};
 use daemon::{Daemon, Sensor, quoted};
 use mqtt_client::{By, Connect, MqttClient};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS, TlsConfiguration, Transport};
@@ -183,6 +183,8 @@ impl Site {
             scope: vec![Scope::TelemetryWrite],
             life: Duration::from_secs(60),
             audience: "claw".to_owned(),
+            limits: Limits::default(),
+            stage: Stage::default(),
         };
         self.client("gw-1").issue(&request).await.unwrap()
     }

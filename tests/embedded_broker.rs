@@ -13,7 +13,7 @@ use clawgate::standalone::{Broker, BrokerOptions, TlsFiles};
 use clawgate::token::key::SigningKey;
 use clawgate::token::local::{DenyList, LocalIssuer, Mint};
 use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{Issuer, TokenRequest};
+use clawgate::token::{Issuer, Limits, Stage, TokenRequest};
 use mqtt_client::{By, Connect, MqttClient};
 
 /// The life of a token whose end a test waits for; long enough to connect with on a busy machine.
@@ -78,6 +78,8 @@ fn request(device: &str, life_s: u64) -> TokenRequest {
         scope: vec![Scope::TelemetryWrite],
         life: Duration::from_secs(life_s),
         audience: "claw".to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
     }
 }
 
@@ -89,6 +91,7 @@ fn subscriber_token(issuer: &LocalIssuer, life_s: u64) -> String {
         scope: TELEMETRY_READ.to_owned(),
         topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
         life: Duration::from_secs(life_s),
+        limits: Limits::default(),
     };
     issuer.mint(mint).unwrap()
 }

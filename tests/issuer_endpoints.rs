@@ -13,7 +13,7 @@ use clawgate::token::key::{Jwks, SigningKey};
 use clawgate::token::local::{DenyList, LocalIssuer};
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::scope::{Action, Scope};
-use clawgate::token::{Issuer, IssuerError, Remedy, TokenRequest};
+use clawgate::token::{Issuer, IssuerError, Limits, Remedy, Stage, TokenRequest};
 use serde_json::{Value, json};
 
 const READ: &str = "claw/v1/default/+/+/up/#";
@@ -95,6 +95,8 @@ fn request(gateway: &str, device: &str) -> TokenRequest {
         scope: vec![Scope::TelemetryWrite],
         life: Duration::from_secs(30),
         audience: "claw".to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
     }
 }
 

@@ -17,7 +17,9 @@ use clawgate::token::local::{DenyList, IssuerTime};
 use clawgate::token::oauth::{Families, Grant, OauthIssuer, OauthOptions};
 use clawgate::token::scope::{Action, Scope};
 use clawgate::token::verify::Verifier;
-use clawgate::token::{AccessToken, Approval, Issuer as _, IssuerError, Remedy, TokenRequest, TokenState};
+use clawgate::token::{
+    AccessToken, Approval, Issuer as _, IssuerError, Limits, Remedy, Stage, TokenRequest, TokenState,
+};
 use serde_json::{Value, json};
 
 const AUDIENCE: &str = "urn:claw:test-broker";
@@ -132,6 +134,8 @@ fn request(device: &str) -> TokenRequest {
         scope: vec![Scope::TelemetryWrite],
         life: Duration::from_secs(300),
         audience: AUDIENCE.to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
     }
 }
 
@@ -327,11 +331,16 @@ async fn a_device_that_the_site_takes_away_is_paused_and_its_neighbour_goes_on()
 }
 
 fn grant() -> keeper::Grant {
-    keeper::Grant { scope: vec![Scope::TelemetryWrite], life: Duration::from_secs(300), audience: AUDIENCE.to_owned() }
+    keeper::Grant {
+        scope: vec![Scope::TelemetryWrite],
+        life: Duration::from_secs(300),
+        audience: AUDIENCE.to_owned(),
+        limits: Limits::default(),
+    }
 }
 
 fn keeper(site: &Site, grant: Grant) -> TokenKeeper {
-    let options = KeeperOptions { tenant: "default".to_owned(), gateway: "gw-1".to_owned() };
+    let options = KeeperOptions { tenant: "default".to_owned(), gateway: "gw-1".to_owned(), stage: Stage::default() };
     TokenKeeper::new(Arc::new(site.client(grant, &Arc::default())), options, Clock::system())
 }
 

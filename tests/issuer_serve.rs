@@ -13,7 +13,7 @@ use clawgate::token::local::{DenyList, IssuerTime};
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::scope::Scope;
 use clawgate::token::verify::Verifier;
-use clawgate::token::{AccessToken, Issuer, TokenRequest};
+use clawgate::token::{AccessToken, Issuer, Limits, Stage, TokenRequest};
 
 struct Site {
     dir: tempfile::TempDir,
@@ -101,6 +101,8 @@ fn request() -> TokenRequest {
         scope: vec![Scope::TelemetryWrite],
         life: Duration::from_secs(300),
         audience: "claw".to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use clawgate::clock::Clock;
 use clawgate::token::key::SigningKey;
 use clawgate::token::local::{DenyList, LocalIssuer, Mint};
 use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{Issuer, TokenRequest};
+use clawgate::token::{Issuer, Limits, Stage, TokenRequest};
 use mqtt_client::{By, Connect, MqttClient};
 use support::Mosquitto;
 
@@ -68,6 +68,7 @@ impl Bed {
             scope: TELEMETRY_READ.to_owned(),
             topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
             life: Duration::from_secs(life_s),
+            limits: Limits::default(),
         };
         self.issuer.mint(mint).unwrap()
     }
@@ -87,6 +88,8 @@ fn request(device: &str, life_s: u64) -> TokenRequest {
         scope: vec![Scope::TelemetryWrite],
         life: Duration::from_secs(life_s),
         audience: "claw".to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
     }
 }
 

@@ -27,7 +27,7 @@ use clawgate::token::keeper::{Grant, KeeperOptions};
 use clawgate::token::key::SigningKey;
 use clawgate::token::local::{DenyList, LocalIssuer};
 use clawgate::token::scope::Scope;
-use clawgate::token::{Issuer, TokenKeeper, TokenRequest};
+use clawgate::token::{Issuer, Limits, Stage, TokenKeeper, TokenRequest};
 use clawgate_protocol::senml::{self, Number, Record, Value};
 use mqtt_client::{By, Connect, MqttClient};
 use serde_json::Value as Json;
@@ -128,10 +128,11 @@ fn gateway(folder: &Path, issuer: &LocalIssuer, broker: SocketAddr) -> Gateway {
     tokio::spawn(spool.clone().run(CancellationToken::new()));
     let options = RelayOptions::new("127.0.0.1".into(), broker.port(), "default".into(), "gw-1".into());
     let relay = Relay::new(options, Clock::system(), Metrics::new().relay).unwrap();
-    let options = KeeperOptions { tenant: "default".into(), gateway: "gw-1".into() };
+    let options = KeeperOptions { tenant: "default".into(), gateway: "gw-1".into(), stage: Stage::default() };
     let keeper = TokenKeeper::new(Arc::new(issuer.clone()) as Arc<dyn Issuer>, options, Clock::system());
     let (device, pairing) = ("pump-3".parse().unwrap(), PairingId([7; 8]));
-    let grant = Grant { scope: vec![Scope::TelemetryWrite], life: LIFE, audience: "claw".into() };
+    let grant =
+        Grant { scope: vec![Scope::TelemetryWrite], life: LIFE, audience: "claw".into(), limits: Limits::default() };
     let token = keeper.add(&device, grant).unwrap();
     let lane = spool.lane(pairing);
     let description = serde_json::json!({ "units": ["Cel"] });
@@ -148,6 +149,8 @@ async fn deliver_twice(issuer: &LocalIssuer, addr: SocketAddr, topic: &str, id: 
         scope: vec![Scope::TelemetryWrite],
         life: Duration::from_secs(60),
         audience: "claw".into(),
+        limits: Limits::default(),
+        stage: Stage::default(),
     };
     let token = issuer.issue(&request).await.unwrap();
     let how = Connect {

@@ -18,7 +18,7 @@ use clawgate::standalone::{Broker, BrokerOptions};
 use clawgate::token::key::SigningKey;
 use clawgate::token::local::{DenyList, LocalIssuer, Mint};
 use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{AccessToken, Issuer as _, TokenFeed, TokenRequest, TokenState, TokenWish};
+use clawgate::token::{AccessToken, Issuer as _, Limits, Stage, TokenFeed, TokenRequest, TokenState, TokenWish};
 use mqtt_client::{By, Connect, MqttClient};
 use support::{until, within};
 
@@ -44,6 +44,8 @@ impl Site {
             scope: vec![Scope::TelemetryWrite],
             life: Duration::from_secs(life_s),
             audience: "claw".to_owned(),
+            limits: Limits::default(),
+            stage: Stage::default(),
         };
         Arc::new(self.issuer.issue(&request).await.unwrap())
     }
@@ -61,6 +63,7 @@ impl Site {
             scope: TELEMETRY_READ.to_owned(),
             topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
             life: Duration::from_secs(600),
+            limits: Limits::default(),
         };
         let token = self.issuer.mint(mint).unwrap();
         let how = Connect {

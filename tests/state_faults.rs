@@ -16,10 +16,11 @@ use std::time::Duration;
 use clawgate::audit::{Actor, Audit, Event, Trust, verify};
 use clawgate::clock::Clock;
 use clawgate::ids::{DeviceId, PairingId};
-use clawgate::pairing::code::{CodeRequest, CodeStage};
+use clawgate::pairing::code::CodeRequest;
 use clawgate::pairing::code_book::Codes;
 use clawgate::secret::Secret;
 use clawgate::store::{DeviceInfo, KeySlot, NewPairing, Store, StoreOptions};
+use clawgate::token::{Limits, Stage};
 
 const DIR: &str = "STATE_FAULTS_DIR";
 const WORK: &str = "STATE_FAULTS_WORK";
@@ -66,10 +67,11 @@ fn step(state: &State, number: u64) -> Result<String, String> {
             let sensor = format!("th-{}", number % 3);
             let request = CodeRequest {
                 label: None,
-                stage: CodeStage::Dev,
+                stage: Stage::Prod,
                 hardware_id: Some(sensor.clone()),
                 device: None,
                 scopes: vec![],
+                limits: Limits::default(),
                 ttl: Duration::from_secs(600),
                 max_attempts: 3,
             };

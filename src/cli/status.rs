@@ -35,6 +35,17 @@ fn words(terminal: &Terminal, status: &Status) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "  {}: {}", clean(&problem.part), clean(&problem.message));
     }
+    for alarm in &status.alarms {
+        let again = if alarm.count > 1 { format!(" ({} times)", alarm.count) } else { String::new() };
+        let _ = writeln!(
+            text,
+            "alarm    {}: {}{again} {}",
+            clean(&alarm.subject),
+            clean(&alarm.words),
+            clean(&alarm.next_step)
+        );
+    }
+    let _ = writeln!(text, "stage    {}", clean(&status.stage));
     let _ = writeln!(text, "broker   {}", clean(&status.broker));
     let _ = writeln!(text, "issuer   {}", clean(&status.issuer));
     if let Some(address) = &status.metrics {

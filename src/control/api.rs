@@ -39,6 +39,29 @@ pub struct Status {
     pub config_refused: Option<String>,
     /// Keys that are another in the files since the start, and wait for a restart.
     pub restart_needed: Vec<String>,
+    /// `dev`, `staging` or `prod`.
+    pub stage: String,
+    /// What a person should look at, the latest first.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Something that a person should look at although readings flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// `failed_attempts`, `rate_spike`, `expiry`, ...
+    pub kind: String,
+    /// Whom or what it concerns.
+    pub subject: String,
+    /// What happened.
+    pub words: String,
+    /// What to do.
+    pub next_step: String,
+    /// First raised, RFC 3339.
+    pub since: String,
+    /// Last raised, RFC 3339.
+    pub last: String,
+    /// Raised so often.
+    pub count: u64,
 }
 
 /// The gateway at a glance.

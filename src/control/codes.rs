@@ -11,9 +11,10 @@ use super::role::Caller;
 use super::routes::Body;
 use crate::cli::exit::Exit;
 use crate::daemon::{Gateway, view};
-use crate::pairing::code::{self, CodeId, CodeRequest, CodeStage};
+use crate::pairing::code::{self, CodeId, CodeRequest};
 use crate::pairing::code_book::CodeError;
 use crate::token::scope::Scope;
+use crate::token::{Limits, Stage, UnknownStage};
 
 /// Longest label, in characters.
 const MAX_LABEL: usize = 64;
@@ -33,6 +34,7 @@ pub(super) async fn new(
         hardware_id: asked.sensor,
         device: asked.device.as_deref().map(new_id).transpose()?,
         scopes: if scopes.is_empty() { vec![Scope::TelemetryWrite] } else { scopes },
+        limits: Limits::default(),
         ttl: ttl(&gateway, asked.ttl_s)?,
         max_attempts: gateway.config().pairing.attempts,
     };
@@ -77,13 +79,10 @@ pub(super) async fn explain(
     }))
 }
 
-fn stage(text: Option<&str>) -> Result<CodeStage, Failure> {
-    match text {
-        None | Some("prod") => Ok(CodeStage::Prod),
-        Some("staging") => Ok(CodeStage::Staging),
-        Some("dev") => Ok(CodeStage::Dev),
-        Some(_) => Err(Failure::usage("A stage is dev, staging or prod.", "")),
-    }
+fn stage(text: Option<&str>) -> Result<Stage, Failure> {
+    text.map_or(Ok(Stage::default()), |text| {
+        text.parse().map_err(|error: UnknownStage| Failure::usage(format!("{error}."), ""))
+    })
 }
 
 fn known_id(text: &str) -> Result<CodeId, Failure> {

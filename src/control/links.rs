@@ -18,8 +18,8 @@ use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::link::{self, FoundState, TargetError};
 use crate::pairing::{self, Ceremony, PairEvent, Stage};
-use crate::token::Approval;
 use crate::token::scope::{Scope, UnknownScope};
+use crate::token::{Approval, Limits};
 
 /// Longest scan.
 const MAX_SCAN_MS: u64 = 600_000;
@@ -138,6 +138,7 @@ pub(super) async fn pair(
         name: request.name.as_deref().map(new_id).transpose()?,
         ceremony,
         scopes: scopes(&request.scopes)?,
+        limits: Limits::default(),
         actor: caller.actor(),
     };
     let mut events = gateway.pairing().pair(request);

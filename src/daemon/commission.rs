@@ -73,7 +73,12 @@ impl Service {
     }
 
     fn grant(&self, device: &Device) -> Grant {
-        Grant { scope: scopes_of(device), life: **self.life.load(), audience: self.audience.clone() }
+        Grant {
+            scope: scopes_of(device),
+            life: **self.life.load(),
+            audience: self.audience.clone(),
+            limits: device.info.limits.clone(),
+        }
     }
 
     /// Another life of tokens: every device that may have one gets a new one.

@@ -104,7 +104,7 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let listener = IssuerListener::bind(config.issuer.listen).await?;
     let url = config.issuer.url.clone().unwrap_or_else(|| format!("http://{}", listener.addr()));
     let deny = DenyList::open(&store.dir().join("revoked.json"))?;
-    let issuer = LocalIssuer::new(&url, signing_key(store)?, deny, clock.clone());
+    let issuer = LocalIssuer::new(&url, signing_key(store)?, deny, clock.clone()).of_stage(config.gateway.stage);
     let terms = Terms::of(config)?;
     let options =
         ServerOptions { audience: config.issuer.audience.clone(), life: terms.life, url: config.issuer.url.clone() };

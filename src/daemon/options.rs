@@ -13,7 +13,11 @@ use crate::token::keeper::KeeperOptions;
 
 /// Whose tokens are kept.
 pub(super) fn keeper_options(config: &Config) -> KeeperOptions {
-    KeeperOptions { tenant: config.gateway.tenant.to_string(), gateway: config.gateway.id.to_string() }
+    KeeperOptions {
+        tenant: config.gateway.tenant.to_string(),
+        gateway: config.gateway.id.to_string(),
+        stage: config.gateway.stage,
+    }
 }
 
 /// How the relay reaches the broker.

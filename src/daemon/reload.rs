@@ -58,6 +58,7 @@ const KEYS: &[Key] = &[
     fixed!(master_key),
     fixed!(gateway.id),
     fixed!(gateway.tenant),
+    fixed!(gateway.stage),
     fixed!(control.socket),
     live!(control.roles.viewer),
     live!(control.roles.operator),
@@ -194,6 +195,7 @@ mod tests {
             [gateway]
             id = "other"
             tenant = "other"
+            stage = "dev"
             [control]
             socket = "/other"
             [control.roles]

@@ -15,6 +15,7 @@ use super::issuer::IssuingError;
 use super::options::{ble_options, keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
 use super::{Gateway, Parts, gauges, issuer, metrics_http, token_audit, watchdog};
+use crate::alarm::Alarms;
 use crate::audit::AuditError;
 use crate::clock::Clock;
 use crate::config::{BrokerUrl, Config};
@@ -106,7 +107,8 @@ pub(super) async fn start(
             tracing::error!(device = %device.id, %error, "a device is not in service");
         }
     }
-    let parts = link_parts(&config, disk, service.clone(), &metrics, &clock)?;
+    let alarms = Alarms::new(audit.clone(), metrics.clone(), clock.clone());
+    let parts = link_parts(&config, disk, service.clone(), &metrics, &alarms, &clock)?;
     let stop_links = CancellationToken::new();
     let links = Links::start(uart_options(&config), ble_options(&config), parts, stop_links.clone());
     let pairing = Pairing::new(links.clone());
@@ -126,6 +128,7 @@ pub(super) async fn start(
         store,
         spool,
         audit,
+        alarms,
         codes,
         broker,
         issuer_url: issuing.url,
@@ -191,6 +194,7 @@ fn link_parts(
     disk: Disk,
     service: Service,
     metrics: &Metrics,
+    alarms: &Alarms,
     clock: &Clock,
 ) -> Result<LinkParts, StartError> {
     let id = config.gateway.id.as_str();
@@ -204,5 +208,7 @@ fn link_parts(
         commission: Arc::new(service),
         metrics: metrics.clone(),
         clock: clock.clone(),
+        alarms: alarms.clone(),
+        stage: config.gateway.stage,
     })
 }

@@ -4,8 +4,9 @@ use std::sync::PoisonError;
 
 use super::Gateway;
 use super::commission::{scopes_of, slot_of};
+use crate::alarm::LiveAlarm;
 use crate::config::Mode;
-use crate::control::api::{Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
+use crate::control::api::{Alarm, Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
 use crate::ids::{DeviceId, PairingId};
 use crate::link::{LineCondition, PortCondition, PortState, RadioState};
 use crate::relay::RelayState;
@@ -70,7 +71,22 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
         },
         config_refused,
         restart_needed: gateway.restart_needed().into_iter().map(str::to_owned).collect(),
+        stage: config.gateway.stage.to_string(),
+        alarms: gateway.alarms().live().into_iter().map(alarm).collect(),
     })
+}
+
+fn alarm(live: LiveAlarm) -> Alarm {
+    let LiveAlarm { alarm, since_ms, last_ms, count } = live;
+    Alarm {
+        kind: alarm.kind.as_str().to_owned(),
+        subject: alarm.subject,
+        words: alarm.words,
+        next_step: alarm.next_step,
+        since: rfc3339(since_ms),
+        last: rfc3339(last_ms),
+        count,
+    }
 }
 
 /// Every paired device. Reads the registry: call it where blocking is allowed.

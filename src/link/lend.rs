@@ -121,6 +121,8 @@ impl Attendance<'_> {
             sensor_name: sensor.name.clone(),
             link: self.owner.view.link_name(),
             scopes: job.scopes,
+            limits: job.limits,
+            site: self.engine().parts().stage,
             actor: job.actor,
         };
         self.lend(plan, report).await;
@@ -150,6 +152,8 @@ impl Attendance<'_> {
             sensor_name: sensor.name.clone(),
             link: self.owner.view.link_name(),
             scopes: request.scopes,
+            limits: request.limits,
+            site: request.stage,
             actor: claim.record.creator,
         };
         self.lend(plan, report).await;

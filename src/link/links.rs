@@ -18,6 +18,7 @@ use super::sensor::Sensor;
 use super::state::{Found, PortCondition, PortState};
 use super::uart::{Hotplug, Meter, Port, UartOptions};
 use super::view::View;
+use crate::alarm::Alarms;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::ids::DeviceId;
@@ -28,6 +29,7 @@ use crate::pairing::{Commission, PairingPolicy};
 use crate::session::FirstReadings;
 use crate::spool::Spool;
 use crate::store::Store;
+use crate::token::Stage;
 
 /// Orders that wait at one port.
 const ORDERS: usize = 8;
@@ -62,6 +64,10 @@ pub struct LinkParts {
     pub metrics: Metrics,
     /// The time.
     pub clock: Clock,
+    /// What a person should look at.
+    pub alarms: Alarms,
+    /// The one stage of this gateway.
+    pub stage: Stage,
 }
 
 /// All links. Cheap to clone.
@@ -123,6 +129,8 @@ impl Links {
             metrics: parts.metrics,
             clock: parts.clock,
             firsts: FirstReadings::default(),
+            alarms: parts.alarms,
+            stage: parts.stage,
         };
         engine.metrics.limit("ports", MOST_PORTS);
         engine.metrics.limit("ble sensors heard by an adapter", ble::MOST_HEARD);

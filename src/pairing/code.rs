@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Actor;
 use crate::ids::DeviceId;
 use crate::token::scope::Scope;
+use crate::token::{Limits, Stage};
 
 /// Shortest and longest life of a code.
 pub const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
@@ -81,32 +82,22 @@ impl fmt::Display for CodeId {
     }
 }
 
-/// Where the device will serve; only told on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CodeStage {
-    /// On somebody's desk.
-    Dev,
-    /// On trial.
-    Staging,
-    /// In earnest.
-    #[default]
-    Prod,
-}
-
 /// What is asked for a code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeRequest {
     /// What its maker calls it.
     pub label: Option<String>,
     /// Where the device will serve.
-    pub stage: CodeStage,
+    pub stage: Stage,
     /// The sensor it is for, by its own id; without one the first to claim it.
     pub hardware_id: Option<String>,
     /// The name the device gets.
     pub device: Option<DeviceId>,
     /// What the device's tokens may do.
     pub scopes: Vec<Scope>,
+    /// What the device's tokens are limited to.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
     /// How long it lives, in [`TTL_RANGE`].
     #[serde(rename = "ttl_ms", with = "as_ms")]
     pub ttl: Duration,
@@ -324,10 +315,11 @@ mod tests {
             state: CodeState::Active,
             request: CodeRequest {
                 label: None,
-                stage: CodeStage::Prod,
+                stage: Stage::Prod,
                 hardware_id: Some("th-1".to_owned()),
                 device: None,
                 scopes: vec![],
+                limits: Limits::default(),
                 ttl: Duration::from_secs(60),
                 max_attempts: 3,
             },

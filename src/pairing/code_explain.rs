@@ -113,7 +113,8 @@ fn span(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pairing::code::{CodeRequest, CodeStage};
+    use crate::pairing::code::CodeRequest;
+    use crate::token::{Limits, Stage};
 
     /// 2023-11-14 22:13:20 UTC.
     const NOW: i64 = 1_700_000_000_000;
@@ -124,10 +125,11 @@ mod tests {
             state: CodeState::Active,
             request: CodeRequest {
                 label: None,
-                stage: CodeStage::Prod,
+                stage: Stage::Prod,
                 hardware_id: Some("th-1".to_owned()),
                 device: Some("pump-3".parse().unwrap()),
                 scopes: vec![],
+                limits: Limits::default(),
                 ttl: Duration::from_secs(60),
                 max_attempts: 3,
             },

@@ -19,6 +19,7 @@ use super::event::{Cause, PairEvent, PairFailure};
 use super::report::{About, Report};
 use super::run::{Agreed, Ended, Plan, Run};
 use super::words;
+use crate::alarm::Alarms;
 use crate::audit::{Actor, Audit, Event};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
@@ -27,6 +28,7 @@ use crate::metrics::{Metrics, Reason};
 use crate::session::{FirstReadings, blocking};
 use crate::store::{Store, StoreError};
 use crate::token::scope::Scope;
+use crate::token::{Limits, Stage};
 
 /// Sensors whose wrong guesses at the label are remembered.
 const GUESSES_KEPT: usize = 64;
@@ -45,6 +47,8 @@ pub(crate) struct EngineParts {
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) firsts: FirstReadings,
+    pub(crate) alarms: Alarms,
+    pub(crate) stage: Stage,
 }
 
 /// What the operator allows; a reload may change it.
@@ -81,6 +85,7 @@ pub(crate) struct LabelJob {
     pub(crate) code: Code,
     pub(crate) name: Option<DeviceId>,
     pub(crate) scopes: Vec<Scope>,
+    pub(crate) limits: Limits,
     pub(crate) actor: Actor,
     pub(crate) report: Report,
 }

@@ -10,8 +10,8 @@ use clawgate_protocol::pairing as protocol;
 
 use crate::audit::Actor;
 use crate::ids::DeviceId;
-use crate::token::Approval;
 use crate::token::scope::Scope;
+use crate::token::{Approval, Limits};
 
 /// What an operator asks for.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct PairRequest {
     pub ceremony: Ceremony,
     /// What its tokens may do; empty for the default, `telemetry:write`.
     pub scopes: Vec<Scope>,
+    /// What its tokens are limited to.
+    pub limits: Limits,
     /// Who asks.
     pub actor: Actor,
 }

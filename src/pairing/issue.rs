@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::code::{CodeId, CodeRequest, CodeStage, CodeState};
+use super::code::{CodeId, CodeRequest, CodeState};
 use super::event::{Cause, PairEvent, PairFailure, PairRequest};
 use super::report::Report;
 use super::{Port, unreached, words};
@@ -66,10 +66,11 @@ async fn make(
     let codes = engine.parts().codes.clone();
     let asked = CodeRequest {
         label: None,
-        stage: CodeStage::default(),
+        stage: engine.parts().stage,
         hardware_id: Some(hardware_id),
         device: request.name,
         scopes: request.scopes,
+        limits: request.limits,
         ttl,
         max_attempts: engine.policy().attempts,
     };

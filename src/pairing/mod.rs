@@ -70,8 +70,8 @@ async fn start(links: Links, request: PairRequest, events: mpsc::Sender<PairEven
     };
     match request.ceremony {
         Ceremony::Label(code) => {
-            let PairRequest { name, scopes, actor, .. } = request;
-            handle.order(Order::Pair(Box::new(LabelJob { code, name, scopes, actor, report }))).await;
+            let PairRequest { name, scopes, limits, actor, .. } = request;
+            handle.order(Order::Pair(Box::new(LabelJob { code, name, scopes, limits, actor, report }))).await;
         }
         Ceremony::Issued { ttl } => issue::issue(links, handle, request, ttl, events, report).await,
     }

@@ -26,6 +26,7 @@ use crate::secret::Secret;
 use crate::session::blocking;
 use crate::store::{DeviceInfo, KeySlot, NewPairing};
 use crate::token::scope::Scope;
+use crate::token::{Limits, Stage as SiteStage};
 
 /// One run to be made.
 pub(crate) struct Plan {
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) sensor_name: String,
     pub(crate) link: String,
     pub(crate) scopes: Vec<Scope>,
+    pub(crate) limits: Limits,
+    pub(crate) site: SiteStage,
     pub(crate) actor: Actor,
 }
 
@@ -229,6 +232,8 @@ impl Plan {
                         capabilities: capabilities.map(printable).collect(),
                         link: self.link.clone(),
                         scopes: self.scopes.clone(),
+                        limits: self.limits.clone(),
+                        stage: self.site,
                     },
                     key: KeySlot {
                         pairing: PairingId(record.pairing_id),

@@ -11,6 +11,7 @@ use super::{Place, Store, StoreError};
 use crate::ids::{DeviceId, PairingId};
 use crate::secret::Secret;
 use crate::token::scope::Scope;
+use crate::token::{Limits, Stage};
 
 /// What is known of a device beyond its keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,12 @@ pub struct DeviceInfo {
     pub link: String,
     /// What its token may do.
     pub scopes: Vec<Scope>,
+    /// What its token is limited to.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+    /// The stage it was paired in.
+    #[serde(default)]
+    pub stage: Stage,
 }
 
 /// One device.

@@ -1,12 +1,14 @@
 //! One access token: an RFC 9068 JWT, its claims, and its life counted on a clock that nobody can turn.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::MAX_TOKEN_BYTES;
+use super::limits;
 use super::scope::{Action, Topics};
+use super::{AddressRange, Limits, MAX_TOKEN_BYTES, Stage};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -52,9 +54,29 @@ pub struct Claims {
     /// What the broker enforces.
     #[serde(default)]
     pub claw_aif: Topics,
+    /// From where it may be used, as CIDR ranges; from anywhere when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "limits::few")]
+    pub claw_addresses: Vec<AddressRange>,
+    /// Publishes a second that it allows; absent for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claw_rate: Option<NonZeroU32>,
+    /// The stage it is good in. Not every server sets it: its issuer and its audience are of one stage anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claw_stage: Option<Stage>,
     /// Who acts for whom it stands for (RFC 8693, section 4.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,
+}
+
+impl Claims {
+    /// What the token is limited to.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let mut addresses = self.claw_addresses.clone();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Limits { addresses, per_second: self.claw_rate }
+    }
 }
 
 /// The party that acts for a token's subject.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::scope::{Scope, Topics};
-use super::{AccessToken, TokenError};
+use super::{AccessToken, Limits, Stage, TokenError};
 use crate::ids::DeviceId;
 
 /// What an issuer's call resolves to; boxed, so that the daemon picks the issuer at run time.
@@ -42,6 +42,10 @@ pub struct TokenRequest {
     pub life: Duration,
     /// The broker it is for.
     pub audience: String,
+    /// From where it may be used, and how often.
+    pub limits: Limits,
+    /// The stage it is good in.
+    pub stage: Stage,
 }
 
 impl TokenRequest {

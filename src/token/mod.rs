@@ -8,15 +8,19 @@ mod handle;
 mod issuer;
 pub mod keeper;
 pub mod key;
+mod limits;
 pub mod local;
 pub mod oauth;
 pub mod scope;
+mod stage;
 pub mod verify;
 
 pub use access::{AccessToken, Actor, Claims, TokenError};
 pub use handle::{TokenFeed, TokenHandle, TokenState, TokenWish};
 pub use issuer::{Approval, Issuer, IssuerError, Remedy, TokenFuture, TokenRequest};
 pub use keeper::TokenKeeper;
+pub use limits::{AddressRange, LimitError, Limits, MOST_ADDRESSES};
+pub use stage::{Stage, UnknownStage};
 
 /// A longer token is refused unread; one of ours has about 500 bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;

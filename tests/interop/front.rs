@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clawgate::alarm::Alarms;
 use clawgate::audit::Audit;
 use clawgate::clock::Clock;
 use clawgate::ids::DeviceId;
@@ -17,6 +18,7 @@ use clawgate::pairing::{BoxFuture, Commission, CommissionError, PairingPolicy};
 use clawgate::spool::{Spool, SpoolOptions};
 use clawgate::store::{Store, StoreOptions};
 use clawgate::token::Approval;
+use clawgate::token::Stage;
 use clawgate_protocol::pairing::Suite;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -82,10 +84,12 @@ impl Front {
             store,
             spool,
             codes,
+            alarms: Alarms::new(audit.clone(), Metrics::new(), clock.clone()),
             audit,
             commission: Arc::new(NoPairing),
             metrics: Metrics::new(),
             clock: clock.clone(),
+            stage: Stage::Prod,
         };
         let no_ble = BleOptions { usage: BleUse::Off, ..BleOptions::default() };
         let links = Links::start(UartOptions { ports: vec![port] }, no_ble, parts, stop.clone());

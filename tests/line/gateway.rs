@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clawgate::alarm::Alarms;
 use clawgate::audit::{Actor, Audit};
 use clawgate::clock::Clock;
 use clawgate::ids::{DeviceId, PairingId};
@@ -18,6 +19,7 @@ use clawgate::pairing::{
 use clawgate::spool::{Outgoing, Spool, SpoolOptions};
 use clawgate::store::{Store, StoreOptions};
 use clawgate::token::Approval;
+use clawgate::token::{Limits, Stage};
 use clawgate_protocol::code::Code;
 use clawgate_protocol::pairing::Suite;
 use tempfile::TempDir;
@@ -96,6 +98,8 @@ impl Gateway {
             commission: Arc::new(cloud.clone()),
             metrics: Metrics::new(),
             clock: clock.clone(),
+            alarms: Alarms::new(audit.clone(), Metrics::new(), clock.clone()),
+            stage: Stage::Prod,
         };
         let stop = CancellationToken::new();
         let no_ble = BleOptions { usage: BleUse::Off, ..BleOptions::default() };
@@ -126,6 +130,7 @@ impl Gateway {
             name: name.map(|name| name.parse().unwrap()),
             ceremony,
             scopes: vec![],
+            limits: Limits::default(),
             actor: Actor::Uid { uid: 1000, name: None },
         }
     }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clawgate::audit::Actor;
-use clawgate::pairing::code::{CodeRequest, CodeStage, CodeState};
+use clawgate::pairing::code::{CodeRequest, CodeState};
 use clawgate::pairing::{Cause, Ceremony, PairEvent, Stage};
+use clawgate::token::{self, Limits};
 use clawgate_protocol::code::Code;
 use clawgate_protocol::message::Kind;
 use clawgate_protocol::pairing::Suite;
@@ -37,10 +38,11 @@ impl Gateway {
     fn make_code(&self, ttl: Duration) -> Code {
         let request = CodeRequest {
             label: None,
-            stage: CodeStage::Dev,
+            stage: token::Stage::Prod,
             hardware_id: None,
             device: Some("pump-3".parse().unwrap()),
             scopes: vec![],
+            limits: Limits::default(),
             ttl,
             max_attempts: 3,
         };
@@ -297,10 +299,11 @@ async fn an_old_transcript_played_again_pairs_nobody() {
     });
     let request = CodeRequest {
         label: None,
-        stage: CodeStage::Dev,
+        stage: token::Stage::Prod,
         hardware_id: None,
         device: Some("pump-3".parse().unwrap()),
         scopes: vec![],
+        limits: Limits::default(),
         ttl: Duration::from_secs(60),
         max_attempts: 3,
     };

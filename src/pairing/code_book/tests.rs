@@ -6,9 +6,9 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::*;
-use crate::pairing::code::CodeStage;
 use crate::secret::Secret;
 use crate::store::StoreOptions;
+use crate::token::{Limits, Stage};
 
 struct Fixture {
     temp: TempDir,
@@ -61,10 +61,11 @@ fn pump() -> DeviceId {
 fn request(hardware_id: Option<&str>) -> CodeRequest {
     CodeRequest {
         label: Some("north shed".to_owned()),
-        stage: CodeStage::Prod,
+        stage: Stage::Prod,
         hardware_id: hardware_id.map(str::to_owned),
         device: None,
         scopes: vec![],
+        limits: Limits::default(),
         ttl: Duration::from_secs(60),
         max_attempts: 3,
     }

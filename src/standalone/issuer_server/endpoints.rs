@@ -17,6 +17,7 @@ use super::assertion::authenticate;
 use super::clients::{Client, Rights};
 use super::reply::{self, Refused};
 use crate::ids::DeviceId;
+use crate::token::Limits;
 use crate::token::local::Mint;
 use crate::token::oauth::{DETAIL_TYPE, DeviceDetail};
 use crate::token::scope::{Action, Scope, TELEMETRY_READ, Topics, to_claim};
@@ -88,7 +89,7 @@ const BAD_DETAILS: Refused =
     Refused::because("invalid_authorization_details", "one clawgate_device of this gateway is wanted");
 
 /// The device that a gateway means, if it is one of its own.
-fn own_device(client: &Client, details: Option<&str>) -> Result<(DeviceId, DeviceDetail), Refused> {
+fn own_device(site: &Site, client: &Client, details: Option<&str>) -> Result<(DeviceId, DeviceDetail), Refused> {
     let Rights::Gateway { tenant } = &client.rights else { return Err(BAD_DETAILS) };
     let Ok([detail]) = serde_json::from_str::<[DeviceDetail; 1]>(details.unwrap_or_default()) else {
         return Err(BAD_DETAILS);
@@ -96,12 +97,15 @@ fn own_device(client: &Client, details: Option<&str>) -> Result<(DeviceId, Devic
     if detail.kind != DETAIL_TYPE || detail.gateway != client.id || detail.tenant != *tenant {
         return Err(BAD_DETAILS);
     }
+    if detail.stage.is_some_and(|stage| stage != site.issuer.stage()) {
+        return Err(Refused::because("invalid_target", "that stage has another issuer"));
+    }
     Ok((detail.device.parse().map_err(|_| BAD_DETAILS)?, detail))
 }
 
 /// A token of one of the gateway's own devices.
 fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Option<DeviceDetail>), Refused> {
-    let (device, detail) = own_device(client, form.authorization_details.as_deref())?;
+    let (device, detail) = own_device(site, client, form.authorization_details.as_deref())?;
     let scopes: Vec<Scope> = form
         .scope
         .as_deref()
@@ -121,6 +125,7 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
         scope: to_claim(&scopes),
         topics: Topics::of_device(&detail.tenant, &client.id, &device, &scopes),
         life: asked.min(site.life()),
+        limits: detail.limits.clone(),
     };
     Ok((wanted, Some(detail)))
 }
@@ -138,6 +143,7 @@ fn of_subscriber(site: &Site, client: &Client, topics: &[String], form: &TokenFo
         scope: TELEMETRY_READ.to_owned(),
         topics: Topics::new(topics),
         life: site.life(),
+        limits: Limits::default(),
     })
 }
 
@@ -154,7 +160,7 @@ async fn revoke(State(site): Shared, Form(form): Form<RevokeForm>) -> Result<Res
     let client = authenticate(&site, form.client_assertion_type.as_deref(), form.client_assertion.as_deref())?;
     let unavailable = Refused::unavailable("the revocation could not be kept");
     let subject = if form.authorization_details.is_some() {
-        own_device(&client, form.authorization_details.as_deref())?.0.to_string()
+        own_device(&site, &client, form.authorization_details.as_deref())?.0.to_string()
     } else {
         let token = form.token.ok_or(Refused::request("the token to revoke is missing"))?;
         let verifier = site.issuer.verifier(&site.audience).map_err(|_| unavailable)?;

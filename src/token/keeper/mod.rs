@@ -16,7 +16,7 @@ pub use status::{TokenStatus, TokenTally};
 
 use super::handle::{TokenFeed, TokenHandle, TokenState};
 use super::scope::Scope;
-use super::{Issuer, TokenRequest};
+use super::{Issuer, Limits, Stage, TokenRequest};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use device::{Command, DeviceTask};
@@ -63,6 +63,8 @@ pub struct KeeperOptions {
     pub tenant: String,
     /// Id of the gateway.
     pub gateway: String,
+    /// The one stage of the gateway.
+    pub stage: Stage,
 }
 
 /// What a device is granted.
@@ -74,6 +76,8 @@ pub struct Grant {
     pub life: Duration,
     /// The broker its tokens are for.
     pub audience: String,
+    /// From where its tokens may be used, and how often.
+    pub limits: Limits,
 }
 
 /// The tokens of all devices. Cheap to clone; the tasks end with [`TokenKeeper::shutdown`].
@@ -189,6 +193,8 @@ impl TokenKeeper {
             scope: grant.scope,
             life: grant.life,
             audience: grant.audience,
+            limits: grant.limits,
+            stage: self.0.options.stage,
         }
     }
 

@@ -82,7 +82,7 @@ impl Bed {
             most_in_flight: AtomicUsize::new(0),
             takes: Mutex::new(Duration::ZERO),
         });
-        let options = KeeperOptions { tenant: "t".to_owned(), gateway: "g".to_owned() };
+        let options = KeeperOptions { tenant: "t".to_owned(), gateway: "g".to_owned(), stage: Stage::default() };
         let issuer: Arc<dyn Issuer> = Arc::<Script>::clone(&script);
         let keeper = TokenKeeper::new(issuer, options, clock.clone());
         Self { clock, script, keeper }
@@ -134,7 +134,7 @@ fn id(device: &str) -> DeviceId {
 }
 
 fn grant() -> Grant {
-    Grant { scope: vec![Scope::TelemetryWrite], life: LIFE, audience: "a".to_owned() }
+    Grant { scope: vec![Scope::TelemetryWrite], life: LIFE, audience: "a".to_owned(), limits: Limits::default() }
 }
 
 #[tokio::test(start_paused = true)]

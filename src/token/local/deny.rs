@@ -283,6 +283,9 @@ mod tests {
             jti: jti.to_owned(),
             scope: String::new(),
             claw_aif: crate::token::scope::Topics::default(),
+            claw_addresses: Vec::new(),
+            claw_rate: None,
+            claw_stage: None,
             act: None,
         }
     }

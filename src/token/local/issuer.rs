@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::token::key::{Jwks, KeyError, SigningKey};
 use crate::token::scope::{self, Topics};
 use crate::token::verify::Verifier;
-use crate::token::{AccessToken, Claims, Issuer, IssuerError, TokenFuture, TokenRequest};
+use crate::token::{AccessToken, Claims, Issuer, IssuerError, Limits, Stage, TokenFuture, TokenRequest};
 
 /// A token never lives longer, whatever is asked: it bounds the deny list and what a stolen token is worth.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -23,6 +23,7 @@ pub struct LocalIssuer {
     deny: DenyList,
     time: IssuerTime,
     clock: Clock,
+    stage: Stage,
 }
 
 /// What a token shall say.
@@ -40,14 +41,29 @@ pub struct Mint {
     pub topics: Topics,
     /// How long it lives; capped at a day.
     pub life: Duration,
+    /// From where it may be used, and how often.
+    pub limits: Limits,
 }
 
 impl LocalIssuer {
-    /// An issuer that calls itself `name` (the `iss` claim).
+    /// An issuer that calls itself `name` (the `iss` claim), of the stage prod.
     #[must_use]
     pub fn new(name: &str, key: SigningKey, deny: DenyList, clock: Clock) -> Self {
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
-        Self { name: name.to_owned(), key, deny, time, clock }
+        Self { name: name.to_owned(), key, deny, time, clock, stage: Stage::default() }
+    }
+
+    /// The same issuer for another stage; its name and key should be that stage's alone.
+    #[must_use]
+    pub fn of_stage(mut self, stage: Stage) -> Self {
+        self.stage = stage;
+        self
+    }
+
+    /// The one stage that its tokens are good in.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
     }
 
     /// A signed token.
@@ -70,6 +86,9 @@ impl LocalIssuer {
             jti: BASE64URL.encode(id),
             scope: wanted.scope,
             claw_aif: wanted.topics,
+            claw_addresses: wanted.limits.addresses,
+            claw_rate: wanted.limits.per_second,
+            claw_stage: Some(self.stage),
             act: None,
         };
         self.key.sign("at+jwt", &claims)
@@ -120,6 +139,10 @@ impl LocalIssuer {
 impl Issuer for LocalIssuer {
     fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
         Box::pin(async move {
+            if request.stage != self.stage {
+                let (asked, own) = (request.stage, self.stage);
+                return Err(IssuerError::Local(format!("a token of {asked} was asked of the issuer of {own}")));
+            }
             let jwt = self
                 .mint(Mint {
                     sub: request.device.to_string(),
@@ -128,6 +151,7 @@ impl Issuer for LocalIssuer {
                     scope: scope::to_claim(&request.scope),
                     topics: request.topics(),
                     life: request.life,
+                    limits: request.limits.clone(),
                 })
                 .map_err(|error| IssuerError::Local(error.to_string()))?;
             AccessToken::received(jwt, &self.clock).map_err(|error| IssuerError::Local(error.to_string()))
@@ -165,6 +189,8 @@ mod tests {
             scope: vec![Scope::TelemetryWrite],
             life: Duration::from_secs(60),
             audience: "broker".to_owned(),
+            limits: Limits::default(),
+            stage: Stage::default(),
         }
     }
 

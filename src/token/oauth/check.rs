@@ -1,10 +1,11 @@
 //! Whether what came is what was asked for.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use super::answer::plain;
 use crate::token::scope::{TELEMETRY_READ, to_claim};
-use crate::token::{AccessToken, IssuerError, TokenRequest};
+use crate::token::{AccessToken, AddressRange, Claims, IssuerError, TokenRequest};
 
 /// A device's token, if it is that of the device that was asked for.
 pub(super) fn device(
@@ -23,6 +24,7 @@ pub(super) fn device(
     if wanted != got {
         return Err(mismatch("scope", &asked, &claims.scope));
     }
+    limits(claims, request)?;
     let topics = request.topics();
     if claims.claw_aif.is_empty() {
         // Not every server knows the claim; the rights follow from the scopes then, here as at such a server's broker.
@@ -32,6 +34,18 @@ pub(super) fn device(
         return Err(mismatch("claw_aif", &format!("{topics:?}"), &format!("{:?}", claims.claw_aif)));
     }
     Ok(token)
+}
+
+/// A limit that the server left out is kept by no broker: such a token is worth more than what was granted. The stage
+/// may be left out: a server that does not know the claim is of one stage by its name and its audience.
+fn limits(claims: &Claims, request: &TokenRequest) -> Result<(), IssuerError> {
+    let stage = claims.claw_stage.unwrap_or(request.stage);
+    same("claw_stage", request.stage.as_str(), stage.as_str())?;
+    let (asked, got) = (&request.limits, claims.limits());
+    let words = |ranges: &[AddressRange]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    same("claw_addresses", &words(&asked.addresses), &words(&got.addresses))?;
+    let number = |rate: Option<NonZeroU32>| rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
+    same("claw_rate", &number(asked.per_second), &number(got.per_second))
 }
 
 /// A token that came for the gateway's word names it as the one who acts (RFC 8693, section 4.1).
@@ -66,7 +80,7 @@ mod tests {
     use crate::token::key::SigningKey;
     use crate::token::local::{DenyList, LocalIssuer};
     use crate::token::scope::{Scope, Topics};
-    use crate::token::{Claims, Issuer as _};
+    use crate::token::{Issuer as _, Limits, Stage};
 
     const ISSUER: &str = "https://id.example";
 
@@ -78,6 +92,8 @@ mod tests {
             scope: vec![Scope::TelemetryWrite, Scope::CommandRead],
             life: Duration::from_secs(60),
             audience: "claw".to_owned(),
+            limits: Limits::new(vec!["192.0.2.0/24".parse().unwrap()], NonZeroU32::new(5)).unwrap(),
+            stage: Stage::default(),
         }
     }
 
@@ -97,7 +113,7 @@ mod tests {
         type Change = fn(&mut Claims);
         let good = good_claims().await;
         checked(&good).unwrap();
-        let others: [(&str, Change); 6] = [
+        let others: [(&str, Change); 11] = [
             ("iss", |claims| claims.iss = "https://evil.example".to_owned()),
             ("sub", |claims| claims.sub = "pump-4".to_owned()),
             ("aud", |claims| claims.aud = "other".to_owned()),
@@ -106,6 +122,11 @@ mod tests {
             ("claw_aif", |claims| {
                 claims.claw_aif = Topics::of_device("t", "g", &"pump-4".parse().unwrap(), &[Scope::TelemetryWrite]);
             }),
+            ("claw_addresses", |claims| claims.claw_addresses.clear()),
+            ("claw_addresses", |claims| claims.claw_addresses = vec!["192.0.0.0/16".parse().unwrap()]),
+            ("claw_rate", |claims| claims.claw_rate = None),
+            ("claw_rate", |claims| claims.claw_rate = NonZeroU32::new(6)),
+            ("claw_stage", |claims| claims.claw_stage = Some(Stage::Dev)),
         ];
         for (claim, change) in others {
             let mut bad = good.clone();
@@ -131,6 +152,7 @@ mod tests {
         let mut claims = good_claims().await;
         claims.scope = "command:read telemetry:write".to_owned();
         claims.claw_aif = Topics::default();
+        claims.claw_stage = None;
         assert_eq!(checked(&claims).unwrap().claims().claw_aif, request().topics());
     }
 }

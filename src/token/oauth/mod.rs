@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::SigningKey;
 use super::scope::TELEMETRY_READ;
-use super::{AccessToken, Issuer, IssuerError, TokenFuture, TokenRequest};
+use super::{AccessToken, Issuer, IssuerError, Limits, Stage, TokenFuture, TokenRequest};
 use crate::clock::Clock;
 use answer::{Endpoints, Granted};
 use approval::Approvals;
@@ -51,6 +51,12 @@ pub struct DeviceDetail {
     /// Life that is asked for, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life_s: Option<u64>,
+    /// The stage it shall be good in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// From where it shall be usable and how often: `addresses` and `per_second`.
+    #[serde(flatten)]
+    pub limits: Limits,
 }
 
 /// How to reach the server, and as whom.
@@ -279,6 +285,8 @@ fn details(request: &TokenRequest) -> Result<String, IssuerError> {
         gateway: request.gateway.clone(),
         device: request.device.to_string(),
         life_s: Some(request.life.max(Duration::from_secs(1)).as_secs()),
+        stage: Some(request.stage),
+        limits: request.limits.clone(),
     }];
     serde_json::to_string(&details).map_err(|error| IssuerError::Local(error.to_string()))
 }

@@ -1,0 +1,324 @@
+//! Alarms: what a person should look at although nothing has failed yet. Each is a line in the log, a count, a line in
+//! the audit log, and a message to whoever subscribed (the gateway's own MQTT connection, `clawgate status`).
+//!
+//! Who raises one says what happened and what to do; here is decided how often that is said.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::broadcast;
+
+use crate::audit::{Actor, Audit, Event};
+use crate::clock::Clock;
+use crate::metrics::{Kind, Metrics};
+
+/// The same alarm is not said again within this time; it is counted.
+const SILENCE: Duration = Duration::from_secs(600);
+/// An alarm that was not raised again for so long is no longer live.
+const LIVE: Duration = Duration::from_secs(3600);
+/// Alarms that are kept apart; the one that was raised longest ago goes first.
+const MOST: usize = 256;
+/// Alarms that wait for a slow subscriber; it loses the oldest, and learns how many.
+const QUEUE: usize = 64;
+/// Longest subject, and longest text, in characters.
+const MAX_SUBJECT: usize = 64;
+const MAX_WORDS: usize = 512;
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AlarmKind {
+    /// More failed pairing attempts than the operator allows.
+    FailedAttempts,
+    /// A token was used from an address that it does not allow.
+    OffAllowList,
+    /// A device sends far more than it used to, or more than its token allows.
+    RateSpike,
+    /// A certificate, a key or a refresh token ends soon.
+    Expiry,
+    /// A refresh token was used twice.
+    TokenReuse,
+    /// A device is paused until an operator acts.
+    Quarantine,
+    /// The audit log cannot be trusted or written.
+    Audit,
+    /// A signed command was refused.
+    Command,
+}
+
+impl AlarmKind {
+    /// As metrics, audit and MQTT name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FailedAttempts => "failed_attempts",
+            Self::OffAllowList => "off_allow_list",
+            Self::RateSpike => "rate_spike",
+            Self::Expiry => "expiry",
+            Self::TokenReuse => "token_reuse",
+            Self::Quarantine => "quarantine",
+            Self::Audit => "audit",
+            Self::Command => "command",
+        }
+    }
+}
+
+/// One alarm. No field may hold a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// What it is about.
+    pub kind: AlarmKind,
+    /// Whom or what it concerns: a device, a sensor, a key.
+    pub subject: String,
+    /// What happened, in words.
+    pub words: String,
+    /// What a person should do.
+    pub next_step: String,
+}
+
+/// An alarm as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveAlarm {
+    /// The alarm as it was raised last.
+    pub alarm: Alarm,
+    /// First raised, wall time in milliseconds since 1970.
+    pub since_ms: i64,
+    /// Last raised.
+    pub last_ms: i64,
+    /// Raised so often, said or not.
+    pub count: u64,
+}
+
+/// Takes alarms from every part and tells them on. Cheap to clone.
+#[derive(Clone)]
+pub struct Alarms(Arc<Inner>);
+
+struct Inner {
+    /// None in tests of parts that raise alarms without a disk.
+    audit: Option<Audit>,
+    metrics: Metrics,
+    clock: Clock,
+    subscribers: broadcast::Sender<Alarm>,
+    live: Mutex<HashMap<(AlarmKind, String), State>>,
+}
+
+struct State {
+    live: LiveAlarm,
+    /// Boot times.
+    said: Duration,
+    last: Duration,
+    unsaid: u64,
+}
+
+impl Alarms {
+    /// Alarms that are audited in `audit` and counted in `metrics`.
+    #[must_use]
+    pub fn new(audit: Audit, metrics: Metrics, clock: Clock) -> Self {
+        Self::with(Some(audit), metrics, clock)
+    }
+
+    /// Alarms that only their subscribers and the log hear of.
+    #[must_use]
+    pub fn unaudited(clock: Clock) -> Self {
+        Self::with(None, Metrics::new(), clock)
+    }
+
+    fn with(audit: Option<Audit>, metrics: Metrics, clock: Clock) -> Self {
+        let (subscribers, _) = broadcast::channel(QUEUE);
+        metrics.limit("alarms_live", MOST);
+        Self(Arc::new(Inner { audit, metrics, clock, subscribers, live: Mutex::default() }))
+    }
+
+    /// Raises an alarm. Said again at most every ten minutes for the same kind and subject; never waits.
+    pub fn raise(&self, alarm: Alarm) {
+        let alarm = Alarm {
+            subject: capped(&alarm.subject, MAX_SUBJECT),
+            words: capped(&alarm.words, MAX_WORDS),
+            next_step: capped(&alarm.next_step, MAX_WORDS),
+            ..alarm
+        };
+        if let Some(unsaid) = self.note(&alarm) {
+            self.say(alarm, unsaid);
+        }
+    }
+
+    /// What it was about is over.
+    pub fn clear(&self, kind: AlarmKind, subject: &str) {
+        self.live_map().remove(&(kind, capped(subject, MAX_SUBJECT)));
+    }
+
+    /// The alarms that stand, the latest first.
+    #[must_use]
+    pub fn live(&self) -> Vec<LiveAlarm> {
+        let now = self.0.clock.boot();
+        let mut live = self.live_map();
+        live.retain(|_, state| now.saturating_sub(state.last) < LIVE);
+        let mut all: Vec<_> = live.values().map(|state| (state.last, state.live.clone())).collect();
+        all.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.alarm.subject.cmp(&b.1.alarm.subject)));
+        all.into_iter().map(|(_, alarm)| alarm).collect()
+    }
+
+    /// Every alarm that is said from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Alarm> {
+        self.0.subscribers.subscribe()
+    }
+
+    /// Keeps the alarm; `Some` where it is to be said, with how often it was raised unsaid since the last time.
+    fn note(&self, alarm: &Alarm) -> Option<u64> {
+        let now = self.0.clock.boot();
+        let wall_ms = i64::try_from(self.0.clock.wall().as_millis()).unwrap_or(i64::MAX);
+        let mut live = self.live_map();
+        let key = (alarm.kind, alarm.subject.clone());
+        if let Some(state) = live.get_mut(&key).filter(|state| now.saturating_sub(state.last) < LIVE) {
+            state.last = now;
+            state.live.count += 1;
+            state.live.last_ms = wall_ms;
+            state.live.alarm.clone_from(alarm);
+            if now.saturating_sub(state.said) < SILENCE {
+                state.unsaid += 1;
+                return None;
+            }
+            state.said = now;
+            return Some(std::mem::take(&mut state.unsaid));
+        }
+        if live.len() >= MOST && !live.contains_key(&key) {
+            let oldest = live.iter().min_by_key(|(_, state)| state.last).map(|(key, _)| key.clone());
+            oldest.map(|key| live.remove(&key));
+        }
+        let first = LiveAlarm { alarm: alarm.clone(), since_ms: wall_ms, last_ms: wall_ms, count: 1 };
+        live.insert(key, State { live: first, said: now, last: now, unsaid: 0 });
+        Some(0)
+    }
+
+    fn say(&self, alarm: Alarm, unsaid: u64) {
+        let kind = alarm.kind.as_str();
+        tracing::warn!(
+            kind,
+            subject = %alarm.subject.escape_default(),
+            unsaid,
+            words = %alarm.words.escape_default(),
+            next_step = %alarm.next_step.escape_default(),
+            "alarm"
+        );
+        self.0.metrics.alarms.get_or_create(&Kind { kind }).inc();
+        if let Some(audit) = self.0.audit.clone() {
+            let details = json!({ "kind": kind, "next_step": alarm.next_step, "unsaid_before": unsaid });
+            let event = Event::done(Actor::Daemon, "alarm.raise", &alarm.subject).because(&alarm.words).with(details);
+            off_the_async_threads(move || {
+                if let Err(error) = audit.record(event) {
+                    tracing::error!(%error, "an alarm is missing in the audit log");
+                }
+            });
+        }
+        // Nobody listening is no failure.
+        let _ = self.0.subscribers.send(alarm);
+    }
+
+    fn live_map(&self) -> MutexGuard<'_, HashMap<(AlarmKind, String), State>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The audit log is fsynced.
+fn off_the_async_threads(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
+fn capped(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+impl std::fmt::Debug for Alarms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Alarms({} live)", self.live_map().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alarms() -> (Alarms, Clock) {
+        let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+        (Alarms::unaudited(clock.clone()), clock)
+    }
+
+    fn spike(subject: &str) -> Alarm {
+        Alarm {
+            kind: AlarmKind::RateSpike,
+            subject: subject.to_owned(),
+            words: "sends 90 readings a second; it used to send 2".to_owned(),
+            next_step: "Look at the sensor.".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_same_alarm_is_said_once_in_ten_minutes_and_counted() {
+        let (alarms, clock) = alarms();
+        let mut heard = alarms.subscribe();
+        for _ in 0..700 {
+            alarms.raise(spike("pump-3"));
+            clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(heard.try_recv().unwrap(), spike("pump-3"));
+        assert_eq!(heard.try_recv().unwrap(), spike("pump-3"), "after ten minutes it is said again");
+        assert!(heard.try_recv().is_err());
+        assert_eq!(alarms.live()[0].count, 700);
+        let said = alarms.0.metrics.alarms.get_or_create(&Kind { kind: "rate_spike" }).get();
+        assert_eq!(said, 2);
+    }
+
+    #[test]
+    fn another_subject_or_kind_is_another_alarm() {
+        let (alarms, _) = alarms();
+        let mut heard = alarms.subscribe();
+        alarms.raise(spike("pump-3"));
+        alarms.raise(spike("pump-4"));
+        alarms.raise(Alarm { kind: AlarmKind::Expiry, ..spike("pump-3") });
+        assert_eq!((0..3).map(|_| heard.try_recv().is_ok()).collect::<Vec<_>>(), [true; 3]);
+    }
+
+    #[test]
+    fn an_alarm_that_is_over_or_old_is_not_live_and_comes_back_at_once() {
+        let (alarms, clock) = alarms();
+        let mut heard = alarms.subscribe();
+        alarms.raise(spike("pump-3"));
+        alarms.clear(AlarmKind::RateSpike, "pump-3");
+        assert!(alarms.live().is_empty());
+        alarms.raise(spike("pump-3"));
+        assert_eq!((heard.try_recv().is_ok(), heard.try_recv().is_ok()), (true, true));
+        clock.advance(LIVE);
+        assert!(alarms.live().is_empty());
+    }
+
+    #[test]
+    fn many_subjects_take_no_more_memory_than_some_and_the_newest_stay() {
+        let (alarms, clock) = alarms();
+        for number in 0..10_000 {
+            clock.advance(Duration::from_millis(1));
+            alarms.raise(spike(&format!("{number:05}{}", "x".repeat(1000))));
+        }
+        let live = alarms.live();
+        assert_eq!(live.len(), MOST);
+        assert!(live[0].alarm.subject.starts_with("09999"), "{:?}", live[0]);
+        assert!(live.iter().all(|live| live.alarm.subject.len() == MAX_SUBJECT));
+    }
+
+    #[test]
+    fn an_alarm_stands_in_the_audit_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+        let audit = Audit::open(dir.path(), &crate::secret::Secret::new([1; 32]), clock.clone()).unwrap();
+        Alarms::new(audit.clone(), Metrics::new(), clock).raise(spike("pump-3"));
+        let line = audit.tail(1).unwrap().remove(0);
+        assert_eq!((line.action.as_str(), line.subject.as_str()), ("alarm.raise", "pump-3"));
+    }
+}
