@@ -55,6 +55,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// The log.
     pub log: LogConfig,
+    /// When keys are changed without being asked.
+    pub keys: KeysConfig,
 }
 
 /// Where readings go.
@@ -316,6 +318,18 @@ pub enum LogLevel {
     Trace,
 }
 
+/// `[keys]`: when keys are changed without being asked; docs/keys.md says what each change means.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysConfig {
+    /// The key that signs access tokens, where the issuer is in this process.
+    #[serde(deserialize_with = "values::schedule")]
+    pub issuer: Option<Duration>,
+    /// How long the issuer's new key is published before it signs; up to 1 day.
+    #[serde(deserialize_with = "values::lead")]
+    pub issuer_lead: Duration,
+}
+
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -337,6 +351,7 @@ impl Default for Config {
             standalone: StandaloneConfig::default(),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
+            keys: KeysConfig::default(),
         }
     }
 }
@@ -396,6 +411,12 @@ impl Default for IssuerConfig {
 impl Default for StandaloneConfig {
     fn default() -> Self {
         Self { listen: loopback(1883), subscribers: BTreeMap::new() }
+    }
+}
+
+impl Default for KeysConfig {
+    fn default() -> Self {
+        Self { issuer: None, issuer_lead: Duration::from_secs(600) }
     }
 }
 

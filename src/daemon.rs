@@ -9,6 +9,7 @@ mod disk;
 mod gauges;
 mod harden;
 mod issuer;
+mod keys;
 mod metrics_http;
 mod options;
 mod reload;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use issuer::IssuingError;
+pub(crate) use keys::Kind as KeyKind;
 pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
@@ -83,6 +85,7 @@ struct Parts {
     broker: BrokerUrl,
     issuer_url: String,
     terms: Option<watch::Sender<Terms>>,
+    keys: keys::Keys,
     keeper: TokenKeeper,
     relay: Arc<Relay>,
     service: Service,

@@ -70,6 +70,15 @@ fn every_field_is_described() {
     assert_same_fields("Alarm", &alarm);
     let spool: api::Spool = serde_json::from_value(spool).unwrap();
     assert_same_fields("Spool", &spool);
+    let key = json!({
+        "kind": "issuer", "id": "a", "state": "in_use", "made_at": null, "age_s": null, "rotates_in_s": null,
+        "protection": "sealed", "note": ""
+    });
+    assert_same_fields("Key", &serde_json::from_value::<api::Key>(key).unwrap());
+    let rotate = json!({"device": "a", "now": true});
+    assert_same_fields("RotateKeyRequest", &serde_json::from_value::<api::RotateKeyRequest>(rotate).unwrap());
+    let rotated = json!({"kind": "issuer", "id": "a", "done": "", "next_step": ""});
+    assert_same_fields("KeyRotated", &serde_json::from_value::<api::KeyRotated>(rotated).unwrap());
     assert_same_fields(
         "Status",
         &api::Status {

@@ -172,6 +172,24 @@ async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_withdrawn_cuts_who_came_in_by_it() {
+    let bed = Bed::start().await;
+    let old = bed.token("pump-3", 60).await;
+    let mut device = bed.connect("g.pump-3", &old).await.unwrap();
+    // A change in peace cuts nobody.
+    bed.issuer.ring().rotate(bed.issuer.now(), Duration::ZERO).unwrap();
+    let mut neighbour = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    assert_eq!(device.publish(UP, "21.5").await, "Success");
+    bed.issuer.replace_keys().unwrap();
+    device.ended().await;
+    neighbour.ended().await;
+    assert!(bed.connect("g.pump-3", &old).await.is_err());
+    let back = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    assert_eq!(back.publish(UP, "21.5").await, "Success");
+    bed.broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
     let bed = Bed::start().await;
     let device = bed.connect("g.pump-3", &bed.token("pump-3", SHORT_S).await).await.unwrap();

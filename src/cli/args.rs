@@ -71,6 +71,9 @@ pub(super) enum Command {
     /// Readings that the broker refused for good
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// The gateway's own keys
+    #[command(subcommand)]
+    Key(Key),
     /// How the gateway is; exits 8 when something is not well
     Status,
     /// Follow what happens, until interrupted
@@ -231,6 +234,24 @@ pub(super) enum Token {
         /// Why, for the audit log
         #[arg(long, value_name = "TEXT", default_value = "")]
         why: String,
+    },
+}
+
+/// `key`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Key {
+    /// List them: how old they are, when they are changed, how they are kept; never the keys themselves
+    Ls,
+    /// Make a new one in place of an old one, without an interruption
+    Rotate {
+        /// What it is for, as `key ls` says
+        #[arg(value_name = "KIND")]
+        kind: String,
+        /// Whose, for the kind `device`
+        device: Option<String>,
+        /// Somebody else may know the old one: it goes at once, with all that hangs on it
+        #[arg(long)]
+        now: bool,
     },
 }
 

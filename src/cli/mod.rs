@@ -16,6 +16,7 @@ mod devices;
 mod doctor;
 pub mod exit;
 mod issuer;
+mod key;
 mod manual;
 mod pair;
 mod scan;
@@ -95,6 +96,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Code(verb) => code::code(terminal, client, verb).await,
         Command::Token(verb) => token::token(terminal, client, verb).await,
         Command::DeadLetters(verb) => dead_letters::dead_letters(terminal, client, verb).await,
+        Command::Key(verb) => key::key(terminal, client, verb).await,
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
         Command::Doctor(file) => doctor::doctor(terminal, client, &file.config).await,

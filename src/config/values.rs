@@ -114,6 +114,24 @@ pub(super) fn token_life<'de, D: Deserializer<'de>>(from: D) -> Result<Duration,
     duration_between(from, "5s", "1d")
 }
 
+pub(super) fn lead<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    duration_between(from, "0s", "1d")
+}
+
+/// A time between changes, or `"off"`.
+pub(super) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let allowed = Duration::from_secs(60)..=Duration::from_secs(3650 * 86_400);
+    parse_duration(&text).filter(|every| allowed.contains(every)).map(Some).ok_or_else(|| {
+        D::Error::custom(format!(
+            "{text:?} is not allowed here: \"off\", or 1m to 3650d as a number and m, h or d (\"90d\")"
+        ))
+    })
+}
+
 pub(super) fn attempts<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     number_between(from, 1, 10)
 }

@@ -10,6 +10,7 @@ mod codes;
 mod dead_letters;
 mod devices;
 pub mod failure;
+mod keys;
 mod links;
 mod live;
 pub mod role;

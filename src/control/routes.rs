@@ -17,7 +17,7 @@ use super::calls::Calls;
 use super::failure::Failure;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
-use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, dead_letters, devices, links, system, tokens};
+use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, dead_letters, devices, keys, links, system, tokens};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::metrics::Reason;
@@ -63,6 +63,8 @@ pub fn routes() -> Vec<Route> {
         get("/v1/audit", Viewer, self::get(audit::tail)),
         get("/v1/audit/export", Admin, self::get(audit::export)),
         post("/v1/tokens/{id}/revoke", Admin, self::post(tokens::revoke)),
+        get("/v1/keys", Viewer, self::get(keys::list)),
+        post("/v1/keys/{kind}/rotate", Admin, self::post(keys::rotate)),
     ]
 }
 

@@ -18,11 +18,13 @@ use crate::standalone::issuer_server::{
 use crate::store::{REFRESH_TOKEN, Store, StoreError};
 use crate::token::Issuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
-use crate::token::local::{DenyError, DenyList, LocalIssuer};
+use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
+/// Name of what belongs to it: the next key, the older ones.
+const RING: &str = "local-issuer-ring";
 
 /// Why there is no issuer.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,9 @@ pub enum IssuingError {
     /// A key.
     #[error("the issuer's key: {0}")]
     Key(#[from] KeyError),
+    /// The keys that it signs with.
+    #[error(transparent)]
+    Ring(#[from] RingError),
     /// The deny list.
     #[error(transparent)]
     Deny(#[from] DenyError),
@@ -104,8 +109,9 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let listener = IssuerListener::bind(config.issuer.listen).await?;
     let url = config.issuer.url.clone().unwrap_or_else(|| format!("http://{}", listener.addr()));
     let deny = DenyList::open(&store.dir().join("revoked.json"))?;
-    let issuer = LocalIssuer::new(&url, signing_key(store)?, deny, clock.clone()).of_stage(config.gateway.stage);
     let terms = Terms::of(config)?;
+    let ring = key_ring(store, terms.life)?;
+    let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone()).of_stage(config.gateway.stage);
     let options =
         ServerOptions { audience: config.issuer.audience.clone(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
@@ -161,14 +167,27 @@ impl Families for StoredFamilies {
     }
 }
 
-/// The key is made at the first start.
-fn signing_key(store: &Store) -> Result<SigningKey, IssuingError> {
-    if let Some(der) = store.secret(KEY)? {
-        return Ok(SigningKey::from_pkcs8(der.expose())?);
+/// The issuer's keys, sealed in the registry's database. An older clawgate reads the one that signs.
+struct StoredRing(Store);
+
+impl KeyBook for StoredRing {
+    fn keep(&self, signing: &Secret<Vec<u8>>, rest: &Secret<Vec<u8>>) -> Result<(), String> {
+        self.0.put_secrets(&[(KEY, signing.expose()), (RING, rest.expose())]).map_err(|error| error.to_string())
     }
-    let key = SigningKey::generate()?;
-    store.put_secret(KEY, key.to_pkcs8()?.expose())?;
-    Ok(key)
+}
+
+/// The first key is made at the first start. Tokens live for up to `life`.
+fn key_ring(store: &Store, life: Duration) -> Result<KeyRing, IssuingError> {
+    let (key, rest) = match store.secret(KEY)? {
+        Some(der) => (SigningKey::from_pkcs8(der.expose())?, store.secret(RING)?),
+        None => (SigningKey::generate()?, None),
+    };
+    let made_ms = store.secret_made_ms(KEY)?.unwrap_or_else(|| store.now_ms());
+    let made = u64::try_from(made_ms / 1000).unwrap_or(0);
+    let ring = KeyRing::open(key, made, rest.as_ref(), Arc::new(StoredRing(store.clone())))?;
+    // Keeps a key that was just made, too.
+    ring.lives_up_to(life)?;
+    Ok(ring)
 }
 
 /// The subscribers of the configuration, with their keys read.

@@ -91,6 +91,8 @@ const KEYS: &[Key] = &[
     live!(standalone.subscribers),
     fixed!(metrics.listen),
     live!(log.level),
+    live!(keys.issuer),
+    live!(keys.issuer_lead),
 ];
 
 /// What a reload did.
@@ -241,6 +243,9 @@ mod tests {
             listen = "off"
             [log]
             level = "debug"
+            [keys]
+            issuer = "90d"
+            issuer_lead = "3m"
         "#;
         toml::from_str(changed).unwrap()
     }

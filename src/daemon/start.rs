@@ -14,7 +14,7 @@ use super::disk::{self, Disk};
 use super::issuer::IssuingError;
 use super::options::{ble_options, keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
-use super::{Gateway, Parts, gauges, issuer, metrics_http, token_audit, watchdog};
+use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, token_audit, watchdog};
 use crate::alarm::Alarms;
 use crate::audit::AuditError;
 use crate::clock::Clock;
@@ -133,6 +133,7 @@ pub(super) async fn start(
         broker,
         issuer_url: issuing.url,
         terms: issuing.terms,
+        keys: keys::Keys { issuer: issuing.local },
         keeper,
         relay,
         service,
@@ -148,6 +149,7 @@ pub(super) async fn start(
     let socket = ControlSocket::open(passed, &socket_path)?;
     tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
     tasks.spawn("token_audit", |stop| token_audit::watch(gateway.clone(), stop));
+    tasks.spawn("keys", |stop| keys::tend(gateway.clone(), stop));
     tasks.spawn("watchdog", |stop| watchdog::watch(gateway.clone(), stop));
     if let Some(address) = metrics_listen {
         serve_metrics(&gateway, address, tasks).await;

@@ -137,7 +137,7 @@ impl Store {
     }
 
     /// Wall time in milliseconds, as the tables keep it.
-    fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         ms(self.0.clock.wall())
     }
 }

@@ -61,6 +61,37 @@ impl Store {
         self.write_secret("INSERT OR REPLACE", name, secret)
     }
 
+    /// Seals several secrets in place of earlier ones: all of them or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Random`].
+    pub fn put_secrets(&self, secrets: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        let error = failed("write secrets");
+        let mut db = self.db();
+        let transaction = db.transaction().map_err(&error)?;
+        for (name, secret) in secrets {
+            let sealed = self.0.sealer.seal(place(name), secret)?;
+            transaction
+                .execute(
+                    "INSERT OR REPLACE INTO secrets (name, sealed, made_ms) VALUES (?1, ?2, ?3)",
+                    (name, sealed, self.now_ms()),
+                )
+                .map_err(&error)?;
+        }
+        transaction.commit().map_err(error)
+    }
+
+    /// When the secret under `name` was sealed, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn secret_made_ms(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        self.db()
+            .query_row("SELECT made_ms FROM secrets WHERE name = ?1", [name], |row| row.get(0))
+            .optional()
+            .map_err(failed("read when a secret was made"))
+    }
+
     /// Forgets the secret under `name`; none is no error.
     ///
     /// # Errors

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, Validation};
 
 use super::key::{Jwks, KeyError};
-use super::local::{DenyList, IssuerTime};
+use super::local::{DenyList, IssuerTime, KeySource};
 use super::{Claims, MAX_TOKEN_BYTES};
 
 /// Why a token was refused.
@@ -32,7 +32,7 @@ pub enum Refusal {
 pub struct Verifier(Arc<Inner>);
 
 struct Inner {
-    keys: HashMap<String, DecodingKey>,
+    keys: KeySource,
     validation: Validation,
     deny: DenyList,
     time: IssuerTime,
@@ -49,13 +49,18 @@ impl Verifier {
             .iter()
             .map(|jwk| Ok((jwk.kid.clone(), jwk.decoding()?)))
             .collect::<Result<HashMap<_, _>, KeyError>>()?;
+        Ok(Self::of(KeySource::Fixed(Arc::new(keys)), issuer, audience, deny, time))
+    }
+
+    /// The same with the keys as they are at each moment.
+    pub(super) fn of(keys: KeySource, issuer: &str, audience: &str, deny: DenyList, time: IssuerTime) -> Self {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[audience]);
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
         // The expiry is checked below, against the issuer's own time and without leeway.
         validation.validate_exp = false;
-        Ok(Self(Arc::new(Inner { keys, validation, deny, time })))
+        Self(Arc::new(Inner { keys, validation, deny, time }))
     }
 
     /// The claims of a token that is good now.
@@ -63,9 +68,19 @@ impl Verifier {
     /// # Errors
     /// [`Refusal`] says why it is not.
     pub fn verify(&self, token: &[u8]) -> Result<Claims, Refusal> {
-        let claims = self.authentic(token)?;
+        Ok(self.verify_signed(token)?.0)
+    }
+
+    /// The same with the id of the key that signed.
+    pub(crate) fn verify_signed(&self, token: &[u8]) -> Result<(Claims, String), Refusal> {
+        let (claims, kid) = self.signed(token)?;
         self.still_good(&claims)?;
-        Ok(claims)
+        Ok((claims, kid))
+    }
+
+    /// Whether tokens under that key are still taken: it may have been withdrawn before they expire.
+    pub(crate) fn takes_key(&self, kid: &str) -> bool {
+        self.0.keys.find(kid, self.0.time.now()).is_some()
     }
 
     /// The claims of a token that is or was good: made by this issuer for this audience.
@@ -73,6 +88,10 @@ impl Verifier {
     /// # Errors
     /// [`Refusal::TooLong`] or [`Refusal::Invalid`].
     pub fn authentic(&self, token: &[u8]) -> Result<Claims, Refusal> {
+        Ok(self.signed(token)?.0)
+    }
+
+    fn signed(&self, token: &[u8]) -> Result<(Claims, String), Refusal> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Refusal::TooLong);
         }
@@ -82,9 +101,11 @@ impl Verifier {
         if !header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case("at+jwt")) {
             return Err(invalid("its type is not at+jwt"));
         }
-        let key = header.kid.and_then(|kid| self.0.keys.get(&kid)).ok_or_else(|| invalid("unknown key id"))?;
-        let token = jsonwebtoken::decode::<Claims>(token, key, &self.0.validation);
-        token.map(|token| token.claims).map_err(|error| invalid(&error.to_string()))
+        let now = self.0.time.now();
+        let kid = header.kid.unwrap_or_default();
+        let key = self.0.keys.find(&kid, now).ok_or_else(|| invalid("unknown key id"))?;
+        let token = jsonwebtoken::decode::<Claims>(token, &key, &self.0.validation);
+        token.map(|token| (token.claims, kid)).map_err(|error| invalid(&error.to_string()))
     }
 
     /// Whether claims that were verified once still hold: not expired, not revoked.
@@ -114,6 +135,6 @@ impl Verifier {
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Verifier({} keys)", self.0.keys.len())
+        f.write_str("Verifier")
     }
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod control;
+mod keys;
 mod lifecycle;
 mod pairing;
 mod secrets;

@@ -43,6 +43,8 @@ pub(super) struct Admission {
 /// A client and its rights.
 struct Admitted {
     claims: Arc<Claims>,
+    /// The key that signed them.
+    key: String,
     /// What the client wanted published should it vanish. The broker itself would refuse it once the token is gone,
     /// and the cloud would see a device that was cut off as online for ever.
     will: Option<PublishPacket>,
@@ -71,8 +73,8 @@ impl Admission {
 
     /// Admits the client if its token is good for this client id; the name of its principal, or what to answer it.
     fn admit(&self, token: &[u8], client_id: &str, principal: Option<&str>) -> Result<String, ReasonCode> {
-        let claims = match self.verifier.verify(token) {
-            Ok(claims) => claims,
+        let (claims, key) = match self.verifier.verify_signed(token) {
+            Ok(signed) => signed,
             Err(refusal) => return Err(self.refuse(client_id, &refusal.to_string())),
         };
         if !permits_client_id(&claims, client_id) {
@@ -88,7 +90,7 @@ impl Admission {
             return Err(self.refuse(client_id, "too many clients"));
         }
         let will = admitted.get_mut(client_id).and_then(|known| known.will.take());
-        admitted.insert(client_id.to_owned(), Admitted { claims: Arc::new(claims), will });
+        admitted.insert(client_id.to_owned(), Admitted { claims: Arc::new(claims), key, will });
         drop(admitted);
         self.changed.notify_one();
         Ok(name)
@@ -117,17 +119,19 @@ impl Admission {
     /// Takes out every client whose token is no longer good.
     pub(super) fn cut_off(&self) -> Vec<CutOff> {
         let mut cut = Vec::new();
-        self.admitted().retain(|client_id, admitted| match self.verifier.still_good(&admitted.claims) {
-            Ok(()) => true,
-            Err(refusal) => {
-                cut.push(CutOff {
-                    client_id: client_id.clone(),
-                    subject: admitted.claims.sub.clone(),
-                    why: refusal.to_string(),
-                    will: admitted.will.take(),
-                });
-                false
-            }
+        self.admitted().retain(|client_id, admitted| {
+            let why = match self.verifier.still_good(&admitted.claims) {
+                Ok(()) if self.verifier.takes_key(&admitted.key) => return true,
+                Ok(()) => "the key that signed its token was withdrawn".to_owned(),
+                Err(refusal) => refusal.to_string(),
+            };
+            cut.push(CutOff {
+                client_id: client_id.clone(),
+                subject: admitted.claims.sub.clone(),
+                why,
+                will: admitted.will.take(),
+            });
+            false
         });
         cut
     }

@@ -154,6 +154,11 @@ impl DenyList {
         kept
     }
 
+    /// Wakes whoever acts on revocations: something else made tokens worthless.
+    pub(super) fn wake(&self) {
+        self.0.changes.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
     /// Whether the token with these claims was revoked.
     #[must_use]
     pub fn denies(&self, claims: &Claims) -> bool {

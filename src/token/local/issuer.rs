@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
-use super::{DenyList, IssuerTime};
+use super::{DenyList, IssuerTime, KeyRing, KeySource, RingError, RingState};
 use crate::clock::Clock;
 use crate::token::key::{Jwks, KeyError, SigningKey};
 use crate::token::scope::{self, Topics};
@@ -19,7 +19,7 @@ const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 pub struct LocalIssuer {
     name: String,
-    key: SigningKey,
+    ring: KeyRing,
     deny: DenyList,
     time: IssuerTime,
     clock: Clock,
@@ -46,11 +46,17 @@ pub struct Mint {
 }
 
 impl LocalIssuer {
-    /// An issuer that calls itself `name` (the `iss` claim), of the stage prod.
+    /// An issuer that calls itself `name` (the `iss` claim), with one key for ever, of the stage prod.
     #[must_use]
     pub fn new(name: &str, key: SigningKey, deny: DenyList, clock: Clock) -> Self {
+        Self::with_ring(name, KeyRing::of_one(key), deny, clock)
+    }
+
+    /// The same with keys that change.
+    #[must_use]
+    pub fn with_ring(name: &str, ring: KeyRing, deny: DenyList, clock: Clock) -> Self {
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
-        Self { name: name.to_owned(), key, deny, time, clock, stage: Stage::default() }
+        Self { name: name.to_owned(), ring, deny, time, clock, stage: Stage::default() }
     }
 
     /// The same issuer for another stage; its name and key should be that stage's alone.
@@ -75,14 +81,16 @@ impl LocalIssuer {
         getrandom::fill(&mut id).map_err(KeyError::Random)?;
         // Seconds are coarse: a token made in the second of a revocation must be told from the revoked ones.
         let after_cut = self.deny.cut_of(&wanted.client_id, &wanted.sub).map_or(0, |cut| cut.saturating_add(1));
-        let iat = self.time.now().max(after_cut);
+        let now = self.time.now();
+        let iat = now.max(after_cut);
+        let life = wanted.life.min(MAX_LIFE).max(Duration::from_secs(1));
         let claims = Claims {
             iss: self.name.clone(),
             sub: wanted.sub,
             aud: wanted.audience,
             client_id: wanted.client_id,
             iat,
-            exp: iat.saturating_add(wanted.life.min(MAX_LIFE).as_secs().max(1)),
+            exp: iat.saturating_add(life.as_secs()),
             jti: BASE64URL.encode(id),
             scope: wanted.scope,
             claw_aif: wanted.topics,
@@ -91,7 +99,7 @@ impl LocalIssuer {
             claw_stage: Some(self.stage),
             act: None,
         };
-        self.key.sign("at+jwt", &claims)
+        self.ring.sign("at+jwt", &claims, life, now)
     }
 
     /// Denies everything that `client` was given for `subject` until now, durably.
@@ -112,7 +120,23 @@ impl LocalIssuer {
     /// The public keys that its tokens are checked with.
     #[must_use]
     pub fn jwks(&self) -> Jwks {
-        Jwks { keys: vec![self.key.public().clone()] }
+        self.ring.jwks(self.time.now())
+    }
+
+    /// The keys that it signs with.
+    #[must_use]
+    pub fn ring(&self) -> &KeyRing {
+        &self.ring
+    }
+
+    /// Signs with a new key from now on, and takes no token under another: somebody else may know the old ones.
+    ///
+    /// # Errors
+    /// [`RingError`]; nothing was changed then.
+    pub fn replace_keys(&self) -> Result<RingState, RingError> {
+        let state = self.ring.replace(self.time.now())?;
+        self.deny.wake();
+        Ok(state)
     }
 
     /// What was revoked.
@@ -127,12 +151,16 @@ impl LocalIssuer {
         self.time.now()
     }
 
-    /// A verifier of its tokens for one audience.
+    /// A verifier of its tokens for one audience; it follows the keys as they change.
     ///
     /// # Errors
     /// [`KeyError::NoPublicKey`] when its own key is unusable.
     pub fn verifier(&self, audience: &str) -> Result<Verifier, KeyError> {
-        Verifier::new(&self.jwks(), &self.name, audience, self.deny.clone(), self.time.clone())
+        for key in self.jwks().keys {
+            key.decoding()?;
+        }
+        let keys = KeySource::Ring(self.ring.clone());
+        Ok(Verifier::of(keys, &self.name, audience, self.deny.clone(), self.time.clone()))
     }
 }
 
@@ -221,7 +249,7 @@ mod tests {
         assert!(matches!(elsewhere.verify(token.bearer().as_bytes()), Err(Refusal::Invalid(_))));
         let other_key = issuer(&clock).verifier("broker").unwrap();
         assert!(matches!(other_key.verify(token.bearer().as_bytes()), Err(Refusal::Invalid(_))));
-        let plain_jwt = ours.key.sign("JWT", token.claims()).unwrap();
+        let plain_jwt = ours.ring.sign("JWT", token.claims(), MAX_LIFE, 1_000_000).unwrap();
         assert!(matches!(ours.verifier("broker").unwrap().verify(plain_jwt.as_bytes()), Err(Refusal::Invalid(_))));
     }
 

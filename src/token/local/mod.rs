@@ -2,8 +2,11 @@
 
 mod deny;
 mod issuer;
+mod ring;
 mod time;
 
 pub use deny::{DenyError, DenyList};
 pub use issuer::{LocalIssuer, Mint};
+pub(crate) use ring::KeySource;
+pub use ring::{KeyBook, KeyRing, RingError, RingState};
 pub use time::IssuerTime;

@@ -1,0 +1,45 @@
+//! `key`: the gateway's own keys; never a key itself.
+
+use hyper::Method;
+
+use super::args::Key as Verb;
+use super::client::Client;
+use super::exit::Exit;
+use super::path;
+use super::terminal::{Terminal, clean, span, table};
+use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
+use crate::control::failure::Failure;
+
+pub(super) async fn key(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Ls => {
+            let keys: Vec<Key> = client.get("/v1/keys").await?;
+            terminal.result(&keys, |keys| list(keys));
+        }
+        Verb::Rotate { kind, device, now } => {
+            let request = RotateKeyRequest { device, now };
+            let rotated: KeyRotated = client.send(Method::POST, &path("/v1/keys", &kind, "/rotate")?, &request).await?;
+            terminal.result(&rotated, |rotated| {
+                let next = if rotated.next_step.is_empty() { "" } else { "\n" };
+                format!("{}{next}{}", clean(&rotated.done), clean(&rotated.next_step))
+            });
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(keys: &[Key]) -> String {
+    let row = |key: &Key| {
+        vec![
+            key.kind.clone(),
+            key.id.chars().take(16).collect(),
+            key.state.replace('_', " "),
+            key.age_s.map_or_else(|| "-".to_owned(), span),
+            key.rotates_in_s.map_or_else(|| "-".to_owned(), span),
+            key.protection.clone(),
+            key.note.clone(),
+        ]
+    };
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    table(&["KIND", "ID", "STATE", "AGE", "ROTATES IN", "KEPT", "NOTE"], &rows)
+}

@@ -1,0 +1,247 @@
+//! The gateway's own keys: which there are, how old they are, and a new one in place of an old one, by command or on
+//! schedule. What a rotation of each means stands in docs/keys.md.
+
+mod schedule;
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::Gateway;
+use crate::audit::{Actor, Event, Outcome};
+use crate::cli::exit::Exit;
+use crate::config::KeysConfig;
+use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
+use crate::control::failure::Failure;
+use crate::session::blocking;
+use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
+use schedule::Due;
+
+/// How soon a key that is due is noticed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Within this time after a change of the issuer's key every device has a token under it.
+const SPREAD: Duration = Duration::from_secs(20);
+
+/// What there are keys of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Signs access tokens, where the issuer is in this process.
+    Issuer,
+}
+
+impl Kind {
+    /// Every kind, in the order in which they are shown.
+    pub(crate) const ALL: [Self; 1] = [Self::Issuer];
+
+    /// Its name in commands, in the audit log and in the configuration.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuer => "issuer",
+        }
+    }
+
+    /// The kind of that name.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub(crate) fn of(name: &str) -> Result<Self, Failure> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| {
+            let all: Vec<_> = Self::ALL.into_iter().map(Self::as_str).collect();
+            Failure::not_found(format!("There is no kind of key {name:?}."), format!("There are: {}.", all.join(", ")))
+        })
+    }
+
+    /// How often it is changed without being asked.
+    fn every(self, config: &KeysConfig) -> Option<Duration> {
+        match self {
+            Self::Issuer => config.issuer,
+        }
+    }
+}
+
+/// What the keys need beside the store.
+pub(super) struct Keys {
+    /// The issuer, where it is in this process.
+    pub(super) issuer: Option<LocalIssuer>,
+}
+
+impl Gateway {
+    /// Every key, by kind.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub(crate) async fn keys(&self) -> Result<Vec<Key>, Failure> {
+        let mut keys = Vec::new();
+        keys.extend(self.issuer_keys());
+        Ok(keys)
+    }
+
+    /// A new key of that kind. It stands in the audit log, also where it came to nothing.
+    ///
+    /// # Errors
+    /// Why there is none; the old key is in use then.
+    pub(crate) async fn rotate_key(
+        &self,
+        kind: Kind,
+        request: &RotateKeyRequest,
+        actor: Actor,
+    ) -> Result<KeyRotated, Failure> {
+        let done = match kind {
+            Kind::Issuer => self.rotate_issuer(request.now).await,
+        };
+        let event = Event::done(actor, "key.rotate", kind.as_str());
+        let event = match &done {
+            Ok(rotated) => event.with(json!({ "id": rotated.id, "at_once": request.now })),
+            Err(failure) => event.ended(Outcome::Refused).because(&failure.message),
+        };
+        self.record(event).await;
+        done
+    }
+
+    fn ring(&self) -> Option<(&LocalIssuer, &KeyRing)> {
+        self.0.keys.issuer.as_ref().map(|issuer| (issuer, issuer.ring()))
+    }
+
+    /// The key that signs tokens, the one that will, and those that still have tokens.
+    fn issuer_keys(&self) -> Vec<Key> {
+        let Some((issuer, ring)) = self.ring() else { return Vec::new() };
+        let (now, state) = (issuer.now(), ring.state(issuer.now()));
+        let key = |id: &str, state: &str, made: Option<u64>, note: String| Key {
+            kind: Kind::Issuer.as_str().to_owned(),
+            id: id.to_owned(),
+            state: state.to_owned(),
+            made_at: made.map(seconds_as_rfc3339),
+            age_s: made.map(|made| now.saturating_sub(made)),
+            rotates_in_s: None,
+            protection: SEALED.to_owned(),
+            note,
+        };
+        let mut signing = key(&state.signing, "in_use", Some(state.made), "signs access tokens".to_owned());
+        let every = Kind::Issuer.every(&self.config().keys);
+        signing.rotates_in_s = every.map(|every| state.made.saturating_add(every.as_secs()).saturating_sub(now));
+        let next = state.next.as_ref().map(|(id, starts)| {
+            let note = format!("published; signs in {} s", starts.saturating_sub(now));
+            key(id, "published", None, note)
+        });
+        let retired = state.retired.iter().map(|(id, until)| {
+            let note = format!("published until its last token has expired, {} s", until.saturating_sub(now));
+            key(id, "retired", None, note)
+        });
+        [signing].into_iter().chain(next).chain(retired).collect()
+    }
+
+    async fn rotate_issuer(&self, at_once: bool) -> Result<KeyRotated, Failure> {
+        let Some((issuer, ring)) = self.ring() else {
+            let text = "Tokens come from an OAuth server: its keys are changed there.";
+            return Err(Failure::usage(text, "This gateway's key there: clawgate key rotate client"));
+        };
+        let (ring, now, lead) = (ring.clone(), issuer.now(), self.config().keys.issuer_lead);
+        let issuer = issuer.clone();
+        let made = blocking(move || if at_once { issuer.replace_keys() } else { ring.rotate(now, lead) }).await;
+        let state = made.map_err(|error| ring_failure(&error))?;
+        if at_once {
+            self.refresh_tokens(Duration::ZERO);
+            return Ok(KeyRotated {
+                kind: Kind::Issuer.as_str().to_owned(),
+                id: state.signing,
+                done:
+                    "A new key signs from now on; tokens under any older one are worthless, and devices get new ones."
+                        .to_owned(),
+                next_step: "A broker elsewhere must read the key set (/jwks) again now; until then it refuses."
+                    .to_owned(),
+            });
+        }
+        let (id, done) = match state.next {
+            Some((id, starts)) => {
+                let left = starts.saturating_sub(now);
+                (
+                    id,
+                    format!(
+                        "A new key is published and signs in {left} s; the old one is published until its last token has expired."
+                    ),
+                )
+            }
+            None => (
+                state.signing,
+                "A new key signs from now on; the old one is published until its last token has expired.".to_owned(),
+            ),
+        };
+        let next_step = "A broker that has the keys in a file needs the new key set (/jwks) by then.".to_owned();
+        Ok(KeyRotated { kind: Kind::Issuer.as_str().to_owned(), id, done, next_step })
+    }
+
+    /// Gets every device with a token a new one, spread over some time.
+    fn refresh_tokens(&self, over: Duration) {
+        let with_token = |token: &crate::token::keeper::TokenStatus| token.state == "valid";
+        let devices: Vec<_> = self.keeper().list().into_iter().filter(with_token).map(|token| token.device).collect();
+        let apart = over / u32::try_from(devices.len().max(1)).unwrap_or(u32::MAX);
+        let gateway = self.clone();
+        tokio::spawn(async move {
+            for device in devices {
+                let keeper = gateway.keeper().clone();
+                tokio::spawn(async move {
+                    if let Err(error) = keeper.rotate(&device).await {
+                        tracing::warn!(device = %device, %error, "no token under the new key yet; it is asked for again");
+                    }
+                });
+                if gateway.unless_stopping(tokio::time::sleep(apart)).await.is_none() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// How a key is kept that stands in the registry's database.
+const SEALED: &str = "sealed under the master key";
+
+fn ring_failure(error: &RingError) -> Failure {
+    match error {
+        RingError::UnderWay { .. } | RingError::TooMany => {
+            Failure::new(Exit::Failed, "under_way", format!("{error}."), "See clawgate key ls.")
+        }
+        _ => Failure::internal(error),
+    }
+}
+
+fn seconds_as_rfc3339(seconds: u64) -> String {
+    super::view::rfc3339(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
+}
+
+/// Changes what is due, and finishes what was begun, until `stop`.
+pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
+    let mut signing = gateway.ring().map(|(issuer, ring)| ring.state(issuer.now()).signing);
+    let mut due = Due::default();
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        if let Some(state) = tend_issuer(&gateway).await
+            && signing.as_ref() != Some(&state.signing)
+        {
+            let details = json!({ "id": state.signing, "before": signing });
+            gateway.record(Event::done(Actor::Daemon, "key.in_use", Kind::Issuer.as_str()).with(details)).await;
+            signing = Some(state.signing);
+            gateway.refresh_tokens(SPREAD);
+        }
+        for kind in due.look(&gateway).await {
+            let rotated = gateway.rotate_key(kind, &RotateKeyRequest::default(), Actor::Daemon).await;
+            match rotated {
+                Ok(rotated) => tracing::info!(kind = kind.as_str(), id = rotated.id, "a key was changed on schedule"),
+                Err(error) => {
+                    tracing::error!(kind = kind.as_str(), %error, "a key that is due was not changed; tried again in an hour");
+                }
+            }
+        }
+    }
+}
+
+/// Brings what is kept of the issuer's keys up to date.
+async fn tend_issuer(gateway: &Gateway) -> Option<RingState> {
+    let (issuer, ring) = gateway.ring()?;
+    let (ring, now) = (ring.clone(), issuer.now());
+    let state = ring.state(now);
+    let kept = blocking(move || ring.tend(now)).await;
+    if let Err(error) = kept {
+        tracing::warn!(%error, "the issuer's keys work on; what is kept of them is older");
+    }
+    Some(state)
+}

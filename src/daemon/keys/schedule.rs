@@ -1,0 +1,70 @@
+//! Which keys are due by the configuration's schedule. A key that could not be changed is tried again after a while.
+
+use std::time::Duration;
+
+use super::{Gateway, Kind};
+
+/// After a look or a failed try.
+const AGAIN: Duration = Duration::from_secs(3600);
+/// The shortest schedule is a minute: looked for more often than that only while one is that short.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// When each kind is looked at next, on the boot clock.
+#[derive(Debug, Default)]
+pub(super) struct Due(Vec<(Kind, Duration)>);
+
+impl Due {
+    /// The kinds whose key is older than its schedule, and was not tried within the last while.
+    pub(super) async fn look(&mut self, gateway: &Gateway) -> Vec<Kind> {
+        let (now, config) = (gateway.clock().boot(), gateway.config());
+        let scheduled = Kind::ALL.into_iter().filter(|kind| kind.every(&config.keys).is_some());
+        let asked: Vec<Kind> = scheduled.filter(|kind| self.may_look(*kind, now)).collect();
+        if asked.is_empty() {
+            return asked;
+        }
+        let Ok(keys) = gateway.keys().await else { return Vec::new() };
+        let left = |kind: Kind| {
+            let of_kind = keys.iter().filter(|key| key.kind == kind.as_str());
+            // A new key that does not sign yet is the answer to a key that is due.
+            if of_kind.clone().any(|key| key.state == "published") {
+                return None;
+            }
+            of_kind.filter_map(|key| key.rotates_in_s).min()
+        };
+        asked.into_iter().filter(|kind| self.is_due(*kind, left(*kind), now)).collect()
+    }
+
+    fn may_look(&self, kind: Kind, now: Duration) -> bool {
+        self.0.iter().all(|(known, at)| *known != kind || *at <= now)
+    }
+
+    fn is_due(&mut self, kind: Kind, left_s: Option<u64>, now: Duration) -> bool {
+        let is_due = left_s == Some(0);
+        let wait = match left_s {
+            Some(left) if !is_due => Duration::from_secs(left).clamp(CLOSE, AGAIN),
+            Some(_) => AGAIN,
+            None => CLOSE,
+        };
+        self.0.retain(|(known, _)| *known != kind);
+        self.0.push((kind, now.saturating_add(wait)));
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_due_once_and_tried_again_after_a_while() {
+        let (mut due, at) = (Due::default(), Duration::from_secs);
+        assert!(due.may_look(Kind::Issuer, at(0)));
+        assert!(!due.is_due(Kind::Issuer, Some(30), at(0)));
+        assert!(!due.may_look(Kind::Issuer, at(29)) && due.may_look(Kind::Issuer, at(30)));
+        assert!(due.is_due(Kind::Issuer, Some(0), at(30)));
+        assert!(!due.may_look(Kind::Issuer, at(31)) && due.may_look(Kind::Issuer, at(3630)));
+        // A schedule that is made shorter by a reload is seen within the hour.
+        assert!(!due.is_due(Kind::Issuer, Some(86_400 * 90), at(4000)));
+        assert!(due.may_look(Kind::Issuer, at(7600)));
+    }
+}

@@ -1,0 +1,87 @@
+//! `key ls` and `key rotate`: a new key in place of an old one, while readings go on.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::site::{Site, until};
+
+/// Ids of the published keys.
+fn published(site: &Site) -> BTreeSet<String> {
+    let issuer = site.status()["issuer"].as_str().unwrap().to_owned();
+    let text = ureq::get(format!("{issuer}/jwks")).call().unwrap().body_mut().read_to_string().unwrap();
+    let keys: Value = serde_json::from_str(&text).unwrap();
+    keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+}
+
+fn keys(site: &Site, kind: &str) -> Vec<Value> {
+    let keys = site.run(&["key", "ls", "--json"]).ok().json();
+    keys.as_array().unwrap().iter().filter(|key| key["kind"] == kind).cloned().collect()
+}
+
+fn in_use(site: &Site, kind: &str) -> String {
+    let id = |key: &Value| (key["state"] == "in_use").then(|| key["id"].as_str().unwrap().to_owned());
+    keys(site, kind).iter().find_map(id).unwrap()
+}
+
+fn device(site: &Site) -> Value {
+    site.status()["devices"][0].clone()
+}
+
+fn confirmed(site: &Site) -> u64 {
+    device(site)["relay"]["confirmed"].as_u64().unwrap()
+}
+
+fn jti(site: &Site) -> String {
+    device(site)["token"]["jti"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_issuers_key_is_changed_under_traffic_and_over_a_restart() {
+    let site = Site::standalone("");
+    site.configure(&format!(
+        "mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n[keys]\nissuer_lead = \"2s\"\n",
+        site.line("line1")
+    ));
+    let daemon = site.start();
+    let mut sensor = site.thermometer("line1", &[]);
+    site.pair("line1", &mut sensor).ok();
+    let (old, token) = (in_use(&site, "issuer"), jti(&site));
+    assert_eq!(published(&site), BTreeSet::from([old.clone()]));
+
+    let rotated = site.run(&["key", "rotate", "issuer", "--json"]).ok().json();
+    let new = rotated["id"].as_str().unwrap().to_owned();
+    // Published, and not signing yet.
+    assert_eq!(published(&site), BTreeSet::from([old.clone(), new.clone()]));
+    let again = site.run(&["key", "rotate", "issuer"]);
+    assert!(again.code == 1 && again.err.contains("published already"), "{again:?}");
+    until("the new key signs", || (in_use(&site, "issuer") == new).then_some(()));
+    until("the device has a token under it", || (jti(&site) != token).then_some(()));
+    let before = confirmed(&site);
+    until("readings go on", || (confirmed(&site) > before + 5).then_some(()));
+    assert_eq!(device(&site)["relay"]["refused"], 0);
+    assert_eq!(published(&site), BTreeSet::from([old.clone(), new.clone()]), "the old key still has tokens");
+    let audited = site.audit();
+    for action in ["key.rotate", "key.in_use"] {
+        assert!(audited.iter().any(|line| line["action"] == action && line["details"]["id"] == new), "{action}");
+    }
+
+    // kill -9.
+    drop(daemon);
+    let _daemon = site.start();
+    assert_eq!(in_use(&site, "issuer"), new);
+    assert_eq!(published(&site), BTreeSet::from([old.clone(), new.clone()]));
+    until("readings go on", || (confirmed(&site) > 5).then_some(()));
+
+    // Somebody else may know it: it goes with all before it, and the device is back with another token.
+    let token = jti(&site);
+    let newest =
+        site.run(&["key", "rotate", "issuer", "--now", "--json"]).ok().json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(published(&site), BTreeSet::from([newest]));
+    until("the device has a token under it", || {
+        let device = device(&site);
+        (device["token"]["state"] == "valid" && jti(&site) != token).then_some(())
+    });
+    let before = confirmed(&site);
+    until("readings go on", || (confirmed(&site) > before + 5).then_some(()));
+}
