@@ -59,6 +59,23 @@ pub struct Config {
     pub keys: KeysConfig,
 }
 
+impl Config {
+    /// The `aud` of every token: what is written, else one that is the stage's alone.
+    #[must_use]
+    pub fn audience(&self) -> &str {
+        self.issuer.audience.as_deref().unwrap_or(default_audience(self.gateway.stage))
+    }
+}
+
+/// The audience of a stage where none is written.
+pub(crate) fn default_audience(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Dev => "claw-dev",
+        Stage::Staging => "claw-staging",
+        Stage::Prod => "claw",
+    }
+}
+
 /// Where readings go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -237,8 +254,8 @@ pub struct IssuerConfig {
     /// Life of a token; 5 s to 1 day.
     #[serde(deserialize_with = "values::token_life")]
     pub life: Duration,
-    /// The `aud` of every token.
-    pub audience: String,
+    /// The `aud` of every token; [`Config::audience`] says which it is where none is written.
+    pub audience: Option<String>,
     /// Local: where its endpoints (tokens for subscribers, keys and deny list for brokers) listen.
     pub listen: SocketAddr,
     /// OAuth: the issuer's URL, whose metadata names the endpoints. Local: the URL that others know it by.
@@ -397,7 +414,7 @@ impl Default for IssuerConfig {
         Self {
             kind: IssuerKind::default(),
             life: Duration::from_secs(600),
-            audience: "claw".to_owned(),
+            audience: None,
             listen: loopback(7480),
             url: None,
             client_id: None,

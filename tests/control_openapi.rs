@@ -113,6 +113,8 @@ fn every_field_is_described() {
             code: Some("c".to_owned()),
             ttl_s: Some(1),
             scopes: vec!["telemetry:write".to_owned()],
+            addresses: vec!["192.0.2.0/24".to_owned()],
+            per_second: Some(1),
         },
     );
     let text = || Some("x".to_owned());
@@ -125,6 +127,18 @@ fn every_field_is_described() {
             label: text(),
             ttl_s: Some(1),
             scopes: vec!["command:read".to_owned()],
+            idle_s: Some(1),
+            addresses: vec!["192.0.2.0/24".to_owned()],
+            per_second: Some(1),
         },
     );
+    let code = json!({
+        "id": "ocpc_", "state": "active", "label": null, "device": null, "sensor": null, "scopes": [], "made_by": "",
+        "made_at": "", "left_s": 1, "attempts_taken": 0, "attempts": 3, "stage": "prod", "addresses": [],
+        "per_second": null, "ttl_s": 60, "idle_s": null, "claimed_at": null, "ended_at": null, "ended_by": null,
+        "ended_why": null
+    });
+    assert_same_fields("CodeRecord", &serde_json::from_value::<api::CodeRecord>(code.clone()).unwrap());
+    let told = json!({"id": "ocpc_", "state": "active", "explanation": "", "next_step": "", "code": code});
+    assert_same_fields("CodeExplanation", &serde_json::from_value::<api::CodeExplanation>(told).unwrap());
 }

@@ -36,7 +36,7 @@ fn open(dir: &Path) -> State {
     let store =
         Store::open(&StoreOptions { dir: dir.join("state"), ..StoreOptions::default() }, Clock::system()).unwrap();
     let audit = Audit::open(&dir.join("audit"), &store.seed("audit").unwrap(), Clock::system()).unwrap();
-    let codes = Codes::start(store.clone(), audit.clone(), Clock::system()).unwrap();
+    let codes = Codes::start(store.clone(), audit.clone(), Clock::system(), Stage::Prod).unwrap();
     State { store, audit, codes }
 }
 
@@ -73,6 +73,7 @@ fn step(state: &State, number: u64) -> Result<String, String> {
                 scopes: vec![],
                 limits: Limits::default(),
                 ttl: Duration::from_secs(600),
+                idle: None,
                 max_attempts: 3,
             };
             state.codes.new_code(request, Actor::Daemon).map_err(|e| text(&e))?;

@@ -155,6 +155,9 @@ pub(super) struct Pair {
     /// What its token grants (telemetry:write, command:read); may be given again
     #[arg(long = "scope", value_name = "SCOPE")]
     pub(super) scopes: Vec<String>,
+    /// What its token is limited to
+    #[command(flatten)]
+    pub(super) limits: Limits,
 }
 
 /// `devices`.
@@ -180,25 +183,11 @@ pub(super) enum Devices {
 #[derive(Debug, Subcommand)]
 pub(super) enum Code {
     /// Make a code, to be entered at a sensor; shown once
-    New {
-        /// The name that the sensor gets
-        #[arg(long, value_name = "NAME")]
-        device: Option<String>,
-        /// The one sensor it is for, by its own id; without it the first to claim it
-        #[arg(long, value_name = "SENSOR")]
-        sensor: Option<String>,
-        /// Where the device will serve: dev, staging or prod
-        #[arg(long, value_name = "STAGE")]
-        stage: Option<String>,
-        /// What it is for
-        #[arg(long, value_name = "TEXT")]
-        label: Option<String>,
-        /// Its life
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
-        ttl: Option<Duration>,
-        /// What the device's token grants (telemetry:write, command:read); may be given again
-        #[arg(long = "scope", value_name = "SCOPE")]
-        scopes: Vec<String>,
+    New(NewCode),
+    /// Show one: what it grants, who made it, what became of it; never the code itself
+    Show {
+        /// Its id, ocpc_...
+        id: String,
     },
     /// List them; never the codes themselves
     Ls,
@@ -215,6 +204,47 @@ pub(super) enum Code {
         /// Its id, ocpc_...
         id: String,
     },
+}
+
+/// `code new`.
+#[derive(Debug, Args)]
+pub(super) struct NewCode {
+    /// The name that the sensor gets
+    #[arg(long, value_name = "NAME")]
+    pub(super) device: Option<String>,
+    /// The one sensor it is for, by its own id; without it the first to claim it
+    #[arg(long, value_name = "SENSOR")]
+    pub(super) sensor: Option<String>,
+    /// Where the device will serve: dev, staging or prod; must be this gateway's stage
+    #[arg(long, value_name = "STAGE")]
+    pub(super) stage: Option<String>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    pub(super) label: Option<String>,
+    /// Its life
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) ttl: Option<Duration>,
+    /// Void when no sensor has claimed it within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) idle: Option<Duration>,
+    /// What the device's token grants (telemetry:write, command:read), if wanted with the service before it
+    /// (claw/telemetry:write); may be given again
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(super) scopes: Vec<String>,
+    /// What the device's token is limited to
+    #[command(flatten)]
+    pub(super) limits: Limits,
+}
+
+/// What a device's token is limited to; the broker keeps it.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
+    /// From where the device's token may be used (192.0.2.0/24, 2001:db8::/32); may be given again
+    #[arg(long = "allow-address", value_name = "CIDR")]
+    pub(super) addresses: Vec<String>,
+    /// Publishes a second that the device's token allows
+    #[arg(long = "rate", value_name = "N")]
+    pub(super) per_second: Option<u32>,
 }
 
 /// `token`.

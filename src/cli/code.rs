@@ -1,10 +1,12 @@
 //! `code`: made here, entered at a sensor. Shown once, as text and as a QR.
 
+use std::time::Duration;
+
 use hyper::Method;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
-use super::args::Code;
+use super::args::{self, Code};
 use super::client::Client;
 use super::exit::Exit;
 use super::path;
@@ -14,9 +16,11 @@ use crate::control::failure::Failure;
 
 pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Result<Exit, Failure> {
     match verb {
-        Code::New { device, sensor, stage, label, ttl, scopes } => {
-            let ttl_s = ttl.map(|ttl| ttl.as_secs().max(1));
-            let request = NewCodeRequest { device, sensor, stage, label, ttl_s, scopes };
+        Code::New(args::NewCode { device, sensor, stage, label, ttl, idle, scopes, limits }) => {
+            let seconds = |time: Duration| time.as_secs().max(1);
+            let (ttl_s, idle_s) = (ttl.map(seconds), idle.map(seconds));
+            let args::Limits { addresses, per_second } = limits;
+            let request = NewCodeRequest { device, sensor, stage, label, ttl_s, scopes, idle_s, addresses, per_second };
             let code: NewCode = client.send(Method::POST, "/v1/codes", &request).await?;
             terminal.result(&code, |code| {
                 format!(
@@ -32,6 +36,10 @@ pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Re
         Code::Ls => {
             let codes: Vec<CodeRecord> = client.get("/v1/codes").await?;
             terminal.result(&codes, |codes| list(codes));
+        }
+        Code::Show { id } => {
+            let told: CodeExplanation = client.get(&path("/v1/codes", &id, "")?).await?;
+            terminal.result(&told.code, show);
         }
         Code::Revoke { id, why } => {
             let path = path("/v1/codes", &id, "/revoke")?;
@@ -52,6 +60,37 @@ pub(super) fn picture(code: &str, qr: &str) -> String {
     let draw = |qr: QrCode| qr.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
     let image = QrCode::new(qr).map(draw).unwrap_or_default();
     format!("{image}\n\n    {}\n", clean(code))
+}
+
+fn show(code: &CodeRecord) -> String {
+    let time = |seconds: Option<u64>| seconds.map(span);
+    let rows = [
+        ("code", Some(code.id.clone())),
+        ("state", Some(code.state.clone())),
+        ("label", code.label.clone()),
+        ("stage", Some(code.stage.clone())),
+        ("sensor", Some(code.sensor.clone().unwrap_or_else(|| "the first to claim it".to_owned()))),
+        ("device", code.device.clone()),
+        ("scopes", Some(code.scopes.join(" "))),
+        ("addresses", (!code.addresses.is_empty()).then(|| code.addresses.join(" "))),
+        ("rate", code.per_second.map(|rate| format!("{rate} publishes a second"))),
+        ("made", Some(format!("{} by {}", code.made_at, code.made_by))),
+        ("life", time(Some(code.ttl_s))),
+        ("idle", time(code.idle_s)),
+        ("left", time(code.left_s)),
+        ("attempts", Some(format!("{} of {}", code.attempts_taken, code.attempts))),
+        ("claimed", code.claimed_at.clone()),
+        (
+            "ended",
+            code.ended_at.as_ref().map(|at| {
+                let (by, why) =
+                    (code.ended_by.as_deref().unwrap_or_default(), code.ended_why.as_deref().unwrap_or_default());
+                format!("{at} by {by}: {why}")
+            }),
+        ),
+    ];
+    let line = |(name, value): (&str, Option<String>)| value.map(|value| format!("{name:<10} {}", clean(&value)));
+    rows.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn list(codes: &[CodeRecord]) -> String {

@@ -25,6 +25,8 @@ pub(super) async fn pair(terminal: &Terminal, client: &Client, args: Pair) -> Re
         code,
         ttl_s: args.ttl.map(|ttl| ttl.as_secs().max(1)),
         scopes: args.scopes,
+        addresses: args.limits.addresses,
+        per_second: args.limits.per_second,
     };
     let mut lines = client.stream(Method::POST, "/v1/pair", Some(&request)).await?;
     while let Some(line) = lines.next_as::<PairLine>().await? {

@@ -250,6 +250,12 @@ pub struct PairRequest {
     /// What its token grants; empty for `telemetry:write`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// From where its token may be used, as CIDR ranges; empty for anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Publishes a second that its token allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<u32>,
 }
 
 /// One line of the answer to `POST /v1/pair`.
@@ -338,9 +344,18 @@ pub struct NewCodeRequest {
     /// Life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_s: Option<u64>,
-    /// What the device's token grants; empty for `telemetry:write`.
+    /// What the device's token grants, `[service/]resource:action`; empty for `telemetry:write`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// Void when no sensor has claimed it within this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_s: Option<u64>,
+    /// From where the device's token may be used, as CIDR ranges; empty for anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Publishes a second that the device's token allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<u32>,
 }
 
 /// The answer to `POST /v1/codes`: the only time a code is shown.
@@ -383,6 +398,24 @@ pub struct CodeRecord {
     pub attempts_taken: u8,
     /// Guesses in all.
     pub attempts: u8,
+    /// `dev`, `staging` or `prod`.
+    pub stage: String,
+    /// From where the device's token may be used; empty for anywhere.
+    pub addresses: Vec<String>,
+    /// Publishes a second that the device's token allows.
+    pub per_second: Option<u32>,
+    /// Its whole life.
+    pub ttl_s: u64,
+    /// How long it waits for a sensor to claim it.
+    pub idle_s: Option<u64>,
+    /// When a sensor claimed it last, RFC 3339.
+    pub claimed_at: Option<String>,
+    /// When its life ended, RFC 3339.
+    pub ended_at: Option<String>,
+    /// Who ended it.
+    pub ended_by: Option<String>,
+    /// Why.
+    pub ended_why: Option<String>,
 }
 
 /// `GET /v1/codes/{id}`: why it is as it is.
@@ -396,6 +429,8 @@ pub struct CodeExplanation {
     pub explanation: String,
     /// How to go on.
     pub next_step: String,
+    /// Its record.
+    pub code: CodeRecord,
 }
 
 /// A message that the broker refused for good: an element of `GET /v1/dead-letters`.

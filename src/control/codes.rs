@@ -1,12 +1,14 @@
 //! Pairing codes made here: new, list, revoke, explain. A code itself is told once, when it is made.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 
 use super::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest, WhyRequest};
 use super::devices::new_id;
 use super::failure::Failure;
-use super::links::{scopes, ttl};
+use super::links::{limits, scopes, ttl};
 use super::role::Caller;
 use super::routes::Body;
 use crate::cli::exit::Exit;
@@ -14,7 +16,7 @@ use crate::daemon::{Gateway, view};
 use crate::pairing::code::{self, CodeId, CodeRequest};
 use crate::pairing::code_book::CodeError;
 use crate::token::scope::Scope;
-use crate::token::{Limits, Stage, UnknownStage};
+use crate::token::{Stage, UnknownStage};
 
 /// Longest label, in characters.
 const MAX_LABEL: usize = 64;
@@ -24,18 +26,19 @@ pub(super) async fn new(
     Extension(caller): Extension<Caller>,
     Body(asked): Body<NewCodeRequest>,
 ) -> Result<Json<NewCode>, Failure> {
-    let scopes = scopes(&asked.scopes)?;
+    let scopes = scopes(&gateway, &asked.scopes)?;
     if asked.label.as_ref().is_some_and(|label| label.chars().count() > MAX_LABEL) {
         return Err(Failure::usage(format!("A label has at most {MAX_LABEL} characters."), ""));
     }
     let request = CodeRequest {
         label: asked.label,
-        stage: stage(asked.stage.as_deref())?,
+        stage: stage(asked.stage.as_deref(), gateway.config().gateway.stage)?,
         hardware_id: asked.sensor,
         device: asked.device.as_deref().map(new_id).transpose()?,
         scopes: if scopes.is_empty() { vec![Scope::TelemetryWrite] } else { scopes },
-        limits: Limits::default(),
+        limits: limits(&asked.addresses, asked.per_second)?,
         ttl: ttl(&gateway, asked.ttl_s)?,
+        idle: asked.idle_s.map(Duration::from_secs),
         max_attempts: gateway.config().pairing.attempts,
     };
     let (record, code) = book(gateway, move |gateway| gateway.codes().new_code(request, caller.actor())).await?;
@@ -70,8 +73,10 @@ pub(super) async fn explain(
     Path(id): Path<String>,
 ) -> Result<Json<CodeExplanation>, Failure> {
     let id = known_id(&id)?;
-    let told = book(gateway, move |gateway| gateway.codes().explain(&id)).await?;
+    let clock = gateway.clock().clone();
+    let (code, told) = book(gateway, move |gateway| gateway.codes().explain(&id)).await?;
     Ok(Json(CodeExplanation {
+        code: record(&code, &clock),
         id: told.id.to_string(),
         state: told.state.as_str().to_owned(),
         explanation: told.sentence,
@@ -79,10 +84,9 @@ pub(super) async fn explain(
     }))
 }
 
-fn stage(text: Option<&str>) -> Result<Stage, Failure> {
-    text.map_or(Ok(Stage::default()), |text| {
-        text.parse().map_err(|error: UnknownStage| Failure::usage(format!("{error}."), ""))
-    })
+/// The stage that is asked for; without one the gateway's own.
+fn stage(text: Option<&str>, own: Stage) -> Result<Stage, Failure> {
+    text.map_or(Ok(own), |text| text.parse().map_err(|error: UnknownStage| Failure::usage(format!("{error}."), "")))
 }
 
 fn known_id(text: &str) -> Result<CodeId, Failure> {
@@ -102,6 +106,15 @@ fn record(code: &code::CodeRecord, clock: &crate::clock::Clock) -> CodeRecord {
         left_s: code.state.is_live().then(|| code.left(clock.boot()).as_secs()),
         attempts_taken: code.attempts,
         attempts: code.request.max_attempts,
+        stage: code.request.stage.to_string(),
+        addresses: code.request.limits.addresses.iter().map(ToString::to_string).collect(),
+        per_second: code.request.limits.per_second.map(Into::into),
+        ttl_s: code.request.ttl.as_secs(),
+        idle_s: code.request.idle.map(|idle| idle.as_secs()),
+        claimed_at: code.claimed_ms.map(view::rfc3339),
+        ended_at: code.ending.as_ref().map(|end| view::rfc3339(end.at_ms)),
+        ended_by: code.ending.as_ref().map(|end| end.by.to_string()),
+        ended_why: code.ending.as_ref().map(|end| end.why.clone()),
     }
 }
 
@@ -124,7 +137,13 @@ fn failure(error: &CodeError) -> Failure {
             told.sentence.clone(),
             told.next_step.clone().unwrap_or_default(),
         ),
-        CodeError::Ttl(_) | CodeError::Attempts(_) | CodeError::TooMany => Failure::usage(format!("{error}."), ""),
+        CodeError::Ttl(_) | CodeError::Idle { .. } | CodeError::Attempts(_) | CodeError::TooMany => {
+            Failure::usage(format!("{error}."), "")
+        }
+        CodeError::OtherStage { .. } => Failure::usage(
+            format!("{error}."),
+            "The stage of this gateway: clawgate status; gateway.stage in clawgate.toml.",
+        ),
         _ => Failure::internal(error),
     }
 }

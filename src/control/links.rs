@@ -1,5 +1,6 @@
 //! Sensors in reach: scan, identify, pair.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -18,8 +19,8 @@ use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::link::{self, FoundState, TargetError};
 use crate::pairing::{self, Ceremony, PairEvent, Stage};
-use crate::token::scope::{Scope, UnknownScope};
-use crate::token::{Approval, Limits};
+use crate::token::scope::Scope;
+use crate::token::{Approval, LimitError, Limits};
 
 /// Longest scan.
 const MAX_SCAN_MS: u64 = 600_000;
@@ -137,8 +138,8 @@ pub(super) async fn pair(
         target: request.target,
         name: request.name.as_deref().map(new_id).transpose()?,
         ceremony,
-        scopes: scopes(&request.scopes)?,
-        limits: Limits::default(),
+        scopes: scopes(&gateway, &request.scopes)?,
+        limits: limits(&request.addresses, request.per_second)?,
         actor: caller.actor(),
     };
     let mut events = gateway.pairing().pair(request);
@@ -165,11 +166,25 @@ pub(super) fn ttl(gateway: &Gateway, asked_s: Option<u64>) -> Result<Duration, F
 }
 
 /// Scopes that exist, as they are asked for.
-pub(super) fn scopes(asked: &[String]) -> Result<Vec<Scope>, Failure> {
-    asked
-        .iter()
-        .map(|scope| scope.parse().map_err(|error: UnknownScope| Failure::usage(format!("{error}."), "")))
-        .collect()
+pub(super) fn scopes(gateway: &Gateway, asked: &[String]) -> Result<Vec<Scope>, Failure> {
+    let config = gateway.config();
+    let parse = |scope: &String| {
+        Scope::asked(scope, config.audience()).map_err(|error| Failure::usage(format!("{error}."), ""))
+    };
+    asked.iter().map(parse).collect()
+}
+
+/// What a device's token shall be limited to.
+pub(super) fn limits(addresses: &[String], per_second: Option<u32>) -> Result<Limits, Failure> {
+    let refused = |error: LimitError| Failure::usage(format!("{error}."), "");
+    let ranges = addresses.iter().map(|range| range.parse().map_err(refused)).collect::<Result<_, _>>()?;
+    let rate = match per_second.map(NonZeroU32::new) {
+        Some(None) => {
+            return Err(Failure::usage("A rate is at least 1 publish a second.", "Leave it out for no limit."));
+        }
+        rate => rate.flatten(),
+    };
+    Limits::new(ranges, rate).map_err(refused)
 }
 
 fn stage_name(stage: Stage) -> String {

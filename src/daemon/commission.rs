@@ -48,7 +48,7 @@ impl Service {
     pub(super) fn new(disk: &Disk, keeper: TokenKeeper, relay: Arc<Relay>, config: &Config) -> Self {
         let Disk { store, spool, audit, .. } = disk.clone();
         let life = Arc::new(ArcSwap::from_pointee(config.issuer.life));
-        let audience = config.issuer.audience.clone();
+        let audience = config.audience().to_owned();
         Self { store, spool, keeper, relay, life, audience, audit }
     }
 

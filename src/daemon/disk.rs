@@ -32,13 +32,13 @@ pub(super) async fn open(config: &Config, clock: &Clock) -> Result<Disk, StartEr
         max_bytes: config.spool.max_bytes,
         ..SpoolOptions::default()
     };
-    let clock = clock.clone();
+    let (clock, stage) = (clock.clone(), config.gateway.stage);
     tokio::task::spawn_blocking(move || {
         // The store first: it takes the directory for this process, and the others stand in it.
         let store = Store::open(&options, clock.clone())?;
         let audit = Audit::open(&store.dir().join("audit"), &store.seed("audit-key")?, clock.clone())?;
         let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock.clone())?;
-        let codes = Codes::start(store.clone(), audit.clone(), clock)?;
+        let codes = Codes::start(store.clone(), audit.clone(), clock, stage)?;
         Ok(Disk { store, spool, audit, codes })
     })
     .await?

@@ -113,7 +113,7 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let ring = key_ring(store, terms.life)?;
     let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone()).of_stage(config.gateway.stage);
     let options =
-        ServerOptions { audience: config.issuer.audience.clone(), life: terms.life, url: config.issuer.url.clone() };
+        ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
     let (sender, mut changed) = watch::channel(terms);
     tasks.spawn("issuer", |stop| async move {

@@ -14,7 +14,7 @@ const MAX_CLIENTS: usize = 2048;
 /// Starts the broker; where it listens.
 pub(super) async fn broker(config: &Config, issuer: &LocalIssuer, tasks: &mut Tasks) -> Result<SocketAddr, StartError> {
     let options = BrokerOptions { listen: config.standalone.listen, tls: None, max_clients: MAX_CLIENTS };
-    let broker = Broker::start(options, issuer.verifier(&config.issuer.audience)?).await?;
+    let broker = Broker::start(options, issuer.verifier(config.audience())?).await?;
     let address = broker.addr();
     tasks.spawn("broker", |stop| async move {
         tokio::select! {

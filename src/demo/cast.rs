@@ -120,6 +120,8 @@ async fn pair(ceremony: &Ceremony, client: &Client, tell: &mpsc::Sender<Happenin
         code: ceremony.label.clone(),
         ttl_s: None,
         scopes: Vec::new(),
+        addresses: Vec::new(),
+        per_second: None,
     };
     let mut lines = client.stream(Method::POST, "/v1/pair", Some(&request)).await?;
     while let Some(line) = lines.next_as::<PairLine>().await? {

@@ -16,6 +16,8 @@ use crate::token::{Limits, Stage};
 pub const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// Most codes alive at once: a person can use few, and each is a chance for a guesser.
 pub const MOST_LIVE: usize = 32;
+/// What ends a code that no sensor claimed within its idle time.
+pub(super) const IDLE: &str = "no sensor claimed it within its idle time";
 /// What voids every live code at a start.
 pub(super) const RESTARTED: &str = "the gateway restarted";
 
@@ -101,6 +103,10 @@ pub struct CodeRequest {
     /// How long it lives, in [`TTL_RANGE`].
     #[serde(rename = "ttl_ms", with = "as_ms")]
     pub ttl: Duration,
+    /// How long it waits for a sensor to claim it: a code that nobody took up is not left lying about. Its life only
+    /// when absent.
+    #[serde(rename = "idle_ms", default, skip_serializing_if = "Option::is_none", with = "as_ms::optional")]
+    pub idle: Option<Duration>,
     /// Guesses it survives.
     pub max_attempts: u8,
 }
@@ -189,14 +195,17 @@ pub(super) enum Refusal {
     OtherSensor,
     /// It was never claimed, so nothing can have been proven with it.
     NotClaimed,
+    /// It is of another stage than this gateway.
+    OtherStage,
 }
 
 impl CodeRecord {
-    /// What is left of its life; nothing from its TTL on, to the millisecond.
+    /// What is left of its life; nothing from its TTL on, or while unclaimed from its idle time on, to the millisecond.
     #[must_use]
     pub fn left(&self, boot: Duration) -> Duration {
         let age = boot.saturating_sub(Duration::from_millis(self.made_boot_ms));
-        self.request.ttl.saturating_sub(age)
+        let idle = self.request.idle.filter(|_| self.state == CodeState::Active);
+        idle.map_or(self.request.ttl, |idle| idle.min(self.request.ttl)).saturating_sub(age)
     }
 
     /// Ends a life whose time or attempts are over; true if it ended here.
@@ -204,13 +213,20 @@ impl CodeRecord {
         if !self.state.is_live() || self.left(boot) > Duration::ZERO {
             return false;
         }
-        self.end(CodeState::Expired, wall_ms, Actor::Daemon, "its time was over");
+        let was_idle = self.state == CodeState::Active && self.request.idle.is_some_and(|idle| idle < self.request.ttl);
+        let why = if was_idle { IDLE } else { "its time was over" };
+        self.end(CodeState::Expired, wall_ms, Actor::Daemon, why);
         true
     }
 
-    /// A sensor wants to run a pairing with it.
-    pub(super) fn claim(&mut self, hardware_id: &str, wall_ms: i64) -> Result<(), Refusal> {
+    /// A sensor wants to run a pairing with it, at a gateway of this stage.
+    pub(super) fn claim(&mut self, hardware_id: &str, stage: Stage, wall_ms: i64) -> Result<(), Refusal> {
         if !self.state.is_live() {
+            return Err(Refusal::Dead);
+        }
+        if self.request.stage != stage {
+            let why = format!("it is of the stage {}, this gateway of {stage}", self.request.stage);
+            self.end(CodeState::Revoked, wall_ms, Actor::Daemon, &why);
             return Err(Refusal::Dead);
         }
         if self.attempts >= self.request.max_attempts {
@@ -254,7 +270,10 @@ impl CodeRecord {
 
     /// The sensor has proven the key that was agreed with it. That may come after its time was over, or after a
     /// restart; only a person's revocation stands against it.
-    pub(super) fn used(&mut self, device: &DeviceId, wall_ms: i64) -> Result<(), Refusal> {
+    pub(super) fn used(&mut self, device: &DeviceId, stage: Stage, wall_ms: i64) -> Result<(), Refusal> {
+        if self.request.stage != stage {
+            return Err(Refusal::OtherStage);
+        }
         let is_voided = self.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon && end.why == RESTARTED);
         match self.state {
             CodeState::Used => return Ok(()),
@@ -303,6 +322,23 @@ mod as_ms {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_millis)
     }
+
+    /// The same for a duration that may be absent.
+    pub(super) mod optional {
+        use super::{Deserialize as _, Deserializer, Duration, Serializer};
+
+        #[allow(clippy::ref_option, reason = "serde hands the field over so")]
+        pub(in super::super) fn serialize<S: Serializer>(from: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+            match from {
+                Some(duration) => super::serialize(duration, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +357,7 @@ mod tests {
                 scopes: vec![],
                 limits: Limits::default(),
                 ttl: Duration::from_secs(60),
+                idle: None,
                 max_attempts: 3,
             },
             creator: Actor::Daemon,
@@ -346,41 +383,65 @@ mod tests {
     }
 
     #[test]
+    fn a_code_that_nobody_claims_dies_at_its_idle_time_and_a_claimed_one_lives_on() {
+        let idle =
+            || CodeRecord { request: CodeRequest { idle: Some(Duration::from_secs(20)), ..code().request }, ..code() };
+        let (mut lonely, mut claimed) = (idle(), idle());
+        assert!(!lonely.age(Duration::from_millis(20_999), 0));
+        claimed.claim("th-1", Stage::Prod, 0).unwrap();
+        assert!(lonely.age(Duration::from_secs(21), 0));
+        assert_eq!(lonely.ending.unwrap().why, IDLE);
+        assert!(!claimed.age(Duration::from_millis(60_999), 0));
+        assert!(claimed.age(Duration::from_secs(61), 0));
+        assert_eq!(claimed.ending.unwrap().why, "its time was over");
+    }
+
+    #[test]
+    fn a_code_of_another_stage_is_ended_by_its_first_claim_and_proves_nothing() {
+        let (mut code, mut proven) = (code(), code());
+        assert_eq!(code.claim("th-1", Stage::Dev, 0), Err(Refusal::Dead));
+        assert_eq!((code.state, code.ending.unwrap().by), (CodeState::Revoked, Actor::Daemon));
+        proven.claim("th-1", Stage::Prod, 0).unwrap();
+        proven.count_attempt(0).unwrap();
+        assert_eq!(proven.used(&pump(), Stage::Dev, 0), Err(Refusal::OtherStage));
+    }
+
+    #[test]
     fn a_code_survives_exactly_its_attempts() {
         let mut code = code();
         assert_eq!(code.count_attempt(0), Err(Refusal::NotClaimed));
         for number in 1..=3 {
-            code.claim("th-1", 0).unwrap();
+            code.claim("th-1", Stage::Prod, 0).unwrap();
             assert_eq!(code.count_attempt(0), Ok(number));
         }
         assert_eq!(code.count_attempt(0), Err(Refusal::Dead));
         assert_eq!(code.state, CodeState::Exhausted);
-        assert_eq!(code.claim("th-1", 0), Err(Refusal::Dead));
+        assert_eq!(code.claim("th-1", Stage::Prod, 0), Err(Refusal::Dead));
     }
 
     #[test]
     fn the_last_attempt_may_still_succeed() {
         let mut code = code();
-        code.claim("th-1", 0).unwrap();
+        code.claim("th-1", Stage::Prod, 0).unwrap();
         (0..3).for_each(|_| assert!(code.count_attempt(0).is_ok()));
-        assert_eq!(code.used(&pump(), 0), Ok(()));
+        assert_eq!(code.used(&pump(), Stage::Prod, 0), Ok(()));
         assert_eq!(code.state, CodeState::Used);
     }
 
     #[test]
     fn a_code_is_for_one_sensor() {
         let mut code = code();
-        assert_eq!(code.claim("th-2", 0), Err(Refusal::OtherSensor));
+        assert_eq!(code.claim("th-2", Stage::Prod, 0), Err(Refusal::OtherSensor));
         code.request.hardware_id = None;
-        code.claim("th-2", 0).unwrap();
-        assert_eq!(code.claim("th-1", 0), Err(Refusal::OtherSensor));
+        code.claim("th-2", Stage::Prod, 0).unwrap();
+        assert_eq!(code.claim("th-1", Stage::Prod, 0), Err(Refusal::OtherSensor));
     }
 
     #[test]
     fn a_key_may_be_proven_after_expiry_and_restart_but_not_after_a_revocation() {
         let counted = || {
             let mut code = code();
-            code.claim("th-1", 0).unwrap();
+            code.claim("th-1", Stage::Prod, 0).unwrap();
             code.count_attempt(0).unwrap();
             code
         };
@@ -388,10 +449,10 @@ mod tests {
         assert!(late.age(Duration::from_secs(100), 0));
         restarted.revoke(0, Actor::Daemon, RESTARTED).unwrap();
         revoked.revoke(0, Actor::Uid { uid: 0, name: None }, RESTARTED).unwrap();
-        assert_eq!(late.used(&pump(), 0), Ok(()));
-        assert_eq!(restarted.used(&pump(), 0), Ok(()));
-        assert_eq!(revoked.used(&pump(), 0), Err(Refusal::Dead));
-        assert_eq!(code().used(&pump(), 0), Err(Refusal::NotClaimed));
+        assert_eq!(late.used(&pump(), Stage::Prod, 0), Ok(()));
+        assert_eq!(restarted.used(&pump(), Stage::Prod, 0), Ok(()));
+        assert_eq!(revoked.used(&pump(), Stage::Prod, 0), Err(Refusal::Dead));
+        assert_eq!(code().used(&pump(), Stage::Prod, 0), Err(Refusal::NotClaimed));
     }
 
     #[test]
@@ -400,7 +461,7 @@ mod tests {
         code.revoke(5, Actor::Daemon, "lost").unwrap();
         assert_eq!(code.revoke(6, Actor::Daemon, "again"), Err(Refusal::Dead));
         assert!(!code.age(Duration::from_secs(100), 7));
-        assert_eq!(code.claim("th-1", 0), Err(Refusal::Dead));
+        assert_eq!(code.claim("th-1", Stage::Prod, 0), Err(Refusal::Dead));
         assert_eq!(code.count_attempt(0), Err(Refusal::Dead));
         assert_eq!(code.ending.map(|end| (end.at_ms, end.why)), Some((5, "lost".to_owned())));
     }

@@ -12,6 +12,7 @@ use crate::audit::{Actor, Audit, AuditError, Event, Outcome};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::store::{Store, StoreError};
+use crate::token::Stage;
 
 /// Most guesses that a code can be given.
 const MOST_ATTEMPTS: u8 = 10;
@@ -23,6 +24,22 @@ pub enum CodeError {
     /// A life that no code may have.
     #[error("a code lives 1 s to 1 day, not {}: choose --ttl in that range", human(*.0))]
     Ttl(Duration),
+    /// An idle time that no code may have.
+    #[error("a code waits 1 s to its whole life ({}) for its sensor, not {}: choose --idle in that range", human(*.ttl), human(*.idle))]
+    Idle {
+        /// The idle time that was asked for.
+        idle: Duration,
+        /// Its life.
+        ttl: Duration,
+    },
+    /// The code is of another stage than this gateway.
+    #[error("the code is of the stage {stage}, this gateway of {own}: a device is paired at a gateway of its stage")]
+    OtherStage {
+        /// The code's.
+        stage: Stage,
+        /// The gateway's.
+        own: Stage,
+    },
     /// A number of attempts that no code may have.
     #[error("a code survives 1 to {MOST_ATTEMPTS} guesses, not {0}")]
     Attempts(u8),
@@ -70,15 +87,16 @@ pub struct Codes {
     store: Store,
     audit: Audit,
     clock: Clock,
+    stage: Stage,
 }
 
 impl Codes {
-    /// Takes the codes over; whatever lived before this start is void.
+    /// Takes the codes over, at a gateway of this stage; whatever lived before this start is void.
     ///
     /// # Errors
     /// [`CodeError::Store`], [`CodeError::Audit`].
-    pub fn start(store: Store, audit: Audit, clock: Clock) -> Result<Self, CodeError> {
-        let codes = Self { store, audit, clock };
+    pub fn start(store: Store, audit: Audit, clock: Clock, stage: Stage) -> Result<Self, CodeError> {
+        let codes = Self { store, audit, clock, stage };
         let wall_ms = codes.wall_ms();
         let voided = codes.store.edit_live_codes(|live| {
             live.iter_mut()
@@ -95,10 +113,18 @@ impl Codes {
     /// for the first to claim, the other one) is replaced: two would leave open which one was entered.
     ///
     /// # Errors
-    /// [`CodeError::Ttl`], [`CodeError::Attempts`], [`CodeError::TooMany`], and as [`Self::start`].
+    /// [`CodeError::Ttl`], [`CodeError::Idle`], [`CodeError::Attempts`], [`CodeError::OtherStage`],
+    /// [`CodeError::TooMany`], and as [`Self::start`].
     pub fn new_code(&self, request: CodeRequest, creator: Actor) -> Result<(CodeRecord, Code), CodeError> {
         if !TTL_RANGE.contains(&request.ttl) {
             return Err(CodeError::Ttl(request.ttl));
+        }
+        let waits = *TTL_RANGE.start()..=request.ttl;
+        if let Some(idle) = request.idle.filter(|idle| !waits.contains(idle)) {
+            return Err(CodeError::Idle { idle, ttl: request.ttl });
+        }
+        if request.stage != self.stage {
+            return Err(CodeError::OtherStage { stage: request.stage, own: self.stage });
         }
         if !(1..=MOST_ATTEMPTS).contains(&request.max_attempts) {
             return Err(CodeError::Attempts(request.max_attempts));
@@ -139,6 +165,7 @@ impl Codes {
         let details = json!({
             "label": record.request.label, "stage": record.request.stage, "sensor": record.request.hardware_id,
             "device": record.request.device, "scopes": record.request.scopes, "ttl_ms": record.request.ttl.as_millis(),
+            "idle_ms": record.request.idle.map(|idle| idle.as_millis()), "limits": record.request.limits,
         });
         self.audit.record(Event::done(creator, "code.new", record.id.as_str()).with(details))?;
         Ok((record, code))
@@ -151,11 +178,11 @@ impl Codes {
     /// [`Self::start`].
     pub fn claim(&self, hardware_id: &str) -> Result<Claim, CodeError> {
         self.expire()?;
-        let wall_ms = self.wall_ms();
+        let (wall_ms, stage) = (self.wall_ms(), self.stage);
         let claimed = self.store.edit_live_codes(|live| {
             choose(live, hardware_id).map(|code| {
                 let is_first = code.state == CodeState::Active;
-                let refusal = code.claim(hardware_id, wall_ms).err();
+                let refusal = code.claim(hardware_id, stage, wall_ms).err();
                 (code.clone(), is_first, refusal)
             })
         })?;
@@ -214,10 +241,10 @@ impl Codes {
     ///
     /// # Errors
     /// [`CodeError::NotUsable`] when somebody revoked it meanwhile: drop the pending key;
-    /// [`CodeError::NotClaimed`], [`CodeError::Unknown`], and as [`Self::start`].
+    /// [`CodeError::OtherStage`], [`CodeError::NotClaimed`], [`CodeError::Unknown`], and as [`Self::start`].
     pub fn used(&self, id: &CodeId, device: &DeviceId) -> Result<(), CodeError> {
-        let wall_ms = self.wall_ms();
-        let (record, (was, used)) = self.edit(id, |code| (code.state, code.used(device, wall_ms)))?;
+        let (wall_ms, stage) = (self.wall_ms(), self.stage);
+        let (record, (was, used)) = self.edit(id, |code| (code.state, code.used(device, stage, wall_ms)))?;
         match used {
             Ok(()) if was == CodeState::Used => Ok(()),
             Ok(()) => {
@@ -274,10 +301,11 @@ impl Codes {
     ///
     /// # Errors
     /// [`CodeError::Unknown`], and as [`Self::start`].
-    pub fn explain(&self, id: &CodeId) -> Result<Explanation, CodeError> {
+    pub fn explain(&self, id: &CodeId) -> Result<(CodeRecord, Explanation), CodeError> {
         self.expire()?;
         let (record, ()) = self.edit(id, |_| ())?;
-        Ok(self.explanation(&record))
+        let told = self.explanation(&record);
+        Ok((record, told))
     }
 
     /// Changes one code on the disk; gives it as it stands then.
@@ -292,6 +320,7 @@ impl Codes {
     fn refuse<T>(&self, record: &CodeRecord, refusal: Refusal) -> Result<T, CodeError> {
         match refusal {
             Refusal::NotClaimed => Err(CodeError::NotClaimed(record.id.clone())),
+            Refusal::OtherStage => Err(CodeError::OtherStage { stage: record.request.stage, own: self.stage }),
             Refusal::Dead | Refusal::OtherSensor => Err(self.not_usable(record)),
         }
     }
@@ -309,6 +338,7 @@ impl Codes {
         let action = match record.state {
             CodeState::Expired => "code.expire",
             CodeState::Exhausted => "code.exhaust",
+            CodeState::Revoked if record.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon) => "code.void",
             _ => return Ok(()),
         };
         self.note(Actor::Daemon, action, &record.id, Outcome::Ok, record.ending.as_ref().map(|end| end.why.as_str()))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::code::{CodeId, CodeRecord, CodeState, Ending, RESTARTED};
+use super::code::{CodeId, CodeRecord, CodeState, Ending, IDLE, RESTARTED};
 use crate::audit::Actor;
 
 /// Where a code stands, for a person.
@@ -81,7 +81,12 @@ fn expired(record: &CodeRecord, end: &Ending, at: impl Fn(i64) -> String) -> Str
         0 => "never used".to_owned(),
         made => format!("{made} of {} attempts made", record.request.max_attempts),
     };
-    format!("Expired at {} ({} after {} made it), {tried}.", at(end.at_ms), span(record.request.ttl), record.creator)
+    let idle = record.request.idle.filter(|_| end.why == IDLE);
+    let (life, idle_words) = match idle {
+        Some(idle) => (idle, ": no sensor had claimed it"),
+        None => (record.request.ttl, ""),
+    };
+    format!("Expired at {} ({} after {} made it){idle_words}, {tried}.", at(end.at_ms), span(life), record.creator)
 }
 
 /// The command for a new code of the same kind; one that expired gets more time.
@@ -131,6 +136,7 @@ mod tests {
                 scopes: vec![],
                 limits: Limits::default(),
                 ttl: Duration::from_secs(60),
+                idle: None,
                 max_attempts: 3,
             },
             creator: Actor::Uid { uid: 1001, name: None },
@@ -157,9 +163,18 @@ mod tests {
     }
 
     #[test]
+    fn a_code_that_nobody_claimed_says_so() {
+        let mut code = code();
+        code.request.idle = Some(Duration::from_secs(20));
+        code.age(Duration::from_secs(20), NOW + 20_000);
+        let said = "Expired at 22:13:40 (20 s after uid 1001 made it): no sensor had claimed it, never used.";
+        assert!(text(&code).starts_with(said), "{}", text(&code));
+    }
+
+    #[test]
     fn every_state_says_its_own_reason() {
         let mut claimed = code();
-        claimed.claim("th-1", NOW).unwrap();
+        claimed.claim("th-1", Stage::Prod, NOW).unwrap();
         claimed.count_attempt(NOW).unwrap();
         let end = |change: &dyn Fn(&mut CodeRecord)| {
             let mut code = claimed.clone();
@@ -169,7 +184,7 @@ mod tests {
         let revoked =
             end(&|c| c.revoke(NOW, Actor::Uid { uid: 0, name: Some("root".to_owned()) }, "lost\u{1b}").unwrap());
         let void = end(&|c| c.revoke(NOW, Actor::Daemon, RESTARTED).unwrap());
-        let used = end(&|c| c.used(&"pump-3".parse().unwrap(), NOW - 86_400_000).unwrap());
+        let used = end(&|c| c.used(&"pump-3".parse().unwrap(), Stage::Prod, NOW - 86_400_000).unwrap());
         let exhausted = end(&|c| {
             c.attempts = 3;
             c.attempt_failed(NOW);

@@ -72,6 +72,7 @@ async fn make(
         scopes: request.scopes,
         limits: request.limits,
         ttl,
+        idle: None,
         max_attempts: engine.policy().attempts,
     };
     let made = blocking(move || codes.new_code(asked, request.actor)).await;

@@ -26,7 +26,38 @@ pub enum Scope {
 #[error("{0:?} is no scope: use telemetry:write or command:read")]
 pub struct UnknownScope(String);
 
+/// Why a scope that was asked for is not granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScopeError {
+    /// No such right.
+    #[error(transparent)]
+    Unknown(#[from] UnknownScope),
+    /// A right at a service that this gateway's tokens are not for.
+    #[error("this gateway's tokens are for the service {own:?} (issuer.audience), not for {asked:?}")]
+    Service {
+        /// The service that was asked for.
+        asked: String,
+        /// The one there is.
+        own: String,
+    },
+}
+
 impl Scope {
+    /// A scope as an operator asks for it, `[service/]resource:action`: the service is the audience of this gateway's
+    /// tokens, and may be left out; the last slash ends it, for an audience may be a URI.
+    ///
+    /// # Errors
+    /// [`ScopeError`], also where the service is another.
+    pub fn asked(text: &str, audience: &str) -> Result<Self, ScopeError> {
+        let Some((service, right)) = text.rsplit_once('/') else { return Ok(text.parse()?) };
+        let right = right.parse()?;
+        if service == audience {
+            return Ok(right);
+        }
+        Err(ScopeError::Service { asked: service.chars().take(64).collect(), own: audience.to_owned() })
+    }
+
     /// The scope as it stands in a token.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -254,6 +285,19 @@ mod tests {
             serde_json::to_string(&topics).unwrap(),
             r#"[["claw/v1/t/g/pump-3/up/#",["pub"]],["claw/v1/t/g/pump-3/down/#",["sub"]]]"#
         );
+    }
+
+    #[test]
+    fn a_scope_may_name_its_service_and_only_this_gateways() {
+        for text in ["telemetry:write", "claw/telemetry:write"] {
+            assert_eq!(Scope::asked(text, "claw"), Ok(Scope::TelemetryWrite));
+        }
+        let uri = "https://broker.example";
+        assert_eq!(Scope::asked("https://broker.example/command:read", uri), Ok(Scope::CommandRead));
+        for text in ["other/telemetry:write", "/telemetry:write", "claw-dev/telemetry:write"] {
+            assert!(matches!(Scope::asked(text, "claw"), Err(ScopeError::Service { .. })), "{text}");
+        }
+        assert!(matches!(Scope::asked("claw/telemetry:read", "claw"), Err(ScopeError::Unknown(_))));
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Front {
         let options = StoreOptions { dir: folder.join("state"), ..StoreOptions::default() };
         let store = Store::open(&options, clock.clone()).unwrap();
         let audit = Audit::open(&folder.join("audit"), &store.seed("audit-of-a-day").unwrap(), clock.clone()).unwrap();
-        let codes = Codes::start(store.clone(), audit.clone(), clock.clone()).unwrap();
+        let codes = Codes::start(store.clone(), audit.clone(), clock.clone(), Stage::Prod).unwrap();
         let spool = Spool::open(&folder.join("spool.db"), SpoolOptions::default(), clock.clone()).unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn({

@@ -73,7 +73,7 @@ impl Gateway {
         let options = StoreOptions { dir: place.state(), ..StoreOptions::default() };
         let store = Store::open(&options, clock.clone()).unwrap();
         let audit = Audit::open(&place.state().join("audit"), &store.seed("audit").unwrap(), clock.clone()).unwrap();
-        let codes = Codes::start(store.clone(), audit.clone(), clock.clone()).unwrap();
+        let codes = Codes::start(store.clone(), audit.clone(), clock.clone(), Stage::Prod).unwrap();
         let options = SpoolOptions { commit: Duration::from_millis(50), ..SpoolOptions::default() };
         let spool = Spool::open(&place.state().join("spool.db"), options, clock.clone()).unwrap();
         let stop_spool = CancellationToken::new();

@@ -44,6 +44,7 @@ impl Gateway {
             scopes: vec![],
             limits: Limits::default(),
             ttl,
+            idle: None,
             max_attempts: 3,
         };
         self.codes.new_code(request, Actor::Daemon).unwrap().1
@@ -305,6 +306,7 @@ async fn an_old_transcript_played_again_pairs_nobody() {
         scopes: vec![],
         limits: Limits::default(),
         ttl: Duration::from_secs(60),
+        idle: None,
         max_attempts: 3,
     };
     let (_, code) = gateway.codes.new_code(request, Actor::Daemon).unwrap();

@@ -30,7 +30,7 @@ impl Fixture {
         let options = StoreOptions { dir: self.temp.path().join("state"), ..StoreOptions::default() };
         let store = Store::open(&options, self.clock.clone()).unwrap();
         let audit = Audit::open(&self.temp.path().join("audit"), &Secret::new([1; 32]), self.clock.clone()).unwrap();
-        self.codes = Some(Codes::start(store, audit, self.clock.clone()).unwrap());
+        self.codes = Some(Codes::start(store, audit, self.clock.clone(), Stage::Prod).unwrap());
     }
 
     fn codes(&self) -> &Codes {
@@ -42,7 +42,7 @@ impl Fixture {
     }
 
     fn state(&self, id: &CodeId) -> CodeState {
-        self.codes().explain(id).unwrap().state
+        self.codes().explain(id).unwrap().0.state
     }
 
     fn actions(&self) -> Vec<String> {
@@ -67,6 +67,7 @@ fn request(hardware_id: Option<&str>) -> CodeRequest {
         scopes: vec![],
         limits: Limits::default(),
         ttl: Duration::from_secs(60),
+        idle: None,
         max_attempts: 3,
     }
 }
@@ -110,7 +111,7 @@ fn a_restart_voids_what_lived() {
     fixture.restart();
     assert_eq!(fixture.state(&record.id), CodeState::Revoked);
     assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
-    assert!(fixture.codes().explain(&record.id).unwrap().sentence.contains("restart"));
+    assert!(fixture.codes().explain(&record.id).unwrap().1.sentence.contains("restart"));
 }
 
 #[test]
@@ -215,6 +216,50 @@ fn a_life_out_of_range_is_refused() {
         let asked = CodeRequest { max_attempts, ..request(None) };
         assert!(matches!(fixture.codes().new_code(asked, root()), Err(CodeError::Attempts(_))));
     }
+}
+
+#[test]
+fn an_idle_time_is_within_the_life_and_frees_the_code_that_nobody_claimed() {
+    let fixture = Fixture::new();
+    for idle in [Duration::ZERO, Duration::from_secs(61)] {
+        let asked = CodeRequest { idle: Some(idle), ..request(None) };
+        assert!(matches!(fixture.codes().new_code(asked, root()), Err(CodeError::Idle { .. })));
+    }
+    let asked = CodeRequest { idle: Some(Duration::from_secs(20)), ..request(Some("th-1")) };
+    let (record, _) = fixture.codes().new_code(asked, root()).unwrap();
+    fixture.clock.advance(Duration::from_millis(20_000));
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
+    assert_eq!(fixture.state(&record.id), CodeState::Expired);
+    assert!(fixture.codes().store.code_secret(&record.id).unwrap().is_none());
+    assert_eq!(fixture.actions(), ["code.new", "code.expire"]);
+}
+
+#[test]
+fn a_code_of_another_stage_is_refused_when_made_and_when_claimed() {
+    let fixture = Fixture::new();
+    let dev = CodeRequest { stage: Stage::Dev, ..request(Some("th-1")) };
+    let refused = fixture.codes().new_code(dev.clone(), root()).unwrap_err();
+    assert!(refused.to_string().contains("of the stage dev, this gateway of prod"), "{refused}");
+    // As after a restored state, or another stage in the configuration.
+    let elsewhere = Codes { stage: Stage::Dev, ..fixture.codes().clone() };
+    let (record, _) = elsewhere.new_code(dev, root()).unwrap();
+    let refused = fixture.codes().claim("th-1").unwrap_err();
+    assert!(refused.to_string().contains("it is of the stage dev, this gateway of prod"), "{refused}");
+    assert_eq!(fixture.state(&record.id), CodeState::Revoked);
+    assert_eq!(fixture.actions(), ["code.new", "code.void"]);
+}
+
+#[test]
+fn limits_and_scopes_of_a_code_come_back_with_its_claim() {
+    let fixture = Fixture::new();
+    let limits = Limits::new(vec!["192.0.2.0/24".parse().unwrap()], std::num::NonZeroU32::new(5)).unwrap();
+    let scopes = vec![crate::token::scope::Scope::CommandRead];
+    let asked = CodeRequest { limits: limits.clone(), scopes: scopes.clone(), ..request(Some("th-1")) };
+    fixture.codes().new_code(asked, root()).unwrap();
+    let claimed = fixture.codes().claim("th-1").unwrap().record.request;
+    assert_eq!((claimed.limits, claimed.scopes), (limits, scopes));
+    let made = fixture.codes().audit.tail(100).unwrap().into_iter().find(|entry| entry.action == "code.new").unwrap();
+    assert_eq!(made.details["limits"]["addresses"][0], "192.0.2.0/24");
 }
 
 #[test]
