@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use clawgate_protocol::ble::short_id;
+use clawgate_protocol::pairing::Ceremony;
 use tokio::time::Instant;
 
 use super::ble::Heard;
@@ -135,9 +138,9 @@ impl View {
         self.now().note = note;
     }
 
-    /// Whether `text` is its short id, as it advertises it.
+    /// Whether `text` is its short id, as it shows it.
     pub(super) fn is_short_id(&self, text: &str) -> bool {
-        self.now().heard.as_ref().and_then(Heard::short_id).is_some_and(|id| id.eq_ignore_ascii_case(text))
+        self.now().short_id().is_some_and(|id| id.eq_ignore_ascii_case(text))
     }
 
     /// The link over the air is gone; what was said over it is not forgotten.
@@ -210,18 +213,21 @@ impl View {
         })
     }
 
-    /// From the advertisement, so that nobody is connected to for a scan.
+    /// From the advertisement, so that nobody is connected to for a scan. While it is linked it advertises nothing, and
+    /// what it said over the link counts.
     fn found_on_air(&self) -> Option<Found> {
         let now = self.now();
         let heard = now.heard.as_ref()?;
         let device = now.device.as_ref().or(now.known.as_ref());
-        let state = match (heard.window(Instant::now()), device) {
+        let window = now.window();
+        let is_open = window.is_some();
+        let state = match (window, device) {
             (Some((label, left)), _) => FoundState::Pairable { left, label, issued: !label },
             (None, Some(device)) => FoundState::Paired { device: device.clone(), connected: now.device.is_some() },
             (None, None) if heard.advertisement.rotating.is_some() => FoundState::PairedElsewhere,
             (None, None) => FoundState::Closed,
         };
-        let short = heard.short_id().filter(|_| heard.window(Instant::now()).is_some());
+        let short = now.short_id().filter(|_| is_open);
         Some(Found {
             id: short.or_else(|| device.map(ToString::to_string)).unwrap_or_else(|| self.alias.clone()),
             name: heard.name.clone(),
@@ -252,5 +258,52 @@ impl View {
 impl Now {
     fn of(condition: PortCondition) -> Self {
         Self { condition, node: None, sensor: None, device: None, heard: None, known: None, note: None }
+    }
+
+    /// Whether its open window is the label's, and how long it stays open.
+    fn window(&self) -> Option<(bool, Duration)> {
+        let now = Instant::now();
+        match &self.sensor {
+            Some(sensor) => {
+                sensor.open_window().map(|window| (window.ceremony == Ceremony::Label, window.closes - now))
+            }
+            None => self.heard.as_ref()?.window(now),
+        }
+    }
+
+    fn short_id(&self) -> Option<String> {
+        let said = self.sensor.as_ref().and_then(|sensor| sensor.id.as_ref()).map(|id| {
+            let [a, b] = short_id(id);
+            format!("{a:02x}{b:02x}")
+        });
+        said.or_else(|| self.heard.as_ref().and_then(Heard::short_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawgate_protocol::ble::Advertisement;
+
+    use super::*;
+
+    #[test]
+    fn a_window_that_opens_while_the_sensor_is_linked_is_shown_though_it_advertises_nothing_then() {
+        let now = Instant::now();
+        let view = View::on_air("hci0", "f0:c1:a9:00:00:01");
+        let advertisement = Advertisement::decode(&[0x11, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        let name = String::new();
+        view.heard(Heard { advertisement, told: now, last: now, name, rssi_dbm: None, connected: true });
+        assert!(matches!(view.found().unwrap().state, FoundState::PairedElsewhere));
+
+        // An Ident of docs/protocol.md: unpaired, with a label window of 252 s.
+        let ident = "02a7010102f4036b74682d6b69742d37663361056654482d4b6974064201020719080008a301020218fc031adeadbeef";
+        let bytes = (0..ident.len() / 2).map(|at| u8::from_str_radix(&ident[2 * at..2 * at + 2], 16).unwrap());
+        view.met(Sensor::read(&bytes.collect::<Vec<_>>()).unwrap());
+        let found = view.found().unwrap();
+        assert!(matches!(found.state, FoundState::Pairable { label: true, .. }), "{found:?}");
+        assert_eq!(found.id, "c180");
+        assert!(view.is_short_id("C180"));
+        view.unlinked();
+        assert!(matches!(view.found().unwrap().state, FoundState::PairedElsewhere));
     }
 }

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cell::{Ceremony, Column, Link};
+
 /// The code on every label here.
 pub(crate) const LABEL: &str = "K7QF-3M9B";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -20,6 +22,8 @@ pub(crate) struct Kind {
     pub(crate) power: Power,
     /// As many readings as its memory surely holds.
     pub(crate) holds: usize,
+    /// Bytes that an image gives to its stack.
+    pub(crate) stack: u64,
     pub(crate) words: &'static Words,
 }
 
@@ -51,6 +55,9 @@ pub(crate) struct Words {
     pub(crate) failed: &'static str,
     pub(crate) session: &'static str,
     pub(crate) reset: &'static str,
+    pub(crate) blink: &'static str,
+    /// The gateway told it to forget all keys.
+    pub(crate) unpaired: &'static str,
 }
 
 const COMMON: Words = Words {
@@ -60,8 +67,10 @@ const COMMON: Words = Words {
     failed: "pairing failed",
     session: "session open",
     reset: "reset: all keys erased",
+    blink: "blink",
+    unpaired: "reset: all keys erased",
 };
-const SIMULATOR: Words = Words { ready: "line ", ..COMMON };
+const SIMULATOR: Words = Words { ready: "line ", unpaired: "unpaired by the gateway", ..COMMON };
 const C_POSIX: Words = Words {
     ready: "start: ok",
     window: "window-open",
@@ -69,24 +78,32 @@ const C_POSIX: Words = Words {
     failed: "pairing-failed",
     session: "session ",
     reset: "reset: ok",
+    blink: "blink",
+    unpaired: "unpaired",
 };
 
-const fn image(name: &'static str, build: Build, board: &'static str, suites: &'static [u8], holds: usize) -> Kind {
-    Kind { name, suites, build, board, power: Power::Bench, holds, words: &COMMON }
+const fn image(
+    name: &'static str,
+    build: Build,
+    board: &'static str,
+    suites: &'static [u8],
+    (holds, stack): (usize, u64),
+) -> Kind {
+    Kind { name, suites, build, board, power: Power::Bench, holds, stack, words: &COMMON }
 }
 
 const fn program(name: &'static str, build: Build, suites: &'static [u8], words: &'static Words) -> Kind {
-    Kind { name, suites, build, board: "", power: Power::Kill, holds: 1000, words }
+    Kind { name, suites, build, board: "", power: Power::Kill, holds: 1000, stack: 0, words }
 }
 
 /// All of them, the slowest first.
 pub(crate) const KINDS: &[Kind] = &[
-    image("C on stm32vldiscovery", Build::CFirmware, "stm32vldiscovery", &[1], 10),
-    image("C on microbit", Build::CFirmware, "microbit", &[1], 50),
-    image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[2], 100),
-    image("Rust on stm32vldiscovery", Build::RustFirmware, "stm32vldiscovery", &[], 0),
-    image("Rust on microbit", Build::RustFirmware, "microbit", &[1], 30),
-    image("Rust on mps2-an386", Build::RustFirmware, "mps2-an386", &[2], 200),
+    image("C on stm32vldiscovery", Build::CFirmware, "stm32vldiscovery", &[1], (10, 3072)),
+    image("C on microbit", Build::CFirmware, "microbit", &[1], (50, 3072)),
+    image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[2], (100, 24_576)),
+    image("Rust on stm32vldiscovery", Build::RustFirmware, "stm32vldiscovery", &[], (0, 0)),
+    image("Rust on microbit", Build::RustFirmware, "microbit", &[1], (30, 15_360)),
+    image("Rust on mps2-an386", Build::RustFirmware, "mps2-an386", &[2], (200, 98_304)),
     program("C on POSIX", Build::CPosix, &[1, 2], &C_POSIX),
     program("Python", Build::Python, &[1, 2], &COMMON),
     program("Rust simulator", Build::Simulator, &[1, 2], &SIMULATOR),
@@ -149,15 +166,21 @@ pub(crate) struct Starter {
 }
 
 impl Starter {
-    /// The process of a unit that lives in `folder`, with `line` there as its tty. The same command gives it its power back.
-    pub(crate) fn command(&self, folder: &Path, label: bool, suite: u8) -> Command {
+    /// The process of a unit that lives in `folder`, with `line` there as its tty, or `air` as the socket of its radio.
+    /// The same command gives it its power back.
+    pub(crate) fn command(&self, folder: &Path, column: &Column) -> Command {
+        let (label, suite) = (column.ceremony == Ceremony::Label, column.suite);
         let built = &self.built;
         let (line, keys) = (folder.join("line"), folder.join("keys"));
         let mut command = match self.kind.build {
             Build::Simulator => {
                 let mut command = Command::new(built);
-                command.args(["simulator", "--device", "unit-1", "--rate", "1", "--count", "0", "--pty"]);
-                command.arg(line).arg("--keys").arg(keys).args((suite == 1).then_some("--suite1"));
+                command.args(["simulator", "--device", "unit-1", "--rate", "1", "--count", "0"]);
+                match column.link {
+                    Link::Uart => command.arg("--pty").arg(line),
+                    Link::Ble => command.arg("--ble-socket").arg(folder.join("air")),
+                };
+                command.arg("--keys").arg(keys).args((suite == 1).then_some("--suite1"));
                 command
             }
             Build::CPosix => {

@@ -12,18 +12,20 @@ use crate::daemon::{Daemon, quoted};
 use crate::support::{Mosquitto, free_port, within};
 use crate::until;
 
+/// Where BlueZ is looked for.
+pub(crate) const BUS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
+
 /// How often each reading came, by its name, by the gateway that sent it.
 type Arrived = Arc<Mutex<HashMap<String, HashMap<String, usize>>>>;
 
 /// The broker and its subscriber.
-pub(crate) struct Site<'r> {
+pub(crate) struct Site {
     broker: Mosquitto,
     arrived: Arrived,
-    pub(crate) runtime: &'r Handle,
 }
 
-impl<'r> Site<'r> {
-    pub(crate) fn start(runtime: &'r Handle) -> Self {
+impl Site {
+    pub(crate) fn start(runtime: &Handle) -> Self {
         let broker = Mosquitto::start();
         let mut options = MqttOptions::new("matrix", Broker::tcp("127.0.0.1", broker.port()));
         options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_keep_alive(30);
@@ -53,19 +55,23 @@ impl<'r> Site<'r> {
             });
             within("the subscription stands", subscribed).await.unwrap();
         });
-        Self { broker, arrived, runtime }
+        Self { broker, arrived }
     }
 
-    /// A daemon in `folder` with one port, which insists on this suite.
-    pub(crate) fn daemon(&self, folder: &Path, gateway: &str, suite: u8) -> Daemon {
+    /// A daemon in `folder` that insists on this suite, with one port or the BlueZ on this bus.
+    pub(crate) fn daemon(&self, folder: &Path, gateway: &str, suite: u8, bus: Option<String>) -> Daemon {
         let mut config = format!(
             "mode = \"relay\"\n[gateway]\nid = {gateway:?}\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 50\n\
              [pairing]\nmin_suite = {suite}\n[broker]\nurl = \"mqtt://127.0.0.1:{}\"\n",
             self.broker.port()
         );
         let _ = writeln!(config, "[issuer]\nlisten = \"127.0.0.1:{}\"", free_port());
-        let _ = writeln!(config, "[uart.ports.line1]\npath = {}", quoted(&folder.join("line")));
-        Daemon::start(folder, &config)
+        let _ = match &bus {
+            Some(_) => writeln!(config, "[ble]\nenabled = \"on\""),
+            None => writeln!(config, "[uart.ports.line1]\npath = {}", quoted(&folder.join("line"))),
+        };
+        let environment: Vec<_> = bus.map(|bus| (BUS, bus)).into_iter().collect();
+        Daemon::start_with(folder, &config, &environment)
     }
 
     /// Waits until so many readings came from this gateway.
