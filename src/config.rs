@@ -5,6 +5,7 @@
 
 pub mod load;
 mod locate;
+mod profile;
 mod values;
 
 use std::collections::BTreeMap;
@@ -193,7 +194,7 @@ pub struct SpoolConfig {
     pub max_bytes: u64,
 }
 
-/// `[broker]`: the MQTT v5 broker.
+/// `[broker]`: the MQTT broker.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
@@ -210,6 +211,57 @@ pub struct BrokerConfig {
     pub reauth: Reauth,
     /// How a reading is written.
     pub payload: Payload,
+    /// What kind of broker it is.
+    pub profile: BrokerProfile,
+    /// Method of MQTT v5 enhanced authentication, where it is another than the profile's.
+    pub auth_method: Option<AuthMethod>,
+    /// AWS IoT: name of the custom authorizer.
+    pub authorizer: Option<String>,
+    /// AWS IoT: name of the token's parameter, where the authorizer checks signatures.
+    pub authorizer_token: Option<String>,
+    /// AWS IoT: the RSA key (PEM) whose signatures it checks.
+    pub authorizer_key: Option<PathBuf>,
+}
+
+/// Kinds of brokers and clouds; docs/brokers.md compares them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BrokerProfile {
+    /// Any MQTT v5 broker that takes a token by enhanced authentication or as password.
+    #[default]
+    Mqtt5,
+    /// RabbitMQ with its MQTT plugin and its OAuth 2 backend.
+    Rabbitmq,
+    /// EMQX with JWT authentication.
+    Emqx,
+    /// The MQTT broker of an Azure Event Grid namespace.
+    AzureEventGrid,
+    /// Azure IoT Hub.
+    AzureIotHub,
+    /// AWS IoT Core with a custom authorizer.
+    AwsIot,
+}
+
+/// Methods of MQTT v5 enhanced authentication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum AuthMethod {
+    /// A token of the broker's own issuer (at Azure Event Grid: Microsoft Entra).
+    #[serde(rename = "OAUTH2-JWT")]
+    Oauth2Jwt,
+    /// A token of an issuer that was registered at Azure Event Grid.
+    #[serde(rename = "CUSTOM-JWT")]
+    CustomJwt,
+}
+
+impl AuthMethod {
+    /// The name in a CONNECT.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Oauth2Jwt => crate::token::AUTH_METHOD,
+            Self::CustomJwt => "CUSTOM-JWT",
+        }
+    }
 }
 
 /// A broker's address, taken apart.
@@ -232,6 +284,8 @@ pub enum Reauth {
     Auto,
     /// Always drain and reconnect, token as password.
     Never,
+    /// MQTT v5 AUTH only: a broker that does not take it gets no token.
+    Always,
 }
 
 /// The content of a PUBLISH.
@@ -249,7 +303,7 @@ pub enum Payload {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// This process, or an OAuth server.
+    /// This process, an OAuth server, or the keys of Azure IoT Hub.
     pub kind: IssuerKind,
     /// Life of a token; 5 s to 1 day.
     #[serde(deserialize_with = "values::token_life")]
@@ -268,6 +322,8 @@ pub struct IssuerConfig {
     pub ca: Option<PathBuf>,
     /// OAuth: how a device's token is asked for.
     pub grant: Grant,
+    /// Azure SAS: the file of the group's key, or the folder with one key file a device.
+    pub device_keys: Option<PathBuf>,
 }
 
 /// Who makes access tokens.
@@ -279,6 +335,9 @@ pub enum IssuerKind {
     Local,
     /// A standard OAuth server.
     Oauth,
+    /// Shared access signatures of Azure IoT Hub, made in this process from the devices' keys.
+    #[serde(rename = "azure-sas")]
+    AzureSas,
 }
 
 /// `[standalone]`: the broker and issuer inside this process.
@@ -421,6 +480,7 @@ impl Default for IssuerConfig {
             client_key: None,
             ca: None,
             grant: Grant::default(),
+            device_keys: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::locate::{key_at, line_of, line_of_key, nearest};
-use super::{BrokerConfig, Config, IssuerConfig, IssuerKind, Mode};
+use super::{BrokerConfig, BrokerUrl, Config, IssuerConfig, IssuerKind, Mode};
 
 /// Largest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -151,7 +151,8 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
     }
 }
 
-type Objection = (String, String);
+/// A key, and what is wrong with it.
+pub(super) type Objection = (String, String);
 
 /// What no single value shows: keys that need each other.
 fn check(config: &Config) -> Result<(), Objection> {
@@ -179,8 +180,12 @@ fn check(config: &Config) -> Result<(), Objection> {
             "issuer.kind",
             "is \"local\" with mode = \"standalone\": the broker inside checks its own issuer's tokens",
         )),
-        Mode::Standalone => Ok(()),
-        Mode::Relay => check_broker(&config.broker).and_then(|()| check_issuer(&config.issuer)),
+        Mode::Standalone => super::profile::check_standalone(config),
+        Mode::Relay => {
+            let url = check_broker(&config.broker)?;
+            check_issuer(&config.issuer)?;
+            super::profile::check(config, url)
+        }
     }
 }
 
@@ -201,7 +206,7 @@ fn check_loopback(config: &Config) -> Result<(), Objection> {
     }
 }
 
-fn check_broker(broker: &BrokerConfig) -> Result<(), Objection> {
+fn check_broker(broker: &BrokerConfig) -> Result<&BrokerUrl, Objection> {
     let Some(url) = &broker.url else {
         let text = "is missing; write the broker (url = \"mqtts://host\"), or mode = \"standalone\" to run one inside";
         return Err(objection("broker.url", text));
@@ -215,7 +220,7 @@ fn check_broker(broker: &BrokerConfig) -> Result<(), Objection> {
     if broker.client_cert.is_some() != broker.client_key.is_some() {
         return Err(objection("broker.client_cert", "and broker.client_key need each other; write both or none"));
     }
-    Ok(())
+    Ok(url)
 }
 
 fn check_issuer(issuer: &IssuerConfig) -> Result<(), Objection> {
@@ -225,7 +230,7 @@ fn check_issuer(issuer: &IssuerConfig) -> Result<(), Objection> {
     Ok(())
 }
 
-fn objection(key: &str, message: &str) -> Objection {
+pub(super) fn objection(key: &str, message: &str) -> Objection {
     (key.to_owned(), message.to_owned())
 }
 

@@ -16,10 +16,11 @@ use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
 use crate::store::{REFRESH_TOKEN, Store, StoreError};
-use crate::token::Issuer;
+use crate::token::azure::SasIssuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
+use crate::token::{ClaimForm, Issuer};
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
@@ -51,6 +52,9 @@ pub enum IssuingError {
     /// `issuer.kind = "oauth"` without its key.
     #[error("issuer.url and issuer.client_key are needed with kind = \"oauth\"")]
     Incomplete,
+    /// `issuer.kind = "azure-sas"` without its keys.
+    #[error("broker.url and issuer.device_keys are needed with kind = \"azure-sas\"")]
+    NoDeviceKeys,
     /// A subscriber of the configuration.
     #[error("standalone.subscribers: {0}")]
     Client(#[from] ClientError),
@@ -102,6 +106,7 @@ pub(super) async fn start(
     match config.issuer.kind {
         IssuerKind::Local => local(config, store, clock, tasks).await,
         IssuerKind::Oauth => oauth(config, store, clock),
+        IssuerKind::AzureSas => azure_sas(config, clock),
     }
 }
 
@@ -111,7 +116,9 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let deny = DenyList::open(&store.dir().join("revoked.json"))?;
     let terms = Terms::of(config)?;
     let ring = key_ring(store, terms.life)?;
-    let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone()).of_stage(config.gateway.stage);
+    let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone())
+        .of_stage(config.gateway.stage)
+        .with_claims(ClaimForm::of(config.broker.profile));
     let options =
         ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
@@ -140,6 +147,14 @@ fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, Issui
     let families = Arc::new(StoredFamilies(store.clone()));
     let issuer = OauthIssuer::with_grant(options, config.issuer.grant, families, clock.clone())?;
     Ok(Issuing { issuer: Arc::new(issuer), local: None, url, terms: None })
+}
+
+fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
+    let (Some(broker), Some(keys)) = (&config.broker.url, config.issuer.device_keys.clone()) else {
+        return Err(IssuingError::NoDeviceKeys);
+    };
+    let issuer = Arc::new(SasIssuer::new(&broker.host, keys, clock.clone()));
+    Ok(Issuing { issuer, local: None, url: format!("https://{}", broker.host), terms: None })
 }
 
 /// Refresh tokens of devices, sealed in the registry's database.

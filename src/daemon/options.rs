@@ -4,11 +4,11 @@ use std::path::Path;
 
 use clawgate_protocol::pairing::Suite;
 
-use crate::config::{BleEnabled, BrokerUrl, Config, Name, PortConfig};
+use crate::config::{BleEnabled, BrokerConfig, BrokerUrl, Config, Name, PortConfig};
 use crate::link::ble::{BleOptions, BleUse};
 use crate::link::uart::{PortOptions, UartOptions};
 use crate::pairing::PairingPolicy;
-use crate::relay::{RelayOptions, TlsFiles};
+use crate::relay::{Profile, RelayOptions, TlsFiles};
 use crate::token::keeper::KeeperOptions;
 
 /// Whose tokens are kept.
@@ -28,9 +28,19 @@ pub(super) fn relay_options(config: &Config, broker: &BrokerUrl) -> RelayOptions
     RelayOptions {
         // The configuration's check insists on a CA where TLS is spoken.
         tls: config.broker.ca.as_deref().filter(|_| broker.tls).map(tls),
+        profile: profile(&config.broker),
         reauth: config.broker.reauth,
         payload: config.broker.payload,
         ..RelayOptions::new(broker.host.clone(), broker.port, tenant, gateway)
+    }
+}
+
+fn profile(broker: &BrokerConfig) -> Profile {
+    let profile = Profile::of(broker.profile).with_method(broker.auth_method);
+    let signing = broker.authorizer_token.clone().zip(broker.authorizer_key.clone());
+    match &broker.authorizer {
+        Some(name) => profile.with_authorizer(name, signing),
+        None => profile,
     }
 }
 

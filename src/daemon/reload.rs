@@ -78,6 +78,11 @@ const KEYS: &[Key] = &[
     fixed!(broker.client_key),
     fixed!(broker.reauth),
     fixed!(broker.payload),
+    fixed!(broker.profile),
+    fixed!(broker.auth_method),
+    fixed!(broker.authorizer),
+    fixed!(broker.authorizer_token),
+    fixed!(broker.authorizer_key),
     fixed!(issuer.kind),
     live!(issuer.life),
     fixed!(issuer.audience),
@@ -87,6 +92,7 @@ const KEYS: &[Key] = &[
     fixed!(issuer.client_key),
     fixed!(issuer.ca),
     fixed!(issuer.grant),
+    fixed!(issuer.device_keys),
     fixed!(standalone.listen),
     live!(standalone.subscribers),
     fixed!(metrics.listen),
@@ -224,6 +230,11 @@ mod tests {
             client_key = "/key"
             reauth = "never"
             payload = "cbor"
+            profile = "aws-iot"
+            auth_method = "CUSTOM-JWT"
+            authorizer = "claw"
+            authorizer_token = "token"
+            authorizer_key = "/key"
             [issuer]
             kind = "oauth"
             life = "7m"
@@ -234,6 +245,7 @@ mod tests {
             client_key = "/key"
             ca = "/ca"
             grant = "device_code"
+            device_keys = "/keys"
             [standalone]
             listen = "127.0.0.1:2"
             [standalone.subscribers.other]

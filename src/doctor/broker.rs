@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection};
 
 use super::certificate;
 use crate::config::{BrokerUrl, Config};
-use crate::relay::TlsFiles;
+use crate::relay::{Profile, TlsFiles};
 use crate::token::oauth;
 
 /// For each step: to connect, to shake hands, to answer.
@@ -52,7 +52,7 @@ pub(super) fn reach(config: &Config, url: &BrokerUrl) -> Reached {
 fn shake_hands(config: &Config, url: &BrokerUrl, mut stream: TcpStream) -> Reached {
     let Some(ca) = config.broker.ca.clone() else { return Reached::BadFiles("broker.ca is not set".to_owned()) };
     let client = config.broker.client_cert.clone().zip(config.broker.client_key.clone());
-    let tls: Arc<ClientConfig> = match (TlsFiles { ca, client }).load() {
+    let tls: Arc<ClientConfig> = match (TlsFiles { ca, client }).load(Profile::of(config.broker.profile).alpn()) {
         Ok(tls) => tls,
         Err(error) => return Reached::BadFiles(error.to_string()),
     };

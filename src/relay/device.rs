@@ -21,7 +21,7 @@ use crate::config::Reauth;
 use crate::ids::DeviceId;
 use crate::metrics::Reason;
 use crate::spool::{Lane, Ticket};
-use crate::token::scope::{Action, mqtt_client_id};
+use crate::token::scope::Action;
 use crate::token::{AccessToken, TokenHandle, TokenState};
 
 /// An idle connection is given up after this time when others wait for room.
@@ -156,7 +156,7 @@ impl Task {
             }
             End::Failed(failure) => failure,
         };
-        if failure == Failure::NoEnhancedAuth {
+        if failure == Failure::NoEnhancedAuth && self.shared.options.reauth != Reauth::Always {
             tracing::info!("the broker knows no enhanced authentication: tokens go as password");
             self.shared.password_only.store(true, Ordering::Relaxed);
             return None;
@@ -230,17 +230,21 @@ impl Task {
         shared.metrics.connects.inc();
         let options = &shared.options;
         let [_, _, state] = self.composer.topics();
+        let profile = &options.profile;
+        let login = match profile.login(&options.host, &options.gateway, self.device.as_str(), token.bearer()) {
+            Ok(login) => login,
+            Err(error) => return End::Failed(Failure::Lost(error)),
+        };
         let opened = Connection::open(Target {
             host: &options.host,
             port: options.port,
             tls: shared.tls.clone(),
-            client_id: mqtt_client_id(&options.gateway, self.device.as_str()),
-            device: self.device.as_str(),
-            bearer: token.bearer(),
-            enhanced: options.reauth == Reauth::Auto && !shared.password_only.load(Ordering::Relaxed),
-            will: token.allows(&state, Action::Publish).then(|| self.composer.will()),
-            in_flight: options.in_flight,
-            keep_alive: options.keep_alive,
+            table: profile.table,
+            login,
+            method: shared.method(),
+            will: token.allows(state, Action::Publish).then(|| self.composer.will()),
+            in_flight: profile.in_flight(options.in_flight),
+            keep_alive_s: profile.keep_alive(options.keep_alive.as_secs()),
             timeout: options.connect_timeout,
         });
         let opened = tokio::select! {
@@ -435,11 +439,12 @@ impl Task {
 
     fn presence(&self, it: &mut Serving, state: &str) {
         let [_, _, topic] = self.composer.topics();
-        if !it.token.allows(&topic, Action::Publish) {
+        if !it.token.allows(topic, Action::Publish) {
             return;
         }
+        let retain = self.shared.options.profile.table.retain;
         // An error means that the connection has ended: its own end says why.
-        let _ = it.connection.publish(None, self.composer.presence(state), true);
+        let _ = it.connection.publish(None, self.composer.presence(state), retain);
     }
 
     fn drain(&self, it: &mut Serving, end: End) {
@@ -481,9 +486,8 @@ impl Task {
                 if let Some(end) = self.out_of_scope(&token) {
                     return Some(end);
                 }
-                if it.connection.enhanced {
-                    let client = it.connection.client();
-                    it.reauthentication = Some(Box::pin(Connection::reauthenticate(client, token.bearer().to_owned())));
+                if let Some(running) = it.connection.reauthentication(token.bearer().to_owned()) {
+                    it.reauthentication = Some(Box::pin(running));
                     it.token = token;
                 } else {
                     self.drain(it, End::Renew);

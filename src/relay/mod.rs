@@ -1,4 +1,4 @@
-//! Readings to the broker: one MQTT v5 connection a device, under that device's own token.
+//! Readings to the broker: one MQTT connection a device, under that device's own token.
 //!
 //! A device's task takes from its lane of the [spool](crate::spool), publishes at QoS 1, and confirms to the
 //! spool what a PUBACK says is taken (0x00, and 0x10 "nobody listens"). Everything else stays in the spool:
@@ -12,18 +12,22 @@
 //!
 //! A fresh token replaces the old one by re-authentication on the live connection, or, where the broker knows
 //! none, after what is in flight came back. A topic that the token does not allow is never sent.
+//!
+//! Brokers and clouds differ in what they speak; [`Profile`] says how. Under MQTT 3.1.1 the reasons of the table do not
+//! exist: a refusal is a connection that ends, and the queue stays.
 
 mod backoff;
 mod device;
 mod message;
 mod mqtt;
+mod profile;
 mod senml;
 mod status;
 mod tls;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,11 +35,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use profile::percent;
+pub use profile::{Profile, ProfileError};
 pub use status::{RelayState, RelayStatus};
 pub use tls::TlsFiles;
 
 use crate::clock::Clock;
-use crate::config::{Payload, Reauth};
+use crate::config::{BrokerProfile, Payload, Reauth};
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics::RelayMetrics;
 use crate::spool::Lane;
@@ -51,6 +57,8 @@ pub struct RelayOptions {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// What kind of broker it is.
+    pub profile: Profile,
     /// TLS; without it the connection is in clear.
     pub tls: Option<TlsFiles>,
     /// Tenant in every topic.
@@ -86,6 +94,7 @@ impl RelayOptions {
         Self {
             host,
             port,
+            profile: Profile::of(BrokerProfile::default()),
             tls: None,
             tenant,
             gateway,
@@ -133,6 +142,9 @@ pub enum RelayError {
         #[source]
         source: rustls::Error,
     },
+    /// The profile's key cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// An id that cannot stand in a topic.
     #[error("tenant {tenant:?} and gateway {gateway:?} do not make a topic: use a-z, 0-9, '_' and '-'")]
     Names {
@@ -168,6 +180,18 @@ pub(crate) struct Shared {
     password_only: AtomicBool,
 }
 
+impl Shared {
+    /// The method by which the next connection shows its token, unless it goes as password.
+    fn method(&self) -> Option<&'static str> {
+        let known = match self.options.reauth {
+            Reauth::Always => true,
+            Reauth::Auto => !self.password_only.load(Ordering::Relaxed),
+            Reauth::Never => false,
+        };
+        self.options.profile.method().filter(|_| known)
+    }
+}
+
 struct Attached {
     cell: Arc<Cell>,
     stop: CancellationToken,
@@ -185,11 +209,13 @@ impl Relay {
     ///
     /// # Errors
     /// [`RelayError`] when certificates or keys cannot be used, or the names make no topic.
-    pub fn new(options: RelayOptions, clock: Clock, metrics: RelayMetrics) -> Result<Self, RelayError> {
+    pub fn new(mut options: RelayOptions, clock: Clock, metrics: RelayMetrics) -> Result<Self, RelayError> {
         if !crate::ids::is_valid_id(&options.tenant) || !crate::ids::is_valid_id(&options.gateway) {
             return Err(RelayError::Names { tenant: options.tenant, gateway: options.gateway });
         }
-        let tls = options.tls.as_ref().map(TlsFiles::load).transpose()?;
+        options.profile.load()?;
+        let alpn = options.profile.alpn();
+        let tls = options.tls.as_ref().map(|files| files.load(alpn)).transpose()?;
         let shared = Shared {
             tls,
             room: Semaphore::new(options.max_connections.max(1)),
@@ -213,9 +239,8 @@ impl Relay {
             return;
         }
         let options = &self.shared.options;
-        let composer =
-            Composer::new(&options.tenant, &options.gateway, &device.id, options.payload, device.description);
-        let Some(composer) = composer else { return };
+        let site = (options.tenant.as_str(), options.gateway.as_str());
+        let composer = Composer::new(site, &device.id, options.payload, options.profile.clone(), device.description);
         let cell = Arc::new(Cell::new(device.id.clone(), self.shared.clock.clone(), &self.shared.metrics));
         let stop = CancellationToken::new();
         let Some(task) = Task::new(

@@ -1,7 +1,11 @@
 //! The thin edge to the MQTT client: one connection from CONNECT to its end, never a second one by itself.
 //!
 //! The client library would reconnect, resend and forget on its own terms. Here every connection is a new
-//! client that is dropped with it; what was not confirmed is the spool's to send again.
+//! client that is dropped with it; what was not confirmed is the spool's to send again. What differs between MQTT 5 and
+//! 3.1.1 stands in [`v5`] and [`v311`]; all else is the same for both.
+
+mod v311;
+mod v5;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -12,33 +16,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::{
-    AsyncClient, AuthProperties, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
-    EventLoop, Incoming, LastWill, MqttOptions, NetworkOptions, Outgoing, PubAckReason, PublishOptions, QoS,
-    StateError, TlsConfiguration, Transport,
-};
+use rumqttc::PubAckReason;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::message::Message;
+use super::message::{Message, Will};
+use super::profile::{Login, Table, Version};
 use crate::spool::Ticket;
-
-/// The authentication method of a token in the authentication data.
-const METHOD: &str = "OAUTH2-JWT";
 
 /// Everything that one connect needs.
 pub(super) struct Target<'a> {
     pub(super) host: &'a str,
     pub(super) port: u16,
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
-    pub(super) client_id: String,
-    pub(super) device: &'a str,
-    pub(super) bearer: &'a str,
-    /// Token in the authentication data, else as password.
-    pub(super) enhanced: bool,
-    pub(super) will: Option<LastWill>,
+    pub(super) table: &'static Table,
+    pub(super) login: Login,
+    /// Token in the authentication data by this method, else as password.
+    pub(super) method: Option<&'static str>,
+    pub(super) will: Option<Will>,
     pub(super) in_flight: u16,
-    pub(super) keep_alive: Duration,
+    pub(super) keep_alive_s: u16,
     pub(super) timeout: Duration,
 }
 
@@ -70,14 +67,20 @@ pub(super) enum Failure {
 
 /// A live connection. It moves only while somebody waits for its [`answers`](Connection::answers).
 pub(super) struct Connection {
-    client: AsyncClient,
+    client: Client,
     pump: Pump,
     flight: Flight,
     seen: Arc<Mutex<Vec<Seen>>>,
     /// Largest packet the broker takes.
     pub(super) max_packet: usize,
-    /// Whether the token went in the authentication data, so that it can be replaced there.
-    pub(super) enhanced: bool,
+    /// The method by which the token went in the authentication data, so that it can be replaced there.
+    method: Option<&'static str>,
+}
+
+/// The client of the version that the broker speaks.
+enum Client {
+    V5(rumqttc::AsyncClient),
+    V311(rumqttc_v4::AsyncClient),
 }
 
 /// What became of publishes, as the client tells it.
@@ -88,34 +91,60 @@ enum Seen {
     Answered(u16, PubAckReason),
 }
 
+/// What a client's loop tells while it runs.
+struct Events {
+    /// Told once, with the broker's limit of a packet, when it accepted the connection.
+    up: Option<oneshot::Sender<usize>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Events {
+    fn accepted(&mut self, max_packet: usize) {
+        if let Some(up) = self.up.take() {
+            let _ = up.send(max_packet);
+        }
+    }
+
+    fn saw(&self, what: Seen) {
+        lock(&self.seen).push(what);
+    }
+}
+
 impl Connection {
     /// Connects and waits for the broker's answer.
     pub(super) async fn open(target: Target<'_>) -> Result<Self, Failure> {
-        let enhanced = target.enhanced;
+        let method = target.method;
+        let most = target.table.max_packet;
         // What the spool hands out, and presence: the channel is never full.
         let capacity = usize::from(target.in_flight) * 2 + 16;
-        let (client, events) = AsyncClient::builder(options(target))
-            .capacity(capacity)
-            .try_build()
-            .map_err(|error| Failure::Lost(error.to_string()))?;
         let (up_tx, up) = oneshot::channel();
-        let seen = Arc::default();
-        let mut pump = Pump::new(run(events, up_tx, enhanced, Arc::clone(&seen)));
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let events = Events { up: Some(up_tx), seen: Arc::clone(&seen) };
+        let (client, mut pump) = match target.table.version {
+            Version::V5 => {
+                let (client, running) = v5::start(target, capacity, events)?;
+                (Client::V5(client), Pump::new(running))
+            }
+            Version::V311 => {
+                let (client, running) = v311::start(target, capacity, events)?;
+                (Client::V311(client), Pump::new(running))
+            }
+        };
         tokio::select! {
             failure = poll_fn(|context| pump.poll(context)) => Err(failure),
-            Ok(max_packet) = up => {
+            Ok(limit) = up => {
                 let flight = Flight::default();
-                Ok(Self { client, pump, flight, seen, max_packet, enhanced })
+                Ok(Self { client, pump, flight, seen, max_packet: limit.min(most), method })
             }
         }
     }
 
     /// Queues a publish at QoS 1: of the spool's entry with this ticket, or a message of the relay's own.
     pub(super) fn publish(&mut self, ticket: Option<Ticket>, message: Message, retain: bool) -> Result<(), Failure> {
-        let options = PublishOptions::new(QoS::AtLeastOnce).retain(retain).properties(message.properties);
-        self.client
-            .try_publish(message.topic, message.payload, options)
-            .map_err(|error| Failure::Lost(error.to_string()))?;
+        match &self.client {
+            Client::V5(client) => v5::publish(client, message, retain)?,
+            Client::V311(client) => v311::publish(client, message, retain)?,
+        }
         self.flight.queued.push_back((ticket, Instant::now()));
         Ok(())
     }
@@ -150,25 +179,25 @@ impl Connection {
         sent.chain(&self.flight.queued).filter_map(|(ticket, _)| *ticket).collect()
     }
 
-    /// Replaces the token on the live connection.
-    pub(super) async fn reauthenticate(client: AsyncClient, bearer: String) -> Result<(), String> {
-        let properties = AuthProperties {
-            method: Some(METHOD.to_owned()),
-            data: Some(Bytes::from(bearer)),
-            ..AuthProperties::default()
-        };
-        let notice = client.reauth_tracked(Some(properties)).await.map_err(|error| error.to_string())?;
-        notice.wait_async().await.map(|_| ()).map_err(|error| error.to_string())
-    }
-
-    /// A handle for [`reauthenticate`](Self::reauthenticate).
-    pub(super) fn client(&self) -> AsyncClient {
-        self.client.clone()
+    /// Replaces the token on the live connection; `None` where that cannot be done.
+    pub(super) fn reauthentication(
+        &self,
+        bearer: String,
+    ) -> Option<impl Future<Output = Result<(), String>> + Send + use<>> {
+        match (&self.client, self.method) {
+            (Client::V5(client), Some(method)) => Some(v5::reauthenticate(client.clone(), method, Bytes::from(bearer))),
+            _ => None,
+        }
     }
 
     /// Says goodbye, so that the will stays unsaid, and waits a moment for the end.
     pub(super) async fn close(mut self, patience: Duration) {
-        let goodbye = self.client.disconnect_with_timeout(patience);
+        let goodbye = async {
+            match &self.client {
+                Client::V5(client) => drop(client.disconnect_with_timeout(patience).await),
+                Client::V311(client) => drop(client.disconnect_with_timeout(patience).await),
+            }
+        };
         let end = poll_fn(|context| self.pump.poll(context));
         let _ = tokio::time::timeout(patience, async { tokio::join!(goodbye, end) }).await;
     }
@@ -204,119 +233,19 @@ impl Pump {
     }
 }
 
-/// Runs the client until the connection ends.
-async fn run(
-    mut events: EventLoop,
-    up: oneshot::Sender<usize>,
-    enhanced: bool,
-    seen: Arc<Mutex<Vec<Seen>>>,
-) -> Failure {
-    let mut up = Some(up);
-    loop {
-        match events.poll().await {
-            Ok(Event::Outgoing(Outgoing::Publish(id))) => lock(&seen).push(Seen::Sent(id)),
-            Ok(Event::Incoming(Incoming::PubAck(answer))) => {
-                lock(&seen).push(Seen::Answered(answer.pkid, answer.reason));
-            }
-            Ok(Event::Incoming(Incoming::ConnAck(answer))) => {
-                let limit = answer.properties.and_then(|properties| properties.max_packet_size);
-                let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-                if let Some(up) = up.take() {
-                    let _ = up.send(limit);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => return classify(&error, enhanced && up.is_some()),
-        }
-    }
-}
-
 fn lock(seen: &Mutex<Vec<Seen>>) -> MutexGuard<'_, Vec<Seen>> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn options(target: Target<'_>) -> MqttOptions {
-    let mut options = MqttOptions::new(target.client_id, Broker::tcp(target.host, target.port));
-    if let Some(config) = target.tls {
-        options.set_transport(Transport::Tls(TlsConfiguration::Rustls(config)));
-    }
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
-    options.set_clean_start(true);
-    options.set_connect_timeout(target.timeout);
-    options.set_keep_alive(u16::try_from(target.keep_alive.as_secs()).unwrap_or(u16::MAX).max(1));
-    options.set_outgoing_inflight_upper_limit(target.in_flight);
-    options.set_max_request_batch(usize::from(target.in_flight));
-    if let Some(will) = target.will {
-        options.set_last_will(will);
-    }
-    if target.enhanced {
-        options.set_authentication_method(Some(METHOD.to_owned()));
-        options.set_authentication_data(Some(Bytes::copy_from_slice(target.bearer.as_bytes())));
-    } else {
-        options.set_auth(ConnectAuth::UsernamePassword {
-            username: target.device.to_owned(),
-            password: Bytes::copy_from_slice(target.bearer.as_bytes()),
-        });
-    }
-    options
-}
-
-/// What an error means for the next attempt. `method_offered` while an enhanced CONNECT is unanswered.
-fn classify(error: &ConnectionError, method_offered: bool) -> Failure {
-    use ConnectReturnCode as Code;
-    match error {
-        ConnectionError::ConnectionRefused(Code::BadAuthenticationMethod) if method_offered => Failure::NoEnhancedAuth,
-        // Accepted without naming the method: the broker did not look at the token.
-        ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::ProtocolError)) if method_offered => {
-            Failure::NoEnhancedAuth
-        }
-        ConnectionError::ConnectionRefused(code) => match code {
-            Code::NotAuthorized | Code::BadUserNamePassword | Code::Banned | Code::BadAuthenticationMethod => {
-                Failure::Refused(format!("{code:?}"))
-            }
-            Code::ServerBusy | Code::QuotaExceeded | Code::ConnectionRateExceeded | Code::ServerUnavailable => {
-                Failure::Busy(format!("{code:?}"))
-            }
-            _ => Failure::Lost(format!("the broker refused the connection: {code:?}")),
-        },
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-            ended_by_broker(*reason_code, reason_string.as_deref())
-        }
-        ConnectionError::MqttState(StateError::OutgoingPacketTooLarge { pkt_size, max }) => {
-            Failure::Rejected(format!("0x95 packet too large: {pkt_size} bytes, the broker takes {max}"))
-        }
-        ConnectionError::Tls(rumqttc::TlsError::Io(error))
-        | ConnectionError::Io(error)
-        | ConnectionError::MqttState(StateError::Io(error) | StateError::Deserialization(rumqttc::Error::Io(error))) => {
-            tls_or_network(error)
-        }
-        ConnectionError::Tls(error) => Failure::Tls(error.to_string()),
-        ConnectionError::Timeout(_) => Failure::Lost("the broker did not answer in time".to_owned()),
-        error => Failure::Lost(error.to_string()),
-    }
-}
-
 /// A failed handshake comes as an I/O error that carries what TLS said.
-fn tls_or_network(error: &std::io::Error) -> Failure {
+fn tls_or_network(error: &std::io::Error, silence: &str) -> Failure {
+    use std::io::ErrorKind as Kind;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(tls) => Failure::Tls(tls.to_string()),
-        None => Failure::Lost(error.to_string()),
-    }
-}
-
-fn ended_by_broker(code: DisconnectReasonCode, said: Option<&str>) -> Failure {
-    use DisconnectReasonCode as Code;
-    let text = said.map_or_else(|| format!("{code:?}"), |said| format!("{code:?}: {said}"));
-    match code {
-        Code::NotAuthorized | Code::MaximumConnectTime => Failure::Refused(text),
-        Code::TopicNameInvalid | Code::PacketTooLarge | Code::PayloadFormatInvalid => Failure::Rejected(text),
-        Code::ServerBusy | Code::QuotaExceeded | Code::MessageRateTooHigh | Code::ConnectionRateExceeded => {
-            Failure::Busy(text)
+        None if matches!(error.kind(), Kind::UnexpectedEof | Kind::ConnectionReset | Kind::ConnectionAborted) => {
+            Failure::Lost(format!("{silence} ({error})"))
         }
-        Code::SessionTakenOver => Failure::TakenOver,
-        _ => Failure::Lost(format!("the broker ended the connection: {text}")),
+        None => Failure::Lost(error.to_string()),
     }
 }
 

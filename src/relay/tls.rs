@@ -19,8 +19,8 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Reads the files into what a connection needs.
-    pub(crate) fn load(&self) -> Result<Arc<ClientConfig>, RelayError> {
+    /// Reads the files into what a connection needs. `alpn` names the protocol in the handshake, where a broker insists.
+    pub(crate) fn load(&self, alpn: Option<&[u8]>) -> Result<Arc<ClientConfig>, RelayError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca)? {
             roots.add(certificate).map_err(|source| RelayError::Tls { path: self.ca.clone(), source })?;
@@ -30,7 +30,7 @@ impl TlsFiles {
             .with_safe_default_protocol_versions()
             .map_err(|source| RelayError::Tls { path: self.ca.clone(), source })?
             .with_root_certificates(roots);
-        let config = match &self.client {
+        let mut config = match &self.client {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = certificates(chain)?;
@@ -42,6 +42,7 @@ impl TlsFiles {
                     .map_err(|source| RelayError::Tls { path: key.clone(), source })?
             }
         };
+        config.alpn_protocols.extend(alpn.map(<[u8]>::to_vec));
         Ok(Arc::new(config))
     }
 }

@@ -117,6 +117,13 @@ impl AccessToken {
         Ok(Self { jwt: Secret::new(jwt), claims, received, expires })
     }
 
+    /// A credential that is no JWT, with what is known of it. Its life starts now on the boot clock.
+    pub(super) fn opaque(text: String, claims: Claims, clock: &Clock) -> Self {
+        let received = clock.boot();
+        let expires = received.saturating_add(Duration::from_secs(claims.exp.saturating_sub(claims.iat)));
+        Self { jwt: Secret::new(text), claims, received, expires }
+    }
+
     /// The same token, expiring no later than `left` from its receipt.
     pub(super) fn living_at_most(mut self, left: Duration) -> Self {
         self.expires = self.expires.min(self.received.saturating_add(left));

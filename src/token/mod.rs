@@ -4,6 +4,7 @@
 //! and connects with what [`TokenState::Valid`] carries. Topics are derived from scopes in one place, [`scope`].
 
 mod access;
+pub mod azure;
 mod handle;
 mod issuer;
 pub mod keeper;
@@ -13,6 +14,7 @@ pub mod local;
 pub mod oauth;
 pub mod scope;
 mod stage;
+mod vendor;
 pub mod verify;
 
 pub use access::{AccessToken, Actor, Claims, TokenError};
@@ -21,6 +23,7 @@ pub use issuer::{Approval, Issuer, IssuerError, Remedy, TokenFuture, TokenReques
 pub use keeper::TokenKeeper;
 pub use limits::{AddressRange, LimitError, Limits, MOST_ADDRESSES};
 pub use stage::{Stage, UnknownStage};
+pub use vendor::ClaimForm;
 
 /// A longer token is refused unread; one of ours has about 500 bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;

@@ -162,6 +162,11 @@ impl Topics {
         self.0.iter().any(|(granted, actions)| actions.contains(&action) && covers(granted, wanted))
     }
 
+    /// Each filter with what is allowed on it.
+    pub(super) fn granted(&self) -> &[(String, Vec<Action>)] {
+        &self.0
+    }
+
     /// Whether nothing is granted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -9,6 +9,7 @@ use super::{DenyList, IssuerTime, KeyRing, KeySource, RingError, RingState};
 use crate::clock::Clock;
 use crate::token::key::{Jwks, KeyError, SigningKey};
 use crate::token::scope::{self, Topics};
+use crate::token::vendor::{ClaimForm, Signed};
 use crate::token::verify::Verifier;
 use crate::token::{AccessToken, Claims, Issuer, IssuerError, Limits, Stage, TokenFuture, TokenRequest};
 
@@ -24,6 +25,7 @@ pub struct LocalIssuer {
     time: IssuerTime,
     clock: Clock,
     stage: Stage,
+    form: ClaimForm,
 }
 
 /// What a token shall say.
@@ -56,13 +58,20 @@ impl LocalIssuer {
     #[must_use]
     pub fn with_ring(name: &str, ring: KeyRing, deny: DenyList, clock: Clock) -> Self {
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
-        Self { name: name.to_owned(), ring, deny, time, clock, stage: Stage::default() }
+        Self { name: name.to_owned(), ring, deny, time, clock, stage: Stage::default(), form: ClaimForm::default() }
     }
 
     /// The same issuer for another stage; its name and key should be that stage's alone.
     #[must_use]
     pub fn of_stage(mut self, stage: Stage) -> Self {
         self.stage = stage;
+        self
+    }
+
+    /// The same issuer, whose tokens say what they allow in a broker's own words too.
+    #[must_use]
+    pub fn with_claims(mut self, form: ClaimForm) -> Self {
+        self.form = form;
         self
     }
 
@@ -99,7 +108,7 @@ impl LocalIssuer {
             claw_stage: Some(self.stage),
             act: None,
         };
-        self.ring.sign("at+jwt", &claims, life, now)
+        self.ring.sign("at+jwt", &Signed::new(&claims, self.form), life, now)
     }
 
     /// Denies everything that `client` was given for `subject` until now, durably.

@@ -1,0 +1,100 @@
+//! MQTT 3.1.1: what the broker thinks of a publish it says by a PUBACK or by ending the connection, never by a reason.
+//!
+//! A broker may confirm a publish that the token does not allow, and drop it: the check of the topic before the network
+//! is the only guard against that.
+
+use bytes::Bytes;
+use rumqttc::PubAckReason;
+use rumqttc_v4::{
+    AsyncClient, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
+    MqttOptions, NetworkOptions, Outgoing, PublishOptions, QoS, StateError, TlsConfiguration, TlsError, Transport,
+};
+
+use super::{Events, Failure, Seen, Target, tls_or_network};
+use crate::relay::message::Message;
+
+/// A client, and what drives it until the connection ends.
+pub(super) fn start(
+    target: Target<'_>,
+    capacity: usize,
+    events: Events,
+) -> Result<(AsyncClient, impl Future<Output = Failure> + Send + use<>), Failure> {
+    let silence = target.table.silence;
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(target.timeout.as_secs().max(1));
+    let (client, mut source) = AsyncClient::builder(options(target))
+        .capacity(capacity)
+        .try_build()
+        .map_err(|error| Failure::Lost(error.to_string()))?;
+    source.network_options = network;
+    Ok((client, run(source, events, silence)))
+}
+
+async fn run(mut source: EventLoop, mut events: Events, silence: &'static str) -> Failure {
+    loop {
+        match source.poll().await {
+            Ok(Event::Outgoing(Outgoing::Publish(id))) => events.saw(Seen::Sent(id)),
+            Ok(Event::Incoming(Incoming::PubAck(answer))) => {
+                events.saw(Seen::Answered(answer.pkid, PubAckReason::Success));
+            }
+            Ok(Event::Incoming(Incoming::ConnAck(_))) => events.accepted(usize::MAX),
+            Ok(_) => {}
+            Err(error) => return classify(&error, silence),
+        }
+    }
+}
+
+/// Queues a publish. Content type and attributes stand in the topic or the payload.
+pub(super) fn publish(client: &AsyncClient, message: Message, retain: bool) -> Result<(), Failure> {
+    let options = PublishOptions::new(QoS::AtLeastOnce).retain(retain);
+    client.try_publish(message.topic, message.payload, options).map_err(|error| Failure::Lost(error.to_string()))
+}
+
+fn options(target: Target<'_>) -> MqttOptions {
+    let login = target.login;
+    let mut options = MqttOptions::new(login.client_id, Broker::tcp(target.host, target.port));
+    if let Some(config) = target.tls {
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
+    }
+    options.set_clean_session(true);
+    options.set_keep_alive(target.keep_alive_s);
+    options.set_inflight(target.in_flight);
+    options.set_max_request_batch(usize::from(target.in_flight));
+    // By default the library ends the connection over a message of more than 10 KiB.
+    options.set_max_packet_size(target.table.max_packet, target.table.max_packet);
+    if let Some(will) = target.will {
+        options.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, will.retain));
+    }
+    options.set_auth(ConnectAuth::UsernamePassword { username: login.username, password: Bytes::from(login.password) });
+    options
+}
+
+/// What an error means for the next attempt.
+fn classify(error: &ConnectionError, silence: &str) -> Failure {
+    use ConnectReturnCode as Code;
+    match error {
+        ConnectionError::ConnectionRefused(code @ (Code::BadUserNamePassword | Code::NotAuthorized)) => {
+            Failure::Refused(format!("{code:?}"))
+        }
+        ConnectionError::ConnectionRefused(Code::ServiceUnavailable) => Failure::Busy("ServiceUnavailable".to_owned()),
+        ConnectionError::ConnectionRefused(code) => {
+            Failure::Lost(format!("the broker refused the connection: {code:?}"))
+        }
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc_v4::Error::OutgoingPacketTooLarge {
+            pkt_size,
+            max,
+        })) => Failure::Rejected(format!("0x95 packet too large: {pkt_size} bytes, the broker takes {max}")),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => Failure::Lost(silence.to_owned()),
+        ConnectionError::Tls(TlsError::Io(error))
+        | ConnectionError::Io(error)
+        | ConnectionError::MqttState(
+            StateError::Io(error) | StateError::Deserialization(rumqttc_v4::Error::Io(error)),
+        ) => tls_or_network(error, silence),
+        ConnectionError::Tls(error) => Failure::Tls(error.to_string()),
+        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
+            Failure::Lost("the broker did not answer in time".to_owned())
+        }
+        error => Failure::Lost(error.to_string()),
+    }
+}
