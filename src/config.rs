@@ -58,6 +58,8 @@ pub struct Config {
     pub log: LogConfig,
     /// When keys are changed without being asked.
     pub keys: KeysConfig,
+    /// The gateway itself at the broker.
+    pub cloud: CloudConfig,
 }
 
 impl Config {
@@ -406,6 +408,30 @@ pub struct KeysConfig {
     pub issuer_lead: Duration,
 }
 
+/// `[cloud]`: the gateway itself at the broker, beside its devices.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CloudConfig {
+    /// Whether it says how it is: status, audit checkpoints, alarms.
+    pub status: CloudStatus,
+    /// Its status is said again after this time without a change; 10 s to 1 day.
+    #[serde(deserialize_with = "values::status_every")]
+    pub status_every: Duration,
+}
+
+/// Whether the gateway speaks for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloudStatus {
+    /// With a broker elsewhere; an issuer that gives the gateway itself no token is no problem.
+    #[default]
+    Auto,
+    /// Also in standalone mode; without a connection of its own the gateway is degraded.
+    On,
+    /// Not at all.
+    Off,
+}
+
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -428,6 +454,7 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
             keys: KeysConfig::default(),
+            cloud: CloudConfig::default(),
         }
     }
 }
@@ -494,6 +521,12 @@ impl Default for StandaloneConfig {
 impl Default for KeysConfig {
     fn default() -> Self {
         Self { issuer: None, issuer_lead: Duration::from_secs(600) }
+    }
+}
+
+impl Default for CloudConfig {
+    fn default() -> Self {
+        Self { status: CloudStatus::default(), status_every: Duration::from_secs(300) }
     }
 }
 

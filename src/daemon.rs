@@ -12,6 +12,7 @@ mod issuer;
 mod keys;
 mod metrics_http;
 mod options;
+mod principal;
 mod reload;
 #[cfg(feature = "standalone")]
 mod standalone;
@@ -49,6 +50,7 @@ use crate::metrics::Metrics;
 use crate::notify;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::Codes;
+use crate::principal::Principal;
 use crate::relay::Relay;
 use crate::spool::Spool;
 use crate::store::{Store, StoreError};
@@ -91,6 +93,8 @@ struct Parts {
     service: Service,
     links: Links,
     pairing: Pairing,
+    /// The gateway itself at the broker, where it speaks.
+    principal: Option<Principal>,
 }
 
 impl Gateway {

@@ -32,6 +32,27 @@ impl DeviceId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The gateway itself as a principal beside its devices. No text parses to it: nothing that comes from outside can
+    /// make a device of this name.
+    #[must_use]
+    pub fn gateway() -> Self {
+        Self(GATEWAY_PRINCIPAL.into())
+    }
+
+    /// Whether it is the gateway itself.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        self.as_str() == GATEWAY_PRINCIPAL
+    }
+
+    /// A device, or the gateway itself: for an issuer, and where an operator means its token.
+    ///
+    /// # Errors
+    /// [`IdError::Malformed`].
+    pub fn principal(text: &str) -> Result<Self, IdError> {
+        if text == GATEWAY_PRINCIPAL { Ok(Self::gateway()) } else { text.parse() }
+    }
 }
 
 /// Whether `text` is `[a-z0-9_-]{1,32}`, the form of every tenant, gateway and device id.
@@ -122,6 +143,9 @@ mod tests {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad:?} was taken");
         }
         assert_eq!("_gateway".parse::<DeviceId>(), Err(IdError::Reserved));
+        assert!(serde_json::from_str::<DeviceId>("\"_gateway\"").is_err());
+        assert!(DeviceId::principal("_gateway").is_ok_and(|id| id.is_gateway()));
+        assert!(DeviceId::principal("a/b").is_err());
         assert_eq!("pump-3".parse::<DeviceId>().map(|id| id.to_string()), Ok("pump-3".to_owned()));
     }
 

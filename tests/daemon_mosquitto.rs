@@ -8,6 +8,8 @@ mod daemon;
 mod mqtt_client;
 #[path = "support/plugin.rs"]
 mod plugin;
+#[path = "daemon_mosquitto/principal.rs"]
+mod principal;
 mod support;
 
 use std::collections::BTreeMap;
@@ -125,6 +127,11 @@ impl Site {
     }
 
     fn daemon(&self, ports: &[(&str, &Sensor)]) -> Daemon {
+        self.daemon_with(ports, "")
+    }
+
+    /// With this added to its configuration.
+    fn daemon_with(&self, ports: &[(&str, &Sensor)], more: &str) -> Daemon {
         let folder = self.folder.path();
         let mut config = format!(
             "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 100\n\
@@ -138,6 +145,7 @@ impl Site {
         for (name, sensor) in ports {
             let _ = writeln!(config, "[uart.ports.{name}]\npath = {}", quoted(&sensor.line()));
         }
+        config.push_str(more);
         let own = folder.join("daemon");
         std::fs::create_dir(&own).unwrap();
         Daemon::start(&own, &config)

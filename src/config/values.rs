@@ -132,6 +132,10 @@ pub(super) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dura
     })
 }
 
+pub(super) fn status_every<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    duration_between(from, "10s", "1d")
+}
+
 pub(super) fn attempts<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     number_between(from, 1, 10)
 }

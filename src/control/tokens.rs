@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::role::Caller;
 use super::routes::Body;
 use crate::daemon::{Gateway, view};
+use crate::ids::{DeviceId, GATEWAY_PRINCIPAL};
 
 pub(super) async fn list(State(gateway): State<Gateway>) -> Json<Vec<Token>> {
     Json(view::tokens(&gateway))
@@ -19,7 +20,7 @@ pub(super) async fn rotate(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
+    let id = if id == GATEWAY_PRINCIPAL { DeviceId::gateway() } else { known_id(&id)? };
     let life = gateway.rotate_token(&id, caller.actor()).await?;
     Ok(Json(Done { done: format!("{id} has a new token; it lives {life} s.") }))
 }

@@ -99,6 +99,8 @@ const KEYS: &[Key] = &[
     live!(log.level),
     live!(keys.issuer),
     live!(keys.issuer_lead),
+    fixed!(cloud.status),
+    live!(cloud.status_every),
 ];
 
 /// What a reload did.
@@ -258,6 +260,9 @@ mod tests {
             [keys]
             issuer = "90d"
             issuer_lead = "3m"
+            [cloud]
+            status = "off"
+            status_every = "1m"
         "#;
         toml::from_str(changed).unwrap()
     }

@@ -14,7 +14,7 @@ use super::disk::{self, Disk};
 use super::issuer::IssuingError;
 use super::options::{ble_options, keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
-use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, token_audit, watchdog};
+use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, principal, token_audit, watchdog};
 use crate::alarm::Alarms;
 use crate::audit::AuditError;
 use crate::clock::Clock;
@@ -101,6 +101,7 @@ pub(super) async fn start(
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let relay = Arc::new(Relay::new(relay_options(&config, &broker), clock.clone(), metrics.relay.clone())?);
+    let own = principal::open(&config, &broker, &keeper, &clock)?;
     let service = Service::new(&disk, keeper.clone(), Arc::clone(&relay), &config);
     for device in store.devices()? {
         if let Err(error) = service.attach(&device) {
@@ -139,6 +140,7 @@ pub(super) async fn start(
         service,
         links: links.clone(),
         pairing,
+        principal: own.as_ref().map(|(principal, _)| principal.clone()),
     }));
     gauges::state_limits(&gateway);
     tasks.spawn("links", |stop| async move {
@@ -150,6 +152,9 @@ pub(super) async fn start(
     tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
     tasks.spawn("token_audit", |stop| token_audit::watch(gateway.clone(), stop));
     tasks.spawn("keys", |stop| keys::tend(gateway.clone(), stop));
+    if let Some((own, token)) = own {
+        tasks.spawn("principal", |stop| principal::run(gateway.clone(), own, token, stop));
+    }
     tasks.spawn("watchdog", |stop| watchdog::watch(gateway.clone(), stop));
     if let Some(address) = metrics_listen {
         serve_metrics(&gateway, address, tasks).await;

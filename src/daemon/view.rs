@@ -5,10 +5,11 @@ use std::sync::PoisonError;
 use super::Gateway;
 use super::commission::{scopes_of, slot_of};
 use crate::alarm::LiveAlarm;
-use crate::config::Mode;
+use crate::config::{CloudStatus, Mode};
 use crate::control::api::{Alarm, Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
 use crate::ids::{DeviceId, PairingId};
 use crate::link::{LineCondition, PortCondition, PortState, RadioState};
+use crate::principal::Standing;
 use crate::relay::RelayState;
 use crate::store::{self, StoreError};
 use crate::token::keeper::TokenStatus;
@@ -36,6 +37,9 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     }
     for key in gateway.restart_needed() {
         problems.push(problem("config", &format!("{key} is another in the files; restart clawgate for it")));
+    }
+    if let Some(trouble) = own_trouble(gateway) {
+        problems.push(problem("cloud", &trouble));
     }
     if let Err(error) = &metrics {
         problems.push(problem("metrics", error));
@@ -213,6 +217,18 @@ fn radio(state: RadioState) -> Radio {
         heard: state.heard,
         recoveries: state.recoveries,
         last_recovery: state.last_recovery,
+    }
+}
+
+/// What is wrong with the gateway's own connection, where the operator insists on one.
+fn own_trouble(gateway: &Gateway) -> Option<String> {
+    let principal = gateway.0.principal.as_ref().filter(|_| gateway.config().cloud.status == CloudStatus::On)?;
+    match principal.standing() {
+        Standing::Up | Standing::Waiting(_) => None,
+        Standing::Down(why) => Some(format!("the gateway's own connection is down: {why}")),
+        Standing::Refused(why) => {
+            Some(format!("the gateway itself is refused: {why}; then: clawgate token rotate _gateway"))
+        }
     }
 }
 

@@ -4,29 +4,29 @@ use std::time::Duration;
 
 /// Waits of one device.
 #[derive(Debug, Clone)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     cap: Duration,
     tries: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, cap: Duration) -> Self {
+    pub(crate) fn new(first: Duration, cap: Duration) -> Self {
         Self { first, cap, tries: 0 }
     }
 
     /// The connection did what it is for.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.tries = 0;
     }
 
     /// What failed will not be mended soon: go to the cap.
-    pub(super) fn exhaust(&mut self) {
+    pub(crate) fn exhaust(&mut self) {
         self.tries = u32::MAX;
     }
 
     /// The next wait: anywhere in the upper half, so that those who lost a broker together come back apart.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let full = self.first.saturating_mul(1 << self.tries.min(20)).min(self.cap);
         self.tries = self.tries.saturating_add(1);
         full / 2 + jitter(full / 2)

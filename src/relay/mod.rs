@@ -35,6 +35,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use backoff::Backoff;
+pub(crate) use mqtt::{Failure, classify};
 pub(crate) use profile::percent;
 pub use profile::{Profile, ProfileError};
 pub use status::{RelayState, RelayStatus};

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::message::{Message, Will};
 use super::profile::{Login, Table, Version};
 use crate::spool::Ticket;
+pub(crate) use v5::classify;
 
 /// Everything that one connect needs.
 pub(super) struct Target<'a> {
@@ -41,7 +42,7 @@ pub(super) struct Target<'a> {
 
 /// Why a connection could not be had, or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The broker knows no enhanced authentication: the token goes as password.
     #[error("the broker takes no enhanced authentication (0x8C)")]
     NoEnhancedAuth,

@@ -122,11 +122,11 @@ pub struct Profile {
 }
 
 /// What stands in a CONNECT for one device. It holds the token: it is neither printed nor kept.
-pub(super) struct Login {
-    pub(super) client_id: String,
-    pub(super) username: String,
+pub(crate) struct Login {
+    pub(crate) client_id: String,
+    pub(crate) username: String,
     /// Token or its like; empty where the username carries it.
-    pub(super) password: String,
+    pub(crate) password: String,
 }
 
 impl Profile {
@@ -162,7 +162,7 @@ impl Profile {
     }
 
     /// Reads the key that it names, if any.
-    pub(super) fn load(&mut self) -> Result<(), ProfileError> {
+    pub(crate) fn load(&mut self) -> Result<(), ProfileError> {
         self.authorizer.as_mut().map_or(Ok(()), Authorizer::load)
     }
 
@@ -183,13 +183,28 @@ impl Profile {
         self.table.attributes == Attributes::Envelope
     }
 
+    /// Whether the gateway itself can have a connection there: in MQTT v5, under our own topics.
+    pub(crate) fn takes_principal(&self) -> bool {
+        self.table.version == Version::V5
+    }
+
+    /// Whether it keeps retained messages.
+    pub(crate) fn retains(&self) -> bool {
+        self.table.retain
+    }
+
+    /// What a connection that ends without a word is likely to mean there.
+    pub(crate) fn silence(&self) -> &'static str {
+        self.table.silence
+    }
+
     /// Name of the method of enhanced authentication.
-    pub(super) fn method(&self) -> Option<&'static str> {
+    pub(crate) fn method(&self) -> Option<&'static str> {
         self.method.map(AuthMethod::as_str)
     }
 
     /// The keep-alive nearest to the wanted one that the broker takes, in seconds.
-    pub(super) fn keep_alive(&self, wanted_s: u64) -> u16 {
+    pub(crate) fn keep_alive(&self, wanted_s: u64) -> u16 {
         let (least, most) = self.table.keep_alive;
         u16::try_from(wanted_s.clamp(least, most)).unwrap_or(u16::MAX)
     }
@@ -203,7 +218,7 @@ impl Profile {
     ///
     /// # Errors
     /// When the token could not be signed for AWS IoT.
-    pub(super) fn login(&self, host: &str, gateway: &str, device: &str, token: &str) -> Result<Login, String> {
+    pub(crate) fn login(&self, host: &str, gateway: &str, device: &str, token: &str) -> Result<Login, String> {
         let client_id = mqtt_client_id(gateway, device);
         let (username, password) = match self.kind {
             BrokerProfile::AzureIotHub => (format!("{host}/{client_id}/?api-version=2021-04-12"), token.to_owned()),

@@ -19,6 +19,8 @@ pub enum Scope {
     TelemetryWrite,
     /// `command:read`: subscribe below the device's own `down/`.
     CommandRead,
+    /// `status:write`, of the gateway itself and of no device: publish its status, audit checkpoints, alarms, replies.
+    StatusWrite,
 }
 
 /// A scope that is not known here.
@@ -64,6 +66,17 @@ impl Scope {
         match self {
             Self::TelemetryWrite => "telemetry:write",
             Self::CommandRead => "command:read",
+            Self::StatusWrite => "status:write",
+        }
+    }
+
+    /// Whether this principal may have it at all: a device sends no gateway's status, a gateway no telemetry.
+    #[must_use]
+    pub fn suits(self, principal: &DeviceId) -> bool {
+        match self {
+            Self::TelemetryWrite => !principal.is_gateway(),
+            Self::CommandRead => true,
+            Self::StatusWrite => principal.is_gateway(),
         }
     }
 }
@@ -81,6 +94,7 @@ impl FromStr for Scope {
         match text {
             "telemetry:write" => Ok(Self::TelemetryWrite),
             "command:read" => Ok(Self::CommandRead),
+            "status:write" => Ok(Self::StatusWrite),
             _ => Err(UnknownScope(text.chars().take(64).collect())),
         }
     }
@@ -132,11 +146,21 @@ impl Topics {
         Self(granted)
     }
 
-    /// The topics of one device under its scopes.
+    /// The topics of one device, or of the gateway itself, under its scopes.
     #[must_use]
     pub fn of_device(tenant: &str, gateway: &str, device: &DeviceId, scopes: &[Scope]) -> Self {
         let base = device_base(tenant, gateway, device);
         let mut granted = Vec::new();
+        if device.is_gateway() {
+            if scopes.contains(&Scope::StatusWrite) {
+                let up = |leaf: &str| (format!("{base}/up/{leaf}"), vec![Action::Publish]);
+                granted.extend(["status", "audit", "alarm", "reply/#"].map(up));
+            }
+            if scopes.contains(&Scope::CommandRead) {
+                granted.push((format!("{base}/down/cmd/#"), vec![Action::Subscribe]));
+            }
+            return Self(granted);
+        }
         if scopes.contains(&Scope::TelemetryWrite) {
             granted.push((format!("{base}/up/#"), vec![Action::Publish]));
         }
@@ -257,6 +281,25 @@ mod tests {
             assert!(!topics.allows(other, Action::Publish), "{other} was allowed");
         }
         assert!(!topics.allows("claw/v1/t/g/pump-3/up/telemetry", Action::Subscribe));
+    }
+
+    #[test]
+    fn the_gateway_itself_says_how_it_is_and_hears_commands_and_nothing_else() {
+        let all = [Scope::TelemetryWrite, Scope::CommandRead, Scope::StatusWrite];
+        let topics = Topics::of_device("t", "g", &DeviceId::gateway(), &all);
+        for own in ["status", "audit", "alarm", "reply/7"] {
+            assert!(topics.allows(&format!("claw/v1/t/g/_gateway/up/{own}"), Action::Publish), "{own}");
+        }
+        for other in
+            ["claw/v1/t/g/_gateway/up/telemetry", "claw/v1/t/g/pump-3/up/status", "claw/v1/t/g/_gateway/down/cmd/x"]
+        {
+            assert!(!topics.allows(other, Action::Publish), "{other} was allowed");
+        }
+        assert!(topics.allows("claw/v1/t/g/_gateway/down/cmd/+", Action::Subscribe));
+        assert!(!topics.allows("claw/v1/t/g/_gateway/down/#", Action::Subscribe));
+        // A device that was granted it by mistake has nothing of it.
+        assert!(Topics::of_device("t", "g", &pump(), &[Scope::StatusWrite]).is_empty());
+        assert!(!Scope::StatusWrite.suits(&pump()) && !Scope::TelemetryWrite.suits(&DeviceId::gateway()));
     }
 
     #[test]

