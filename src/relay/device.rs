@@ -457,15 +457,24 @@ impl Task {
         if let Some((_, end)) = &it.draining {
             return *end;
         }
-        match it.connection.oldest() {
+        let due = match it.connection.oldest() {
             Some(sent) => sent + options.ack_timeout,
             None => it.active + options.idle,
-        }
+        };
+        self.left(it).map_or(due, |left| due.min(Instant::now() + left))
+    }
+
+    /// What is left of the token, where the broker lets a connection live longer than that.
+    fn left(&self, it: &Serving) -> Option<Duration> {
+        self.shared.options.profile.table.outlives_token.then(|| it.token.left(&self.shared.clock))
     }
 
     fn overdue(&self, it: &mut Serving) -> Option<End> {
         if let Some((end, _)) = it.draining.take() {
             return Some(end);
+        }
+        if self.left(it).is_some_and(|left| left.is_zero()) {
+            return Some(End::Withdrawn);
         }
         if let Some(sent) = it.connection.oldest() {
             let late = sent.elapsed() >= self.shared.options.ack_timeout;

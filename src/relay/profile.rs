@@ -50,6 +50,8 @@ pub(super) struct Table {
     in_flight: u16,
     /// Protocol name in the TLS handshake, where it insists on one.
     alpn: Option<&'static [u8]>,
+    /// Whether a connection there may live longer than its token: then it is ended here.
+    pub(super) outlives_token: bool,
     /// What a connection that ends without a word is likely to mean.
     pub(super) silence: &'static str,
 }
@@ -67,6 +69,7 @@ const MQTT5: Table = Table {
     max_packet: UNBOUNDED,
     in_flight: u16::MAX,
     alpn: None,
+    outlives_token: false,
     silence: LOST,
 };
 
@@ -74,6 +77,7 @@ const RABBITMQ: Table = Table {
     version: Version::V311,
     method: None,
     attributes: Attributes::Envelope,
+    outlives_token: true,
     silence: "RabbitMQ closed the connection without a reason: it does so when the token does not allow a topic; \
               see its log",
     ..MQTT5
@@ -107,6 +111,7 @@ const AWS_IOT: Table = Table {
     max_packet: 128 * 1024,
     in_flight: 100,
     alpn: Some(b"mqtt"),
+    outlives_token: true,
     silence: "AWS IoT closed the connection without a reason: it does so when the authorizer's policy does not allow \
               a topic or a client id",
     ..MQTT5

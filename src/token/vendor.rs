@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Claims;
-use super::scope::{Action, mqtt_client_id};
+use super::scope::{Action, TELEMETRY_READ, mqtt_client_id};
 use crate::config::BrokerProfile;
 use crate::relay::percent;
 
@@ -67,14 +67,23 @@ fn rabbitmq(claims: &Claims) -> String {
         }
         if actions.contains(&Action::Subscribe) {
             grant("read", &format!("amq.topic/{key}"));
-            // The queue that stands behind the connection's subscriptions.
-            let queue = format!("mqtt-subscription-{}qos*", percent(&mqtt_client_id(&claims.client_id, &claims.sub)));
-            for permission in ["configure", "write", "read"] {
-                grant(permission, &queue);
+            // The queues that stand behind a connection's subscriptions are named after its client id.
+            for queue in queues(claims) {
+                for permission in ["configure", "write", "read"] {
+                    grant(permission, &queue);
+                }
             }
         }
     }
     scopes.join(" ")
+}
+
+fn queues(claims: &Claims) -> Vec<String> {
+    let queue = |client_id: &str, more: &str| format!("mqtt-subscription-{}{more}qos*", percent(client_id));
+    if claims.scope == TELEMETRY_READ {
+        return vec![queue(&claims.sub, ""), queue(&claims.sub, ".*")];
+    }
+    vec![queue(&mqtt_client_id(&claims.client_id, &claims.sub), "")]
 }
 
 /// A topic filter as a pattern of routing keys; `None` where `+` stands in it: RabbitMQ's `*` takes many levels.
