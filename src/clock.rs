@@ -111,7 +111,17 @@ const UNKNOWN_ERROR: Duration = Duration::from_secs(16);
 /// forbids the question, only the word of systemd-timesyncd counts.
 #[must_use]
 pub fn is_synchronised() -> bool {
-    judge(kernel_clock::max_error().ok(), || Path::new(TIMESYNCD).exists())
+    judge(kernel_clock::max_error().ok(), timesyncd_synchronised)
+}
+
+/// The kernel's word for it, whichever program keeps the clock; none where it may not be asked.
+pub(crate) fn kernel_says_synchronised() -> Option<bool> {
+    kernel_clock::max_error().ok().map(|error| judge(Some(error), || false))
+}
+
+/// Whether systemd-timesyncd has synchronised the clock since the boot.
+pub(crate) fn timesyncd_synchronised() -> bool {
+    Path::new(TIMESYNCD).exists()
 }
 
 /// The kernel's own flag is not looked at: some clients leave it unset so that the kernel does not touch the hardware

@@ -5,6 +5,7 @@
 
 pub mod load;
 mod locate;
+mod principal;
 mod profile;
 mod values;
 
@@ -18,8 +19,10 @@ use serde::Deserialize;
 use crate::token::Stage;
 use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
+pub use principal::Principal;
+pub(crate) use principal::id_of;
+pub use values::Name;
 pub(crate) use values::parse_duration;
-pub use values::{Name, Principal};
 
 /// Where the configuration stands unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/clawgate/clawgate.toml";
@@ -112,7 +115,7 @@ pub struct ControlConfig {
     pub roles: RolesConfig,
 }
 
-/// `[control.roles]`: who has a role; `uid:1000` or `gid:27`.
+/// `[control.roles]`: who has a role; `user:kim`, `group:plugdev`, `uid:1000` or `gid:27`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {

@@ -237,6 +237,7 @@ pub(super) fn objection(key: &str, message: &str) -> Objection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Principal;
 
     fn load_text(main: &str, drop_in: Option<&str>) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
@@ -251,6 +252,16 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         load_text(text, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_role_by_name_is_looked_up_and_one_for_nobody_is_refused_where_it_stands() {
+        let roles = |whom: &str| format!("mode = \"standalone\"\n[control.roles]\nadmin = [\"{whom}\"]\n");
+        let taken = load_text(&roles("group:root"), None).unwrap();
+        assert_eq!(taken.control.roles.admin, [Principal::Gid(0)]);
+        let said = refusal(&roles("user:nobody here"));
+        assert!(said.contains("line 3") || said.contains("toml:3"), "{said}");
+        assert!(said.contains("/etc/passwd has no user \"nobody here\""), "{said}");
     }
 
     #[test]

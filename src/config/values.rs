@@ -44,27 +44,6 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// A local user or group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Principal {
-    /// A user id.
-    Uid(u32),
-    /// A group id, primary or supplementary.
-    Gid(u32),
-}
-
-impl<'de> Deserialize<'de> for Principal {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let parsed = text.split_once(':').and_then(|(kind, number)| match (kind, number.parse()) {
-            ("uid", Ok(uid)) => Some(Self::Uid(uid)),
-            ("gid", Ok(gid)) => Some(Self::Gid(gid)),
-            _ => None,
-        });
-        parsed.ok_or_else(|| D::Error::custom(format!("{text:?} names nobody: \"uid:1000\" or \"gid:27\" is allowed")))
-    }
-}
-
 /// A duration as people write it: a number and `ms`, `s`, `m`, `h` or `d`.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;

@@ -53,7 +53,8 @@ pub(super) fn daemon(asked: &Asked, systemd: bool) -> Vec<Finding> {
 }
 
 pub(super) fn clock(seen: &ClockSeen) -> Finding {
-    match (seen.wall < EARLIEST, seen.synchronised, seen.keeper) {
+    let keeper = seen.keeper.map(|keeper| format!(" by {keeper}")).unwrap_or_default();
+    match (seen.wall < EARLIEST, seen.kernel, seen.keeper) {
         (true, ..) => Finding::problem(
             "clock",
             format!(
@@ -62,9 +63,17 @@ pub(super) fn clock(seen: &ClockSeen) -> Finding {
             ),
             "Set it, and keep it set: timedatectl set-ntp true",
         ),
-        (_, true, _) => Finding::ok("clock", "synchronised by systemd-timesyncd"),
-        (_, _, Some(keeper)) => Finding::ok("clock", format!("kept by {keeper}")),
-        _ => Finding::advice(
+        (_, Some(true), _) => Finding::ok("clock", format!("synchronised{keeper}")),
+        // Who may not ask the kernel sees no more than that somebody keeps it.
+        (_, None, _) if seen.timesyncd => Finding::ok("clock", "synchronised by systemd-timesyncd"),
+        (_, None, Some(keeper)) => Finding::ok("clock", format!("kept by {keeper}")),
+        (_, Some(false), Some(keeper)) => Finding::advice(
+            "clock",
+            format!("{keeper} runs, but has not synchronised it: sensors are not offered the time"),
+            "Give it some minutes after a start; else see that it reaches its servers (chronyc sources, ntpq -p, \
+             timedatectl timesync-status).",
+        ),
+        (_, _, None) => Finding::advice(
             "clock",
             "nothing is known to keep it right: tokens fail when it drifts, and sensors are not offered the time",
             "timedatectl set-ntp true",
@@ -334,14 +343,23 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_well_when_something_keeps_it() {
-        let seen = |wall, synchronised, keeper| {
-            clock(&ClockSeen { wall: Duration::from_secs(wall), synchronised, keeper }).level
+    fn a_clock_is_well_when_the_kernel_says_so_whichever_program_keeps_it() {
+        let seen = |wall, kernel, timesyncd, keeper| {
+            clock(&ClockSeen { wall: Duration::from_secs(wall), kernel, timesyncd, keeper })
         };
-        assert_eq!(seen(5, true, None), Level::Problem);
-        assert_eq!(seen(1_800_000_000, true, None), Level::Ok);
-        assert_eq!(seen(1_800_000_000, false, Some("chronyd")), Level::Ok);
-        assert_eq!(seen(1_800_000_000, false, None), Level::Advice);
+        let now = 1_800_000_000;
+        assert_eq!(seen(5, Some(true), true, None).level, Level::Problem);
+        assert_eq!(seen(now, Some(true), false, None).level, Level::Ok);
+        let named = seen(now, Some(true), false, Some("chronyd"));
+        assert_eq!((named.level, named.message.as_str()), (Level::Ok, "synchronised by chronyd"));
+        // A marker of before and a program that runs are no synchronised clock.
+        let not_yet = seen(now, Some(false), true, Some("ntpd"));
+        assert!(not_yet.level == Level::Advice && not_yet.message.contains("ntpd runs"), "{not_yet:?}");
+        assert_eq!(seen(now, Some(false), true, None).level, Level::Advice);
+        // Where the kernel may not be asked, what can be seen has to do.
+        assert_eq!(seen(now, None, true, None).level, Level::Ok);
+        assert_eq!(seen(now, None, false, Some("chronyd")).level, Level::Ok);
+        assert_eq!(seen(now, None, false, None).level, Level::Advice);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, id_of};
 use crate::link::state::PortCondition;
 use crate::link::uart;
 
@@ -15,17 +15,29 @@ use crate::link::uart;
 pub(super) struct ClockSeen {
     /// Wall time since 1970.
     pub(super) wall: Duration,
+    /// Whether the kernel reckons its clock to be right; none where it may not be asked.
+    pub(super) kernel: Option<bool>,
     /// systemd-timesyncd has synchronised since boot.
-    pub(super) synchronised: bool,
-    /// Another program that keeps the clock.
+    pub(super) timesyncd: bool,
+    /// The program that keeps the clock.
     pub(super) keeper: Option<&'static str>,
 }
+
+/// Programs that keep a clock, by the name that the kernel has of them (15 bytes), and by that of people.
+const KEEPERS: &[(&str, &str)] = &[
+    ("chronyd", "chronyd"),
+    ("ntpd", "ntpd"),
+    ("ntp-daemon", "ntpd-rs"),
+    ("phc2sys", "phc2sys"),
+    ("systemd-timesyn", "systemd-timesyncd"),
+];
 
 pub(super) fn clock(clock: &Clock) -> ClockSeen {
     ClockSeen {
         wall: clock.wall(),
-        synchronised: Path::new("/run/systemd/timesync/synchronized").exists(),
-        keeper: ["chronyd", "ntpd", "ntpd-rs", "ntp-daemon", "phc2sys"].into_iter().find(|name| runs(name)),
+        kernel: crate::clock::kernel_says_synchronised(),
+        timesyncd: crate::clock::timesyncd_synchronised(),
+        keeper: KEEPERS.iter().find(|(name, _)| runs(name)).map(|(_, shown)| *shown),
     }
 }
 
@@ -67,8 +79,8 @@ pub(super) fn bluetooth() -> BluetoothSeen {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
             let root = field("Uid:")?.split_whitespace().next() == Some("0");
-            let group = group_id(&fs::read_to_string("/etc/group").ok()?, "bluetooth")?;
-            Some(root || field("Groups:")?.split_whitespace().any(|id| id == group))
+            let group = id_of(&fs::read_to_string("/etc/group").ok()?, "bluetooth")?;
+            Some(root || field("Groups:")?.split_whitespace().any(|id| id.parse() == Ok(group)))
         }),
     }
 }
@@ -113,21 +125,14 @@ pub(super) struct UsersSeen {
 
 pub(super) fn users() -> UsersSeen {
     let group_file = fs::read_to_string("/etc/group").unwrap_or_default();
-    let group = group_id(&group_file, "clawgate");
+    let group = id_of(&group_file, "clawgate");
     let own = rustix::process::getgroups().unwrap_or_default();
-    let is_own = |id: &String| own.iter().any(|gid| gid.as_raw().to_string() == *id);
+    let is_own = |id: u32| own.iter().any(|gid| gid.as_raw() == id);
     UsersSeen {
         user: fs::read_to_string("/etc/passwd").is_ok_and(|text| text.lines().any(|l| l.starts_with("clawgate:"))),
-        caller_in_group: rustix::process::geteuid().is_root() || group.as_ref().is_some_and(is_own),
+        caller_in_group: rustix::process::geteuid().is_root() || group.is_some_and(is_own),
         group: group.is_some(),
     }
-}
-
-fn group_id(group_file: &str, name: &str) -> Option<String> {
-    group_file.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1).map(str::to_owned))?
-    })
 }
 
 /// A port of the configuration.
@@ -230,9 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_versions_are_read_by_field() {
-        assert_eq!(group_id("root:x:0:\nclawgate:x:998:kim\n", "clawgate").as_deref(), Some("998"));
-        assert_eq!(group_id("claw:x:1:\n", "clawgate"), None);
+    fn a_version_is_read_by_field() {
         assert_eq!(version(b"bluetoothctl: 5.66\n").as_deref(), Some("5.66"));
     }
 }

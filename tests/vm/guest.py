@@ -164,8 +164,7 @@ def files_are_private():
 def a_technician_is_let_in():
     """A user of the group, with the role of an operator, may use the command line; the reload takes the role."""
     run("useradd", "--groups", "clawgate", "tech")
-    gid = grp.getgrnam("clawgate").gr_gid
-    Path("/etc/clawgate/conf.d/roles.toml").write_text(f'[control.roles]\noperator = ["gid:{gid}"]\n')
+    Path("/etc/clawgate/conf.d/roles.toml").write_text('[control.roles]\noperator = ["group:clawgate"]\n')
     run("systemctl", "reload", "clawgate")
     until("the role is taken", lambda: clawgate("status", user="tech", check=False).returncode in (0, 8))
 
