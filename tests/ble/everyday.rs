@@ -82,3 +82,40 @@ fn more_sensors_than_links_take_turns() {
     });
     assert!(rig.bluez.world().most_connected <= 2);
 }
+
+#[test]
+fn a_daemon_that_is_stopped_says_goodbye_and_leaves_no_link_and_no_discovery_behind() {
+    let mut rig = Rig::start();
+    let mut units: Vec<_> = (1..=2).map(|number| rig.sensor(number, &["--every", "50ms"])).collect();
+    for (number, unit) in units.iter_mut().enumerate() {
+        rig.pair(unit, &format!("pump-{number}"));
+    }
+    for unit in &units {
+        rig.readings(unit, 3);
+    }
+    rig.daemon.wait("it listens", |_| rig.bluez.world().deeds.last() == Some(&"listen"));
+    let before = rig.bluez.calls("Disconnect");
+    assert!(rig.daemon.stop());
+    for unit in &units {
+        assert!(!rig.bluez.at(&unit.address, |device| device.connected), "{} is still linked", unit.address);
+    }
+    assert_eq!(rig.bluez.calls("Disconnect") - before, 2, "each link was let go, once");
+    assert_eq!(rig.bluez.world().deeds.last(), Some(&"rest"), "and discovery ended");
+    rig.daemon.resume();
+    for unit in &units {
+        rig.readings(unit, 3);
+    }
+}
+
+#[test]
+fn a_link_that_is_half_made_is_let_go_when_the_daemon_stops() {
+    let mut rig = Rig::start();
+    let mut unit = rig.sensor(1, &["--every", "50ms"]);
+    rig.pair(&mut unit, "pump-1");
+    rig.bluez.world().hang.push("Connect".to_owned());
+    let (connects, before) = (rig.bluez.calls("Connect"), rig.bluez.calls("Disconnect"));
+    rig.bluez.cut(&unit.address);
+    rig.daemon.wait("it connects", |_| rig.bluez.calls("Connect") > connects);
+    assert!(rig.daemon.stop());
+    assert!(rig.bluez.calls("Disconnect") > before, "BlueZ would go on with it");
+}

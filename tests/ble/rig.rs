@@ -1,17 +1,10 @@
 //! A gateway in standalone mode and its sensors, on a fake BlueZ.
 
-use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use crate::bluez::Bluez;
-use crate::daemon::Daemon;
-
-const CLAWGATE: &str = env!("CARGO_BIN_EXE_clawgate");
+use crate::daemon::{Daemon, Sensor};
 
 /// A gateway with a broker of its own, on free ports.
 pub(crate) const CONFIG: &str = "mode = \"standalone\"
@@ -50,9 +43,12 @@ impl Rig {
     }
 
     pub(crate) fn sensor_at(&self, adapter: &str, number: u8, args: &[&str]) -> Unit {
-        let unit = Unit::start(&self.folder.path().join(format!("sensor{number}")), number, args);
-        self.bluez.sensor(adapter, &unit.address, &unit.socket());
-        unit
+        let named = ["--device", &format!("th-kit-{number:04x}"), "--name", "TH-Kit"];
+        let folder = self.folder.path().join(format!("sensor{number}"));
+        let sensor = Sensor::start_on_air(&folder, &[&named, args].concat());
+        let address = format!("f0:c1:a9:00:00:{number:02x}");
+        self.bluez.sensor(adapter, &address, &sensor.line());
+        Unit { sensor, address }
     }
 
     pub(crate) fn scan(&self) -> Vec<Json> {
@@ -84,89 +80,27 @@ impl Rig {
 
     /// Waits until so many readings more than now are safe.
     pub(crate) fn readings(&self, unit: &Unit, more: usize) {
-        let before = unit.acknowledged();
-        self.daemon.wait("readings are safe", |_| unit.acknowledged() >= before + more);
+        let before = unit.acknowledged().len();
+        self.daemon.wait("readings are safe", |_| unit.acknowledged().len() >= before + more);
     }
 }
 
-/// A simulated sensor; killed when dropped.
+/// A simulated sensor on the air.
 pub(crate) struct Unit {
-    process: Child,
-    stdin: ChildStdin,
-    folder: PathBuf,
+    sensor: Sensor,
     pub(crate) address: String,
-    pub(crate) label: String,
 }
 
-impl Unit {
-    fn start(folder: &Path, number: u8, args: &[&str]) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
-        let path = |name: &str| folder.join(name).display().to_string();
-        let mut process = Command::new(CLAWGATE)
-            .args(["simulator", "--label", "random", "--ble-socket", &path("air"), "--keys", &path("keys")])
-            .args(["--device", &format!("th-kit-{number:04x}"), "--name", "TH-Kit", "--log", &path("journal")])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = process.stdin.take().unwrap();
-        let mut label = String::new();
-        let mut said = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-        for line in said.by_ref() {
-            if let Some(code) = line.strip_prefix("label ") {
-                code.clone_into(&mut label);
-            }
-            if line.starts_with("line ") {
-                break;
-            }
-        }
-        std::thread::spawn(move || said.for_each(drop));
-        let address = format!("f0:c1:a9:00:00:{number:02x}");
-        Self { process, stdin, folder: folder.to_owned(), address, label }
-    }
+impl std::ops::Deref for Unit {
+    type Target = Sensor;
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.join("air")
-    }
-
-    pub(crate) fn tell(&mut self, command: &str) {
-        writeln!(self.stdin, "{command}").unwrap();
-    }
-
-    /// Notes of its journal, such as `session open`.
-    pub(crate) fn notes(&self, text: &str) -> usize {
-        self.journal().iter().filter(|entry| entry["text"].as_str().is_some_and(|note| note.starts_with(text))).count()
-    }
-
-    /// How many readings it was told are safe, over all epochs.
-    pub(crate) fn acknowledged(&self) -> usize {
-        let mut safe = std::collections::BTreeMap::<String, u64>::new();
-        for entry in self.journal() {
-            if entry["event"] == "ack" {
-                let up_to = safe.entry(entry["epoch"].as_str().unwrap().to_owned()).or_default();
-                *up_to = entry["safe"].as_u64().unwrap().max(*up_to);
-            }
-        }
-        usize::try_from(safe.values().sum::<u64>()).unwrap()
-    }
-
-    /// The names of the readings that it made.
-    pub(crate) fn made(&self) -> BTreeSet<String> {
-        let journal = self.journal();
-        let readings = journal.iter().filter(|entry| entry["event"] == "reading");
-        readings.filter_map(|entry| entry["id"].as_str().map(str::to_owned)).collect()
-    }
-
-    fn journal(&self) -> Vec<Json> {
-        let text = std::fs::read_to_string(self.folder.join("journal")).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    fn deref(&self) -> &Sensor {
+        &self.sensor
     }
 }
 
-impl Drop for Unit {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+impl std::ops::DerefMut for Unit {
+    fn deref_mut(&mut self) -> &mut Sensor {
+        &mut self.sensor
     }
 }

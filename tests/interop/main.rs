@@ -3,7 +3,7 @@
 //! its session under traffic, is reset and paired again. Every cell is run or says why not; the table is printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
-#[path = "../ble/bluez.rs"]
+#[path = "../ble/bluez/mod.rs"]
 #[allow(dead_code, reason = "the tests of BLE use all of it")]
 mod bluez;
 mod cell;

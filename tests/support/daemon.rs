@@ -152,7 +152,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A simulated sensor on a pty; killed when dropped.
+/// A simulated sensor; killed when dropped.
 pub(crate) struct Sensor {
     process: Child,
     stdin: ChildStdin,
@@ -162,12 +162,21 @@ pub(crate) struct Sensor {
 }
 
 impl Sensor {
-    /// Starts one in a folder of its own.
+    /// Starts one on a pty, in a folder of its own.
     pub(crate) fn start(folder: &Path, args: &[&str]) -> Self {
+        Self::start_on("--pty", folder, args)
+    }
+
+    /// Starts one that speaks BLE, over a socket instead of the air.
+    pub(crate) fn start_on_air(folder: &Path, args: &[&str]) -> Self {
+        Self::start_on("--ble-socket", folder, args)
+    }
+
+    fn start_on(way: &str, folder: &Path, args: &[&str]) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
         let mut process = Command::new(CLAWGATE)
-            .args(["simulator", "--label", "random", "--pty", &path("line"), "--keys", &path("keys")])
+            .args(["simulator", "--label", "random", way, &path("line"), "--keys", &path("keys")])
             .args(["--log", &path("journal")])
             .args(args)
             .stdin(Stdio::piped())
@@ -190,7 +199,7 @@ impl Sensor {
         Self { process, stdin, folder: folder.to_owned(), label }
     }
 
-    /// The device node it speaks on.
+    /// The device node, or the socket, it speaks on.
     pub(crate) fn line(&self) -> PathBuf {
         self.folder.join("line")
     }
@@ -234,8 +243,12 @@ impl Sensor {
 
     /// How often a window of its was opened.
     fn windows(&self) -> usize {
-        let opened = |entry: &&Json| entry["text"].as_str().is_some_and(|text| text.starts_with("pairing window open"));
-        self.journal().iter().filter(opened).count()
+        self.notes("pairing window open")
+    }
+
+    /// How many notes of its journal begin so, such as `session open`.
+    pub(crate) fn notes(&self, text: &str) -> usize {
+        self.journal().iter().filter(|entry| entry["text"].as_str().is_some_and(|note| note.starts_with(text))).count()
     }
 
     fn journal(&self) -> Vec<Json> {

@@ -1,5 +1,8 @@
-//! One adapter: keeps it listening, gives its links to those whose turn it is, and climbs the ladder when
-//! something that is expected is missing.
+//! One adapter: keeps it listening, and gives its links to those whose turn it is. Who is in reach is [`roster`]'s,
+//! what is done when something expected is missing [`recovery`]'s.
+
+mod recovery;
+mod roster;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -11,30 +14,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use clawgate_protocol::discovery::matches;
-
 use super::arbiter::{Candidate, Decision, Want, back_off, decide};
 use super::bus::{Bus, BusError, Ear};
 use super::carry::{self, Traffic};
 use super::gatt::Radio;
-use super::heard::{Heard, MOST_HEARD};
-use super::ladder::{AdapterLadder, Failures, LinkLadder, Step};
+use super::ladder::{AdapterLadder, Failures, LinkLadder};
 use super::options::BleOptions;
-use super::peer::{Card, Grant, Peer};
+use super::peer::{Card, Grant};
 use super::state::{RadioCondition, Status};
 use crate::ids::DeviceId;
-use crate::link::links::Handle;
 use crate::link::order::Order;
-use crate::link::port::Owner;
 use crate::link::view::View;
-use crate::metrics::Reason;
 use crate::pairing::engine::Engine;
-use crate::session::{blocking, record};
 use crate::spool::Spool;
-use crate::store::Device;
-
-/// Orders that wait at one sensor.
-const ORDERS: usize = 8;
 
 /// A look at everything, at least so often.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,26 +34,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// And not more often than this, however full the air is.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// A sensor that BlueZ forgot is kept listed for so long: it may only be between two addresses, or two scans.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// Discovery that BlueZ refuses is tried again after this time, doubling.
 const DISCOVERY_RETRY: Duration = Duration::from_secs(2);
 
 /// And at least so often.
 const DISCOVERY_RETRY_LONGEST: Duration = Duration::from_secs(60);
-
-/// BlueZ's word that a new link is there may come a moment after the link.
-const SETTLED: Duration = Duration::from_secs(3);
-
-/// The registry is looked at so often for devices that are missing.
-const LOOK_FOR_MISSING: Duration = Duration::from_secs(10);
-
-/// A device of ours that failed so often in a row is as good as missing.
-const AS_MISSING: u32 = 6;
-
-/// An adapter that was switched off stays so for this time.
-const OFF: Duration = Duration::from_secs(2);
 
 /// What all adapters work with.
 #[derive(Clone)]
@@ -113,9 +90,6 @@ struct Sensor {
     missing_since: Option<Instant>,
 }
 
-/// A stranger's rotating id is looked up again after this time: the sensor may have been paired since.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
-
 impl Adapter {
     pub(crate) fn new(name: String, options: BleOptions, common: Common, bus: Arc<Bus>, radio: Radio) -> Self {
         let now = Instant::now();
@@ -164,9 +138,10 @@ impl Adapter {
 
     /// Says goodbye where that can be heard, and leaves the adapter as it was found.
     async fn end(mut self, in_order: bool) {
-        if let Some((_, task)) = self.connecting.take() {
+        let half_made = self.connecting.take().map(|(address, task)| {
             task.abort();
-        }
+            address
+        });
         self.common.status.adapter_gone(&self.name);
         for (_, sensor) in std::mem::take(&mut self.sensors) {
             if !in_order {
@@ -175,6 +150,10 @@ impl Adapter {
             // Dropping the orders has the sensor's task say goodbye.
         }
         if in_order {
+            // BlueZ would go on with it, and keep the link for nobody.
+            if let Some(address) = half_made {
+                let _ = self.bus.disconnect(&self.name, &address).await;
+            }
             let _ = self.bus.stop_discovery(&self.name).await;
         }
         tracing::info!(adapter = %self.name, "adapter left");
@@ -223,161 +202,6 @@ impl Adapter {
         }
     }
 
-    /// Takes over what is heard: new sensors, changed ones, those that went.
-    async fn follow(&mut self) {
-        let now = Instant::now();
-        let heard: BTreeMap<String, Heard> = {
-            let said = self.common.ear.said();
-            let all = said.adapters.get(&self.name).into_iter().flat_map(|adapter| adapter.air.all());
-            all.map(|(address, heard)| (address.to_owned(), heard.clone())).collect()
-        };
-        for (address, heard) in &heard {
-            if !self.sensors.contains_key(address) {
-                let sensor = self.adopt(address, now);
-                self.sensors.insert(address.clone(), sensor);
-            }
-            let Some(sensor) = self.sensors.get_mut(address) else { continue };
-            sensor.missing_since = None;
-            sensor.view.heard(heard.clone());
-        }
-        for (address, sensor) in &mut self.sensors {
-            if !heard.contains_key(address) {
-                sensor.missing_since.get_or_insert(now);
-                sensor.card.hang_up();
-            } else if heard.get(address).is_some_and(|heard| !heard.connected) && now >= sensor.since + SETTLED {
-                sensor.card.hang_up();
-            }
-        }
-        let in_use = |sensor: &Sensor| sensor.card.is_linked() || sensor.card.is_wanted();
-        let stays = |sensor: &Sensor| sensor.missing_since.is_none_or(|since| now < since + GRACE);
-        self.sensors.retain(|_, sensor| in_use(sensor) || stays(sensor));
-        self.look_up(&heard, now).await;
-        self.decide_wants(&heard, now);
-        self.show_handles();
-    }
-
-    fn adopt(&self, address: &str, now: Instant) -> Sensor {
-        let (orders, order_queue) = mpsc::channel(ORDERS);
-        let (grants, grant_queue) = mpsc::channel(1);
-        let view = Arc::new(View::on_air(&self.name, address));
-        let card = Card::new(self.common.ear.clone());
-        let peer = Arc::new(Peer {
-            owner: Owner {
-                engine: Arc::clone(&self.common.engine),
-                spool: self.common.spool.clone(),
-                view: Arc::clone(&view),
-            },
-            card: Arc::clone(&card),
-            orders: tokio::sync::Mutex::new(order_queue),
-            grants: tokio::sync::Mutex::new(grant_queue),
-        });
-        self.common.tasks.spawn(peer.supervise());
-        Sensor {
-            view,
-            card,
-            orders,
-            grants,
-            looked_up: None,
-            device: None,
-            tried_window: None,
-            want: Want::Nothing,
-            ladder: LinkLadder::default(),
-            failures: Failures::default(),
-            not_before: now,
-            since: now,
-            missing_since: None,
-        }
-    }
-
-    /// Who of those heard is ours.
-    async fn look_up(&mut self, heard: &BTreeMap<String, Heard>, now: Instant) {
-        let unknown = |sensor: &Sensor, rotating| match sensor.looked_up {
-            Some((known, at)) => known != rotating || (sensor.device.is_none() && now >= at + LOOK_UP_AGAIN),
-            None => true,
-        };
-        let mut asked: Vec<(String, [u8; 8])> = Vec::new();
-        for (address, sensor) in &mut self.sensors {
-            let rotating = heard.get(address).and_then(|heard| heard.advertisement.rotating);
-            match (rotating, sensor.view.device()) {
-                // A session knows better than any advertisement.
-                (_, Some(device)) => sensor.device = Some(device),
-                (Some(rotating), None) if unknown(sensor, rotating) => asked.push((address.clone(), rotating)),
-                (None, None) if heard.contains_key(address) && !sensor.card.is_linked() => sensor.device = None,
-                _ => {}
-            }
-            sensor.view.known(sensor.device.clone());
-        }
-        if asked.is_empty() {
-            return;
-        }
-        let store = self.common.engine.parts().store.clone();
-        let found = blocking(move || {
-            let devices = store.devices()?;
-            let of = |rotating: [u8; 8]| {
-                devices.iter().find(|device| shows(device, rotating)).map(|device| device.id.clone())
-            };
-            Ok::<_, crate::store::StoreError>(
-                asked.into_iter().map(|(address, rotating)| (address, rotating, of(rotating))).collect::<Vec<_>>(),
-            )
-        });
-        match found.await {
-            Ok(found) => {
-                for (address, rotating, device) in found {
-                    if let Some(sensor) = self.sensors.get_mut(&address) {
-                        sensor.looked_up = Some((rotating, now));
-                        sensor.view.known(device.clone());
-                        sensor.device = device;
-                    }
-                }
-            }
-            Err(error) => tracing::error!(adapter = %self.name, %error, "the registry cannot be read"),
-        }
-    }
-
-    /// What each sensor's link would be for.
-    fn decide_wants(&mut self, heard: &BTreeMap<String, Heard>, now: Instant) {
-        let codes = self.common.engine.has_live_codes();
-        let linked: Vec<(String, DeviceId)> = self
-            .sensors
-            .iter()
-            .filter(|(_, sensor)| sensor.card.is_linked())
-            .filter_map(|(address, sensor)| Some((address.clone(), sensor.device.clone()?)))
-            .collect();
-        let mut said = self.common.ear.said();
-        for (address, sensor) in &mut self.sensors {
-            let heard = heard.get(address);
-            let window = heard.and_then(|heard| heard.advertisement.window);
-            let issued = heard.and_then(|heard| heard.window(now)).is_some_and(|(label, _)| !label);
-            if window.is_none() {
-                sensor.tried_window = None;
-            }
-            if sensor.card.is_linked() && sensor.view.device().is_some() {
-                // What somebody waited for is done; from now on it is a session as any other.
-                sensor.card.set_wanted(false);
-            }
-            let entered = issued && codes && sensor.tried_window != window.map(|window| window.id);
-            let elsewhere = sensor
-                .device
-                .as_ref()
-                .is_some_and(|device| linked.iter().any(|(other, theirs)| other != address && theirs == device));
-            sensor.want = match &sensor.device {
-                _ if sensor.missing_since.is_some() => Want::Nothing,
-                _ if entered => Want::Pairing,
-                Some(_) if !elsewhere => Want::Session,
-                _ => Want::Nothing,
-            };
-            if let Some(adapter) = said.adapters.get_mut(&self.name) {
-                adapter.air.keep(address, sensor.device.is_some() || sensor.card.is_linked());
-            }
-        }
-    }
-
-    /// Lets the command line find the sensors.
-    fn show_handles(&self) {
-        let handles = self.sensors.values().map(|sensor| Handle::new(Arc::clone(&sensor.view), sensor.orders.clone()));
-        self.common.status.handles(&self.name, handles.collect());
-    }
-
     /// What became of the connect that was begun.
     async fn finish_connecting(&mut self) {
         let Some((address, task)) = self.connecting.take_if(|(_, task)| task.is_finished()) else { return };
@@ -395,102 +219,6 @@ impl Adapter {
                 *sensor.card.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
                 self.failed(&address, &why).await;
             }
-        }
-    }
-
-    async fn failed(&mut self, address: &str, why: &str) {
-        let Some(sensor) = self.sensors.get_mut(address) else { return };
-        let step = sensor.failures.another();
-        let count = sensor.failures.count();
-        let wait = back_off(count);
-        sensor.not_before = Instant::now() + wait;
-        sensor.view.note(Some(format!("{why}; try {} in {} s", count.saturating_add(1), wait.as_secs())));
-        if count == 1 {
-            tracing::warn!(link = %sensor.view.link_name(), error = why, "no link; it is tried again, ever more seldom");
-        } else {
-            tracing::debug!(link = %sensor.view.link_name(), error = why, count, "no link");
-        }
-        if let Some(step) = step {
-            self.take_step(step, Some(address)).await;
-        }
-    }
-
-    /// Looks at what is missing.
-    async fn climb(&mut self) {
-        let now = Instant::now();
-        let mut steps = Vec::new();
-        let mut useless = Vec::new();
-        for (address, sensor) in &mut self.sensors {
-            match sensor.card.take_end() {
-                Some(true) => {
-                    sensor.failures.clear();
-                    sensor.view.note(None);
-                    sensor.since = now;
-                    sensor.not_before = now + back_off(1);
-                }
-                Some(false) => useless.push(address.clone()),
-                None => {}
-            }
-            if sensor.card.is_linked() {
-                sensor.view.note(None);
-                steps.extend(sensor.ladder.unanswered(sensor.card.unanswered()).map(|step| (step, address.clone())));
-            }
-        }
-        for address in useless {
-            self.failed(&address, "it was connected and did not answer").await;
-        }
-        for (step, address) in steps {
-            self.take_step(step, Some(&address)).await;
-        }
-        if now >= self.missing.1 + LOOK_FOR_MISSING {
-            self.missing = (self.is_somebody_missing().await, now);
-        }
-        let missing = self.missing.0;
-        if self.connecting.is_some() || !missing {
-            self.ladder.well(now);
-        } else if let Some(step) = self.ladder.missing(self.sensors.values().any(|s| s.card.is_linked()), now) {
-            self.take_step(step, None).await;
-        }
-    }
-
-    /// Whether a device of ours, last heard by this adapter, is not heard now.
-    async fn is_somebody_missing(&self) -> bool {
-        let store = self.common.engine.parts().store.clone();
-        let Ok(devices) = blocking(move || store.devices()).await else { return false };
-        let prefix = format!("ble {} ", self.name);
-        let here = |device: &Device| self.sensors.values().any(|sensor| sensor.device.as_ref() == Some(&device.id));
-        let unreachable = |sensor: &Sensor| sensor.device.is_some() && sensor.failures.count() >= AS_MISSING;
-        devices.iter().any(|device| device.info.link.starts_with(&prefix) && !here(device))
-            || self.sensors.values().any(unreachable)
-    }
-
-    async fn take_step(&mut self, step: Step, address: Option<&str>) {
-        let whom = address.and_then(|address| self.sensors.get(address));
-        let link = whom.map_or_else(|| format!("ble {}", self.name), |sensor| sensor.view.link_name());
-        tracing::warn!(link = %link, step = step.done(), "expected data is missing");
-        self.common.status.step(&self.name, step, &link);
-        self.common.engine.parts().metrics.link.recoveries.get_or_create(&Reason { reason: step.done() }).inc();
-        match (step, whom, address) {
-            (Step::Resubscribe, Some(sensor), _) => sensor.card.resubscribe(),
-            (Step::Reconnect, Some(sensor), _) => sensor.card.hang_up(),
-            (Step::Forget, _, Some(address)) => {
-                if let Err(error) = self.bus.forget(&self.name, address).await {
-                    tracing::debug!(link = %link, %error, "BlueZ did not forget the device");
-                }
-            }
-            (Step::RestartDiscovery, ..) => {
-                self.stop_listening().await;
-                self.discover_at = Instant::now();
-                self.discover_gap = DISCOVERY_RETRY;
-            }
-            (Step::PowerCycle, ..) => {
-                if let Err(error) = self.bus.power(&self.name, false).await {
-                    tracing::debug!(adapter = %self.name, %error, "the adapter was not switched off");
-                }
-                self.off_until = Some(Instant::now() + OFF);
-                self.discover_at = Instant::now() + OFF;
-            }
-            _ => {}
         }
     }
 
@@ -565,7 +293,7 @@ impl Adapter {
 
     fn tell(&self) {
         let linked = self.sensors.values().filter(|sensor| sensor.card.is_linked()).count();
-        self.common.status.counts(&self.name, linked, self.options.links, self.sensors.len().min(MOST_HEARD));
+        self.common.status.counts(&self.name, linked, self.options.links, self.sensors.len());
     }
 }
 
@@ -573,10 +301,4 @@ impl Adapter {
 fn window_of(ear: &Ear, adapter: &str, address: &str) -> Option<u8> {
     let said = ear.said();
     said.adapters.get(adapter)?.air.get(address)?.advertisement.window.map(|window| window.id)
-}
-
-/// Whether the rotating id is of a key of this device.
-fn shows(device: &Device, rotating: [u8; 8]) -> bool {
-    let slots = device.pending.as_ref().map(|pending| &pending.key).into_iter().chain(&device.current);
-    slots.filter_map(record).any(|record| matches(&record.advertising_key, &rotating))
 }
