@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::audit::Retention;
 use crate::token::Stage;
 use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
@@ -59,6 +60,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// The log.
     pub log: LogConfig,
+    /// What is kept of the audit log.
+    pub audit: AuditConfig,
     /// When keys are changed without being asked.
     pub keys: KeysConfig,
     /// The gateway itself at the broker.
@@ -197,6 +200,18 @@ pub struct SpoolConfig {
     /// Readings kept on disk, in bytes; beyond it the largest user's oldest go, counted.
     #[serde(deserialize_with = "values::spool_bytes")]
     pub max_bytes: u64,
+}
+
+/// `[audit]`: how much of the audit log is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// Lines kept on disk, in bytes; beyond it the oldest go.
+    #[serde(deserialize_with = "values::spool_bytes")]
+    pub max_bytes: u64,
+    /// Age of the oldest line that is kept, or `"off"`: by size alone.
+    #[serde(deserialize_with = "values::audit_age")]
+    pub max_age: Option<Duration>,
 }
 
 /// `[broker]`: the MQTT broker.
@@ -458,6 +473,7 @@ impl Default for Config {
             log: LogConfig::default(),
             keys: KeysConfig::default(),
             cloud: CloudConfig::default(),
+            audit: AuditConfig::default(),
         }
     }
 }
@@ -489,6 +505,20 @@ impl Default for BleConfig {
 impl Default for PairingConfig {
     fn default() -> Self {
         Self { ttl: Duration::from_secs(60), attempts: 3, min_suite: 1 }
+    }
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { max_bytes: Retention::default().max_bytes, max_age: None }
+    }
+}
+
+impl AuditConfig {
+    /// What the log is told of it.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        Retention { max_bytes: self.max_bytes, max_age: self.max_age }
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use clawgate::audit::{Actor, Audit, Event, Trust, verify};
+use clawgate::audit::{Actor, Audit, Event, Selection, Trust, verify};
 use clawgate::clock::Clock;
 use clawgate::ids::{DeviceId, PairingId};
 use clawgate::pairing::code::CodeRequest;
@@ -128,7 +128,7 @@ fn listen(child: &mut Child, mut each: impl FnMut(usize)) -> (Vec<String>, Vec<S
 fn check(dir: &Path, acks: &[String]) {
     let state = open(dir);
     let mut kept = Vec::new();
-    state.audit.export(&mut kept).unwrap();
+    state.audit.export(Selection::default(), true, &mut kept).unwrap();
     let kept = String::from_utf8(kept).unwrap();
     let report = verify(&dir.join("audit"), &Trust::default()).unwrap();
     assert!(report.is_whole(), "{report:?}");

@@ -74,10 +74,11 @@ impl Checkpoint {
             && self.body.head.edge.root() == self.body.root
     }
 
-    /// The checkpoint in a text: its last line, so that an export of the log serves as well as the file itself.
+    /// The checkpoint in a text: its last line, so that an export of the log serves as well as the file itself or what
+    /// was published; or all of it, where somebody laid it out.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
-        serde_json::from_str(text.lines().last()?).ok()
+        text.lines().last().and_then(|line| serde_json::from_str(line).ok()).or_else(|| serde_json::from_str(text).ok())
     }
 
     /// How many lines it speaks for.

@@ -73,6 +73,11 @@ impl Entry {
         }
     }
 
+    /// Its wall time in milliseconds since 1970.
+    pub(super) fn wall_ms(&self) -> Option<i64> {
+        self.time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond)
+    }
+
     /// The line with its line feed, and its hash.
     pub(super) fn to_line(&self) -> (String, Digest) {
         let body = ascii(&json_in_order(self));

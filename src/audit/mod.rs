@@ -1,13 +1,16 @@
 //! The audit log: who did what, when and why, so that a later change of it shows.
 //!
 //! JSON lines, each with the hash of the one before; an RFC 6962 tree over all of them, its root in a signed
-//! checkpoint. Calls are synchronous and reach the disk before they return.
+//! checkpoint. Calls are synchronous and reach the disk before they return. docs/audit.md is the format; a verifier
+//! written from it alone is tests/audit-verifier.
 
 mod checkpoint;
 mod digest;
 mod event;
 mod line;
 mod log;
+mod retention;
+mod rotation;
 mod segment;
 mod verify;
 
@@ -15,5 +18,6 @@ pub use checkpoint::Checkpoint;
 pub use digest::{Digest, NotADigest};
 pub use event::{Actor, Event, Outcome};
 pub use line::Entry;
-pub use log::{Audit, AuditError};
+pub use log::{Audit, AuditError, AuditKeys, Cursor, Selection};
+pub use retention::Retention;
 pub use verify::{Finding, Report, Trust, verify};

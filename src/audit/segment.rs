@@ -1,7 +1,7 @@
 //! The files of the log: `audit-NNNNNNNNNNNN.jsonl`, named by the number of their first line.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Longest line that is read; ours are shorter, so a longer one is damage and not worth the memory.
@@ -31,18 +31,42 @@ pub(super) enum Line {
     Torn(Vec<u8>),
 }
 
-/// Calls `each` for every line with the offset after it.
-pub(super) fn read<E: From<io::Error>>(path: &Path, mut each: impl FnMut(Line, u64) -> Result<(), E>) -> Result<(), E> {
-    let mut reader = BufReader::new(File::open(path)?);
-    let mut offset = 0;
-    loop {
-        let mut line = Vec::new();
-        let taken = io::Read::take(&mut reader, LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
-        if taken == 0 {
-            return Ok(());
-        }
-        offset += taken as u64;
-        let whole = line.pop_if(|last| *last == b'\n').is_some();
-        each(if whole || taken == LONGEST_LINE { Line::Whole(line) } else { Line::Torn(line) }, offset)?;
+/// The lines of a file, one after the other.
+pub(super) struct Lines {
+    reader: BufReader<File>,
+    offset: u64,
+}
+
+impl Lines {
+    /// From `offset` on, where a line begins.
+    pub(super) fn of(mut file: File, offset: u64) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Self { reader: BufReader::new(file), offset })
     }
+
+    /// The offset after the last line that was given.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next line; none at the end of the file.
+    pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
+        let mut line = Vec::new();
+        let taken = (&mut self.reader).take(LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
+        if taken == 0 {
+            return Ok(None);
+        }
+        self.offset += taken as u64;
+        let whole = line.pop_if(|last| *last == b'\n').is_some();
+        Ok(Some(if whole || taken == LONGEST_LINE { Line::Whole(line) } else { Line::Torn(line) }))
+    }
+}
+
+/// Calls `each` for every line with the offset after it.
+pub(super) fn read(path: &Path, mut each: impl FnMut(Line, u64)) -> io::Result<()> {
+    let mut lines = Lines::of(File::open(path)?, 0)?;
+    while let Some(line) = lines.next()? {
+        each(line, lines.offset());
+    }
+    Ok(())
 }

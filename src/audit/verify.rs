@@ -8,12 +8,13 @@ use serde::Serialize;
 use super::checkpoint::{Checkpoint, State};
 use super::digest::Digest;
 use super::line;
+use super::rotation::{self, Rotation};
 use super::segment::{self, Line};
 
 /// What a log is held against beyond its own checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
-    /// The public key that must have signed.
+    /// The public key that must have signed, now or before it signed in the one that does.
     pub key: Option<Digest>,
     /// A checkpoint of this log that was kept elsewhere.
     pub anchor: Option<Checkpoint>,
@@ -62,6 +63,8 @@ struct Check<'a> {
     trust: &'a Trust,
     checkpoint: Option<Checkpoint>,
     state: State,
+    /// The changes of the key, from the oldest that is known.
+    rotations: Vec<Rotation>,
     report: Report,
 }
 
@@ -87,16 +90,13 @@ pub fn verify(dir: &Path, trust: &Trust) -> io::Result<Report> {
 impl<'a> Check<'a> {
     fn start(dir: &Path, trust: &'a Trust) -> io::Result<Self> {
         let report = Report { lines: 0, signed: 0, root: None, key: None, findings: Vec::new(), notes: Vec::new() };
-        let mut check = Self { trust, checkpoint: None, state: State::default(), report };
+        let mut check = Self { trust, checkpoint: None, state: State::default(), rotations: Vec::new(), report };
         let file = dir.join(super::checkpoint::FILE);
         match Checkpoint::read(dir)? {
             None => check.find(&file, None, "the signed checkpoint is missing: lines at the end may be missing too"),
             Some(Err(error)) => check.find(&file, None, format!("not a checkpoint: {error}")),
             Some(Ok(read)) if !read.is_genuine() => check.find(&file, None, "the signature is false: it was changed"),
             Some(Ok(read)) => {
-                if trust.key.is_some_and(|key| key != read.key()) {
-                    check.find(&file, None, format!("signed by another key: {}", read.key()));
-                }
                 check.report.signed = read.size();
                 check.report.root = Some(read.root());
                 check.report.key = Some(read.key());
@@ -107,12 +107,16 @@ impl<'a> Check<'a> {
         if let Some(anchor) = &trust.anchor {
             if !anchor.is_genuine() {
                 check.find(&file, None, "the anchor's signature is false: get it again from where it is kept");
-            } else if check.report.key.is_some_and(|key| key != anchor.key()) {
-                check.find(&file, None, format!("the anchor was signed by another key: {}", anchor.key()));
             } else if anchor.size() < check.state.edge.size {
                 check.report.notes.push("the lines that the anchor speaks for are no longer kept".to_owned());
             }
         }
+        let base = check.state.edge.size;
+        for rotation in rotation::kept(dir)?.into_iter().filter(|rotation| rotation.seq < base) {
+            check.rotation(&dir.join(rotation::FILE), None, rotation);
+        }
+        // An anchor may be as long as what is no longer kept: then it vouches for where the lines begin.
+        check.compare();
         Ok(check)
     }
 
@@ -129,7 +133,6 @@ impl<'a> Check<'a> {
                 )),
                 Line::Torn(_) => self.find(path, Some(number), "the file ends within a line"),
             }
-            Ok(())
         })
     }
 
@@ -152,6 +155,49 @@ impl<'a> Check<'a> {
         self.state.edge.size = entry.seq;
         self.state.push(hash);
         self.compare();
+        if let Some(rotation) = Rotation::of(&entry) {
+            self.rotation(path, Some(number), rotation);
+        }
+    }
+
+    /// Takes up a change of the key: the key before must have signed it, and have been in use until then.
+    fn rotation(&mut self, path: &Path, number: Option<u64>, rotation: Rotation) {
+        if !rotation.is_genuine() {
+            return self.find(path, number, "the change of the key was not signed by the key before it");
+        }
+        if self.rotations.last().is_some_and(|before| before.to != rotation.from) {
+            self.find(path, number, format!("{} was not the key in use, and signed another one in", rotation.from));
+        }
+        self.rotations.push(rotation);
+    }
+
+    /// The key in use at that size; none where no change of the key is known.
+    fn key_at(&self, size: u64) -> Option<Digest> {
+        let before = self.rotations.iter().rev().find(|rotation| rotation.seq < size).map(|rotation| rotation.to);
+        before.or_else(|| self.rotations.first().map(|rotation| rotation.from))
+    }
+
+    /// Holds each signature against the key that was in use.
+    fn keys(&mut self, dir: &Path) {
+        let file = dir.join(super::checkpoint::FILE);
+        let Some(newest) = &self.checkpoint else { return };
+        let (newest, size) = (newest.key(), newest.size());
+        if let Some(expected) = self.key_at(size).filter(|expected| *expected != newest) {
+            self.find(&file, None, format!("signed by {newest}, but at its size the key in use was {expected}"));
+        }
+        let is_known = |key: Digest| {
+            key == newest || self.rotations.iter().any(|rotation| rotation.from == key || rotation.to == key)
+        };
+        if self.trust.key.is_some_and(|key| !is_known(key)) {
+            self.find(&file, None, format!("signed by another key: {newest}; no change of the key leads to it"));
+        }
+        if let Some(anchor) = self.trust.anchor.as_ref().filter(|anchor| anchor.is_genuine()) {
+            let (key, expected) = (anchor.key(), self.key_at(anchor.size()).unwrap_or(newest));
+            if key != expected {
+                let what = format!("the anchor was signed by another key: {key}; at its size {expected} was in use");
+                self.find(&file, None, what);
+            }
+        }
     }
 
     /// Holds the tree against the checkpoint and the anchor where it has their size.
@@ -171,6 +217,7 @@ impl<'a> Check<'a> {
     }
 
     fn end(mut self, dir: &Path) -> Report {
+        self.keys(dir);
         let size = self.state.edge.size;
         let stated = [
             (self.report.signed, "the signed checkpoint"),

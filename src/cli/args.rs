@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::audit::Digest;
+use crate::clock::Clock;
 use crate::config::{DEFAULT_PATH, parse_duration};
 
 /// Where the daemon's socket is, unless said otherwise.
@@ -333,8 +334,18 @@ pub(super) enum Audit {
         #[arg(long, short = 'n', default_value_t = 20)]
         lines: usize,
     },
-    /// Write the whole log to standard output, a JSON object a line
-    Export,
+    /// Write the log to standard output, a JSON object a line, and its signed checkpoint last
+    Export {
+        /// Only lines after the one with this number (`seq`): go on where the last export ended
+        #[arg(long, value_name = "N")]
+        after: Option<u64>,
+        /// Only lines from this time on: 2026-03-01T00:00:00Z, or a time back from now such as 2h
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<i64>,
+        /// Go on with each new line until interrupted; no checkpoint ends it
+        #[arg(long)]
+        follow: bool,
+    },
 }
 
 /// `backup`.
@@ -428,6 +439,16 @@ pub(super) struct OwnToken {
 pub(super) enum Config {
     /// Check the configuration; exits 78 with file, line and key when it is refused
     Check(ConfigFile),
+}
+
+/// A time or a duration back from now, in milliseconds since 1970.
+fn since(text: &str) -> Result<i64, String> {
+    if let Some(back) = parse_duration(text) {
+        let then = Clock::system().wall().saturating_sub(back);
+        return Ok(i64::try_from(then.as_millis()).unwrap_or(i64::MAX));
+    }
+    let time = text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+    time.map_err(|_| "a time such as 2026-03-01T00:00:00Z, or a time back from now such as 2h".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

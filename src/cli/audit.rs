@@ -68,9 +68,19 @@ pub(super) async fn audit(terminal: &Terminal, client: &Client, verb: Audit) -> 
             let entries: Vec<Entry> = client.get(&format!("/v1/audit?lines={lines}")).await?;
             terminal.result(&entries, |entries| entries.iter().map(line).collect());
         }
-        Audit::Export => {
-            let mut lines = client.stream(Method::GET, "/v1/audit/export", None::<&()>).await?;
+        Audit::Export { after, since, follow } => {
+            let mut path = format!("/v1/audit/export?follow={follow}");
+            for (name, value) in [("after", after.map(|n| n.to_string())), ("since_ms", since.map(|n| n.to_string()))] {
+                if let Some(value) = value {
+                    let _ = write!(path, "&{name}={value}");
+                }
+            }
+            let mut lines = client.stream(Method::GET, &path, None::<&()>).await?;
+            let mut expected = after.map(|after| after.saturating_add(1)).filter(|_| since.is_none());
             while let Some(mut line) = lines.next().await? {
+                if let Some(expected) = expected.take() {
+                    missed(terminal, expected, &line);
+                }
                 line.push(b'\n');
                 if !terminal.raw(&line) {
                     return Ok(Exit::Failed);
@@ -81,6 +91,16 @@ pub(super) async fn audit(terminal: &Terminal, client: &Client, verb: Audit) -> 
         Audit::Verify { .. } => {}
     }
     Ok(Exit::Ok)
+}
+
+/// Says so where the log no longer has what the reader has not seen yet.
+fn missed(terminal: &Terminal, expected: u64, line: &[u8]) {
+    let first = serde_json::from_slice::<Entry>(line).map_or(expected, |entry| entry.seq);
+    if first > expected {
+        let last = first - 1;
+        terminal
+            .progress(&format!("Lines {expected} to {last} are no longer kept here: see [audit] in clawgate.toml."));
+    }
 }
 
 fn line(entry: &Entry) -> String {

@@ -115,6 +115,19 @@ pub(super) fn status_every<'de, D: Deserializer<'de>>(from: D) -> Result<Duratio
     duration_between(from, "10s", "1d")
 }
 
+/// How long lines of the audit log are kept, or `"off"`.
+pub(super) fn audit_age<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let allowed = Duration::from_secs(86_400)..=Duration::from_secs(3650 * 86_400);
+    parse_duration(&text)
+        .filter(|age| allowed.contains(age))
+        .map(Some)
+        .ok_or_else(|| D::Error::custom(format!("{text:?} is not allowed here: \"off\", or 1d to 3650d (\"365d\")")))
+}
+
 pub(super) fn attempts<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     number_between(from, 1, 10)
 }

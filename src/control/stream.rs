@@ -63,6 +63,13 @@ pub(super) fn written() -> (Written, Response) {
 /// The writing end of [`written`].
 pub(super) struct Written(mpsc::Sender<Bytes>);
 
+impl Written {
+    /// Ends when the client is gone.
+    pub(super) async fn gone(&self) {
+        self.0.closed().await;
+    }
+}
+
 impl io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);

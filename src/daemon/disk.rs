@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::StartError;
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditKeys};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::pairing::code_book::Codes;
@@ -32,11 +32,13 @@ pub(super) async fn open(config: &Config, clock: &Clock) -> Result<Disk, StartEr
         max_bytes: config.spool.max_bytes,
         ..SpoolOptions::default()
     };
-    let (clock, stage) = (clock.clone(), config.gateway.stage);
+    let (clock, stage, retention) = (clock.clone(), config.gateway.stage, config.audit.retention());
     tokio::task::spawn_blocking(move || {
         // The store first: it takes the directory for this process, and the others stand in it.
         let store = Store::open(&options, clock.clone())?;
-        let audit = Audit::open(&store.dir().join("audit"), &store.seed("audit-key")?, clock.clone())?;
+        let (audit_dir, seed) = (store.dir().join("audit"), store.seed("audit-key")?);
+        let keys = AuditKeys { current: &seed, next: None };
+        let audit = Audit::open_with(&audit_dir, &keys, retention, clock.clone())?;
         let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock.clone())?;
         let codes = Codes::start(store.clone(), audit.clone(), clock, stage)?;
         Ok(Disk { store, spool, audit, codes })

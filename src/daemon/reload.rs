@@ -96,6 +96,8 @@ const KEYS: &[Key] = &[
     fixed!(standalone.listen),
     live!(standalone.subscribers),
     fixed!(metrics.listen),
+    live!(audit.max_bytes),
+    live!(audit.max_age),
     live!(log.level),
     live!(keys.issuer),
     live!(keys.issuer_lead),
@@ -158,6 +160,9 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
     gateway.links().set_policy(pairing_policy(&new));
     if old.ble != new.ble {
         gateway.links().reload_ble(ble_options(&new));
+    }
+    if old.audit != new.audit {
+        gateway.audit().set_retention(new.audit.retention());
     }
     if old.log != new.log {
         gateway.0.log.set_level(new.log.level);
@@ -222,6 +227,9 @@ mod tests {
             ttl = "5m"
             attempts = 5
             min_suite = 2
+            [audit]
+            max_bytes = "2MiB"
+            max_age = "90d"
             [spool]
             commit_ms = 20
             max_bytes = "2MiB"

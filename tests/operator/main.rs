@@ -1,6 +1,7 @@
 //! The gateway as its operator meets it: the daemon as a process, its command line, its control socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
 
+mod audit;
 mod commands;
 mod control;
 mod keys;

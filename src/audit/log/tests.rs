@@ -1,14 +1,17 @@
 //! Writing, and finding what was changed, cut, or torn.
 
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::audit::{Digest, Report, Trust, verify};
+use crate::audit::{Digest, Report, Trust, line, segment, verify};
 
-const SMALL: Limits = Limits { file_bytes: 1500, files: 3 };
+/// Files of three lines.
+const SMALL: Retention = Retention { max_bytes: 16 * 1500, max_age: None };
+const DAY: Duration = Duration::from_secs(86_400);
 
 struct Fixture {
     temp: TempDir,
@@ -24,8 +27,14 @@ impl Fixture {
         self.temp.path().join("audit")
     }
 
-    fn open_within(&self, limits: Limits) -> Audit {
-        Audit::open_within(&self.dir(), &Secret::new([9; 32]), self.clock.clone(), limits).unwrap()
+    fn open_within(&self, retention: Retention) -> Audit {
+        self.open_as(9, None, retention)
+    }
+
+    fn open_as(&self, key: u8, next: Option<u8>, retention: Retention) -> Audit {
+        let (current, next) = (Secret::new([key; 32]), next.map(|key| Secret::new([key; 32])));
+        let keys = AuditKeys { current: &current, next: next.as_ref() };
+        Audit::open_trusting(&self.dir(), &keys, retention, self.clock.clone(), || true).unwrap()
     }
 
     /// A log of `count` lines that was closed.
@@ -36,7 +45,11 @@ impl Fixture {
     }
 
     fn open(&self) -> Audit {
-        self.open_within(LIMITS)
+        self.open_within(Retention::default())
+    }
+
+    fn firsts(&self) -> Vec<u64> {
+        segment::list(&self.dir()).unwrap()
     }
 
     fn file(&self) -> PathBuf {
@@ -211,18 +224,103 @@ fn a_line_that_a_crash_left_unsigned_is_taken_up_and_said() {
 }
 
 #[test]
-fn the_log_turns_over_and_stays_whole_without_its_oldest_files() {
+fn the_log_stays_within_its_bytes_and_whole_without_its_oldest_files() {
     let fixture = Fixture::new();
-    for _ in 0..10 {
+    for _ in 0..40 {
         record(&fixture.open_within(SMALL), 5);
     }
-    let firsts = segment::list(&fixture.dir()).unwrap();
-    assert_eq!(firsts.len(), 3);
-    let report = verify(&fixture.dir(), &Trust::default()).unwrap();
-    assert!(report.is_whole() && report.signed == 50 && report.lines == 50 - firsts[0], "{report:?}");
+    let firsts = fixture.firsts();
+    assert!(firsts[0] > 0 && firsts.len() > 8, "{firsts:?}");
+    let bytes: u64 =
+        firsts.iter().map(|first| fs::metadata(segment::path(&fixture.dir(), *first)).unwrap().len()).sum();
+    assert!(bytes <= SMALL.max_bytes, "{bytes} bytes are kept");
+    let audit = fixture.open_within(SMALL);
+    let report = whole(&audit);
+    assert!(report.is_whole() && report.lines == report.signed - firsts[0], "{report:?}");
+
+    // A line says what went, and the numbers leave nothing out.
+    let drops: Vec<Entry> =
+        audit.tail(1000).unwrap().into_iter().filter(|entry| entry.action == "audit.drop").collect();
+    let last = &drops.last().unwrap().details;
+    assert_eq!((last["to"].as_u64().unwrap() + 1, last["until"].is_string()), (firsts[0], true), "{last}");
+    for pair in drops.windows(2) {
+        assert_eq!(pair[0].details["to"].as_u64().unwrap() + 1, pair[1].details["from"].as_u64().unwrap());
+    }
+    assert_eq!(last["lines"], last["to"].as_u64().unwrap() + 1 - last["from"].as_u64().unwrap());
 
     fs::remove_file(segment::path(&fixture.dir(), firsts[1])).unwrap();
     assert!(fixture.findings()[0].contains("missing"), "{:?}", fixture.findings());
+}
+
+#[test]
+fn what_is_too_old_goes_only_while_the_clock_is_right() {
+    let monthly = Retention { max_bytes: 1 << 20, max_age: Some(DAY * 32) };
+    for is_right in [true, false] {
+        let fixture = Fixture::new();
+        let (seed, trusted): (_, fn() -> bool) = (Secret::new([9; 32]), if is_right { || true } else { || false });
+        let keys = AuditKeys { current: &seed, next: None };
+        let audit = Audit::open_trusting(&fixture.dir(), &keys, monthly, fixture.clock.clone(), trusted).unwrap();
+        for _ in 0..50 {
+            record(&audit, 1);
+            fixture.clock.advance(DAY);
+        }
+        let oldest = audit.tail(1000).unwrap().remove(0);
+        let age = fixture.clock.wall().as_millis() / 86_400_000
+            - u128::try_from(oldest.wall_ms().unwrap()).unwrap() / 86_400_000;
+        // Files of two days each go as a whole.
+        if is_right {
+            assert!((32..=36).contains(&age), "{age} days");
+        } else {
+            assert_eq!((age, oldest.seq), (50, 0));
+        }
+        assert!(whole(&audit).is_whole());
+    }
+}
+
+#[test]
+fn nothing_goes_before_a_signed_checkpoint_covers_it() {
+    let fixture = Fixture::new();
+    let audit = fixture.open_within(SMALL);
+    record(&audit, 60);
+    // The checkpoint cannot be replaced: a folder stands in its way.
+    let aside = fixture.dir().join("checkpoint.json.new");
+    fs::create_dir(&aside).unwrap();
+    let before = fixture.firsts();
+    audit.set_retention(Retention { max_bytes: 16 * 1000, max_age: None });
+    record(&audit, 1);
+    assert_eq!(fixture.firsts()[..before.len()], before);
+    fs::remove_dir(&aside).unwrap();
+    record(&audit, 1);
+    assert!(fixture.firsts()[0] > 0);
+    assert!(whole(&audit).is_whole());
+}
+
+#[test]
+fn an_anchor_vouches_for_where_the_kept_lines_begin() {
+    let fixture = Fixture::new();
+    let audit = fixture.open_within(SMALL);
+    let mut anchors = Vec::new();
+    for _ in 0..40 {
+        record(&audit, 1);
+        anchors.push(checkpoint(&audit));
+    }
+    assert_eq!(fixture.firsts()[0], 0);
+    record(&audit, 35);
+    let first = fixture.firsts()[0];
+    assert!((1..39).contains(&first), "{first}");
+    let at = |size: u64| anchors.iter().find(|anchor| anchor.size() == size).unwrap().clone();
+    let held = |anchor: Checkpoint| verify(&fixture.dir(), &Trust { key: None, anchor: Some(anchor) }).unwrap();
+    for size in [first, first + 1, 40] {
+        assert!(held(at(size)).is_whole() && held(at(size)).notes.is_empty(), "{size}");
+    }
+    assert!(held(at(first - 1)).notes[0].contains("no longer kept"));
+    // Of another log of this gateway, as long as what is gone.
+    let other = Fixture::new();
+    let audit = other.open_within(SMALL);
+    record(&audit, usize::try_from(first).unwrap() - 1);
+    audit.record(Event::done(Actor::Daemon, "test.it", "something else")).unwrap();
+    assert_eq!(checkpoint(&audit).size(), first);
+    assert!(!held(checkpoint(&audit)).is_whole());
 }
 
 #[test]
@@ -231,7 +329,7 @@ fn the_export_is_the_lines_and_the_checkpoint() {
     let audit = fixture.open_within(SMALL);
     record(&audit, 8);
     let mut out = Vec::new();
-    audit.export(&mut out).unwrap();
+    audit.export(Selection::default(), true, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[..lines.len() - 1].iter().all(|line| line::parse(line.as_bytes()).is_some()));
@@ -253,7 +351,7 @@ fn a_reader_of_the_export_that_is_slow_or_gone_holds_nothing_up() {
     let fixture = Fixture::new();
     let audit = fixture.open_within(SMALL);
     record(&audit, 8);
-    audit.export(&mut Slow(&audit)).unwrap();
+    audit.export(Selection::default(), true, &mut Slow(&audit)).unwrap();
     assert!(whole(&audit).is_whole());
 }
 
@@ -280,4 +378,138 @@ fn who_watches_sees_each_new_checkpoint() {
     let anchor = Checkpoint::from_text(&published).unwrap();
     let trust = Trust { key: Some(newest.key()), anchor: Some(anchor) };
     assert!(newest.size() == 5 && verify(&fixture.dir(), &trust).unwrap().is_whole());
+}
+
+#[test]
+fn a_reader_goes_on_where_it_was_over_files_that_come_and_go() {
+    let fixture = Fixture::new();
+    let audit = fixture.open_within(SMALL);
+    record(&audit, 10);
+    let mut out = Vec::new();
+    let mut cursor = audit.export(Selection { after: Some(6), since_ms: None }, false, &mut out).unwrap();
+    let numbers =
+        |lines: &[Vec<u8>]| -> Vec<u64> { lines.iter().map(|line| line::parse(line).unwrap().0.seq).collect() };
+    let lines: Vec<Vec<u8>> =
+        out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
+    assert_eq!(numbers(&lines), [7, 8, 9]);
+    assert!(audit.read(&mut cursor, 100).unwrap().is_empty());
+    let mut seen = 10;
+    for _ in 0..30 {
+        record(&audit, 7);
+        while let Some(last) = numbers(&audit.read(&mut cursor, 3).unwrap()).last() {
+            assert!(*last < checkpoint(&audit).size() && *last < seen + 3, "{last} after {seen}");
+            seen = last + 1;
+        }
+        assert_eq!(seen, checkpoint(&audit).size());
+    }
+    // One that was away too long sees from the numbers what it missed, and goes on with what is kept.
+    let first = fixture.firsts()[0];
+    assert_eq!(numbers(&audit.read(&mut Cursor::default(), 2).unwrap()), [first, first + 1]);
+}
+
+#[test]
+fn an_export_since_a_time_begins_there() {
+    let fixture = Fixture::new();
+    let audit = fixture.open();
+    record(&audit, 3);
+    fixture.clock.advance(DAY);
+    let since_ms = wall_ms(&fixture.clock);
+    record(&audit, 2);
+    let mut out = Vec::new();
+    audit.export(Selection { after: None, since_ms: Some(since_ms) }, false, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.lines().count() == 2 && text.starts_with("{\"seq\":3,"), "{text}");
+}
+
+#[test]
+fn an_old_key_leads_to_the_new_one_over_a_change_also_when_its_line_is_gone() {
+    let fixture = Fixture::new();
+    let audit = fixture.open_within(SMALL);
+    record(&audit, 3);
+    let (first, anchor) = (audit.key(), checkpoint(&audit));
+    audit.rotate_key(&Secret::new([8; 32]), Actor::Daemon).unwrap();
+    let second = audit.key();
+    assert!(first != second && checkpoint(&audit).key() == second);
+    let entry = audit.tail(1).unwrap().remove(0);
+    assert_eq!((entry.action.as_str(), entry.subject), ("audit.key", second.to_string()));
+    for trust in [
+        Trust { key: Some(first), anchor: Some(anchor) },
+        Trust { key: Some(second), anchor: Some(checkpoint(&audit)) },
+    ] {
+        let report = verify(&fixture.dir(), &trust).unwrap();
+        assert!(report.is_whole(), "{report:?}");
+    }
+    let stranger = Trust { key: Some(Digest([1; 32])), anchor: None };
+    assert!(!verify(&fixture.dir(), &stranger).unwrap().is_whole());
+    drop(audit);
+
+    let audit = fixture.open_as(8, None, SMALL);
+    while fixture.firsts()[0] == 0 {
+        record(&audit, 5);
+    }
+    let report = verify(&fixture.dir(), &Trust { key: Some(first), anchor: None }).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    fs::remove_file(fixture.dir().join("keys.jsonl")).unwrap();
+    assert!(!verify(&fixture.dir(), &Trust { key: Some(first), anchor: None }).unwrap().is_whole());
+}
+
+#[test]
+fn a_change_of_key_that_the_old_key_did_not_sign_is_found() {
+    let fixture = Fixture::filled(4);
+    let audit = fixture.open();
+    let first = audit.key();
+    audit.rotate_key(&Secret::new([8; 32]), Actor::Daemon).unwrap();
+    let mut lines = fixture.lines();
+    // Another key is put in, and everything is signed again by it: only the old key's signature is missing.
+    let thief = SigningKey::from_bytes(&[66; 32]);
+    let public = Digest(thief.verifying_key().to_bytes());
+    let (entry, _) = line::parse(lines[4].as_bytes()).unwrap();
+    let text = entry.to_line().0.replace(&audit.key().to_string(), &public.to_string());
+    let forged: Entry = serde_json::from_str(&text).unwrap();
+    let (line, _) = Entry { ..forged }.to_line();
+    line.trim_end().clone_into(&mut lines[4]);
+    fixture.rewrite(&lines);
+    let mut head = crate::audit::checkpoint::State::default();
+    lines.iter().for_each(|line| head.push(line::parse(line.as_bytes()).unwrap().1));
+    let base = crate::audit::checkpoint::State::default();
+    Checkpoint::sign(&thief, head, base, 0).write(&fixture.dir()).unwrap();
+    for key in [Some(first), None] {
+        let report = verify(&fixture.dir(), &Trust { key, anchor: None }).unwrap();
+        assert!(report.findings[0].what.contains("not signed by the key before it"), "{report:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_a_key_that_was_replaced_is_found() {
+    let fixture = Fixture::filled(4);
+    let audit = fixture.open();
+    audit.rotate_key(&Secret::new([8; 32]), Actor::Daemon).unwrap();
+    record(&audit, 2);
+    let body = checkpoint(&audit).body;
+    let old = SigningKey::from_bytes(&[9; 32]);
+    Checkpoint::sign(&old, body.head, body.base, 0).write(&fixture.dir()).unwrap();
+    assert!(fixture.findings()[0].contains("the key in use was"), "{:?}", fixture.findings());
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_change_of_keys_leaves_a_log_that_goes_on() {
+    let fixture = Fixture::filled(4);
+    let file = fixture.dir().join("checkpoint.json");
+    let old = fs::read(&file).unwrap();
+    // Before the line, after the line and before the checkpoint, after both.
+    let audit = fixture.open_as(9, Some(8), Retention::default());
+    let first = audit.key();
+    drop(audit);
+    fixture.open().rotate_key(&Secret::new([8; 32]), Actor::Daemon).unwrap();
+    let new = fs::read(&file).unwrap();
+    for content in [old, new] {
+        fs::write(&file, content).unwrap();
+        let audit = fixture.open_as(9, Some(8), Retention::default());
+        assert_ne!(audit.key(), first);
+        record(&audit, 1);
+        let report = verify(&fixture.dir(), &Trust { key: Some(first), anchor: None }).unwrap();
+        assert!(report.is_whole(), "{report:?}");
+        // As it was for the next round.
+        fixture.rewrite(&fixture.lines()[..5]);
+    }
 }

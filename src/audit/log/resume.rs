@@ -1,0 +1,151 @@
+//! Opening a log that is there: goes on from the signed checkpoint, not from what the files claim.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::SigningKey;
+
+use super::wall_ms;
+use super::writer::{Kept, Writer, begin};
+use crate::audit::checkpoint::{Checkpoint, State};
+use crate::audit::line;
+use crate::audit::retention::Retention;
+use crate::audit::rotation::Rotation;
+use crate::audit::segment::{self, Line};
+use crate::audit::{Digest, Outcome};
+use crate::clock::Clock;
+
+/// What opening found, and whether it is damage or merely to be said.
+pub(super) type Remarks = Vec<(Outcome, String)>;
+
+/// The key in use, and the one that a change of keys may have gone over to.
+pub(super) struct Keys {
+    pub(super) current: SigningKey,
+    pub(super) next: Option<SigningKey>,
+}
+
+impl Keys {
+    /// Goes over to the next key where `public` is its public half; whether the key in use is `public` then.
+    fn go_over(&mut self, public: Digest) -> bool {
+        let is = |key: &SigningKey| key.verifying_key().to_bytes() == public.0;
+        if let Some(next) = self.next.take_if(|next| is(next)) {
+            self.current = next;
+        }
+        is(&self.current)
+    }
+}
+
+/// What was changed stays a finding.
+pub(super) fn resume(dir: &Path, mut keys: Keys, retention: Retention, clock: &Clock) -> io::Result<(Writer, Remarks)> {
+    let mut remarks = Remarks::new();
+    let mut files = segment::list(dir)?;
+    let genuine = match Checkpoint::read(dir)? {
+        Some(Ok(read)) if read.is_genuine() && keys.go_over(read.key()) => Some(read),
+        None if files.is_empty() => None,
+        found => {
+            let what = if found.is_some() { "its checkpoint was changed" } else { "its checkpoint is missing" };
+            let kept = set_aside(dir, clock)?;
+            remarks.push((Outcome::Failed, format!("{what}; the old log is kept in {}", kept.display())));
+            files.clear();
+            None
+        }
+    };
+    let (mut head, base) = genuine.map_or_else(Default::default, |read| (read.body.head, read.body.base));
+    let first = files.last().copied().unwrap_or(head.edge.size);
+    let path = segment::path(dir, first);
+    let file = begin(&path, dir)?;
+    if files.is_empty() {
+        files.push(first);
+    }
+    let kept = files.into_iter().map(|first| {
+        let bytes = fs::metadata(segment::path(dir, first)).map_or(0, |metadata| metadata.len());
+        Kept::new(first, bytes)
+    });
+    let kept: VecDeque<Kept> = kept.collect();
+    let (length, begun_ms) = catch_up(&path, first, &mut head, &mut keys, &mut remarks)?;
+    let key = keys.current;
+    let checkpoint = Checkpoint::sign(&key, head.clone(), base.clone(), wall_ms(clock));
+    let mut writer = Writer {
+        file,
+        path,
+        length,
+        begun_ms,
+        torn: true,
+        head,
+        base,
+        files: kept,
+        key,
+        checkpoint,
+        retention,
+        looked: None,
+    };
+    writer.mend()?;
+    writer.checkpoint.write(dir)?;
+    Ok((writer, remarks))
+}
+
+/// Reads the last file, which begins with line `first`: takes up whole lines that were written after the
+/// checkpoint, and says what is wrong. Gives the bytes up to the last line feed, and the time of the first line.
+fn catch_up(
+    path: &Path,
+    first: u64,
+    head: &mut State,
+    keys: &mut Keys,
+    remarks: &mut Remarks,
+) -> io::Result<(u64, Option<i64>)> {
+    let (signed, last) = (head.edge.size, head.last);
+    let (mut length, mut reaches_signed, mut changed) = (0, first == signed, false);
+    let mut begun_ms = None;
+    segment::read(path, |line, offset| match line {
+        Line::Torn(bytes) => {
+            let torn = format!("{} bytes of a line that was cut off while it was written were removed", bytes.len());
+            remarks.push((Outcome::Ok, torn));
+        }
+        Line::Whole(bytes) => {
+            length = offset;
+            match line::parse(&bytes) {
+                Some((entry, hash)) if entry.seq < signed => {
+                    begun_ms = begun_ms.or(entry.wall_ms());
+                    reaches_signed |= hash == last;
+                }
+                Some((entry, hash)) if entry.seq == head.edge.size && entry.prev == head.last => {
+                    begun_ms = begun_ms.or(entry.wall_ms());
+                    head.push(hash);
+                    // A change of keys whose checkpoint a crash took.
+                    if let Some(rotation) = Rotation::of(&entry).filter(Rotation::is_genuine)
+                        && rotation.from.0 == keys.current.verifying_key().to_bytes()
+                    {
+                        keys.go_over(rotation.to);
+                    }
+                }
+                _ => changed = true,
+            }
+        }
+    })?;
+    if changed || !reaches_signed {
+        remarks
+            .push((Outcome::Failed, "lines were changed or are missing: clawgate audit verify shows which".to_owned()));
+    }
+    if head.edge.size > signed {
+        let range =
+            format!("lines {signed} to {} were written but not signed before the last stop", head.edge.size - 1);
+        remarks.push((Outcome::Ok, range));
+    }
+    Ok((length, begun_ms))
+}
+
+/// Moves a log whose checkpoint cannot be trusted to a directory beside it, for whoever looks into it.
+fn set_aside(dir: &Path, clock: &Clock) -> io::Result<PathBuf> {
+    let kept = dir.join(format!("damaged-{}", wall_ms(clock)));
+    DirBuilder::new().mode(0o700).create(&kept)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::rename(entry.path(), kept.join(entry.file_name()))?;
+        }
+    }
+    Ok(kept)
+}
