@@ -19,7 +19,6 @@ const WRONG: &str = "0000-0000";
 /// What `pair` ends with when the code is wrong.
 const WRONG_CODE: i32 = 4;
 const SUITE_1_ONLY: &str = "this sensor has suite 1 only";
-const TAKES_NO_LESS: &str = "this image has suite 2, and a sensor takes the highest that both ends have";
 const TOO_SMALL: &str = "8 KiB of RAM are not enough for the Rust firmware: the C SDK is for such boards";
 const NO_RADIO: &str = "QEMU emulates no radio: this board has none, or its radio is not part of the emulated chip";
 const NO_BLE_PROGRAM: &str =
@@ -93,8 +92,7 @@ impl Cell {
                 _ => NO_RADIO,
             }),
             (_, suites) if suites.contains(&self.column.suite) => None,
-            _ if self.column.suite == 2 => Some(SUITE_1_ONLY),
-            _ => Some(TAKES_NO_LESS),
+            _ => Some(SUITE_1_ONLY),
         }
     }
 

@@ -100,10 +100,10 @@ const fn program(name: &'static str, build: Build, suites: &'static [u8], words:
 pub(crate) const KINDS: &[Kind] = &[
     image("C on stm32vldiscovery", Build::CFirmware, "stm32vldiscovery", &[1], (10, 3072)),
     image("C on microbit", Build::CFirmware, "microbit", &[1], (50, 3072)),
-    image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[2], (100, 24_576)),
+    image("C on mps2-an386", Build::CFirmware, "mps2-an386", &[1, 2], (100, 24_576)),
     image("Rust on stm32vldiscovery", Build::RustFirmware, "stm32vldiscovery", &[], (0, 0)),
     image("Rust on microbit", Build::RustFirmware, "microbit", &[1], (30, 15_360)),
-    image("Rust on mps2-an386", Build::RustFirmware, "mps2-an386", &[2], (200, 98_304)),
+    image("Rust on mps2-an386", Build::RustFirmware, "mps2-an386", &[1, 2], (200, 98_304)),
     program("C on POSIX", Build::CPosix, &[1, 2], &C_POSIX),
     program("Python", Build::Python, &[1, 2], &COMMON),
     program("Rust simulator", Build::Simulator, &[1, 2], &SIMULATOR),
@@ -195,8 +195,8 @@ impl Starter {
                 command.args(["--suite", &suite.to_string(), "--pty"]).arg(line).arg("--keys").arg(keys);
                 command
             }
-            Build::RustFirmware => self.on_board(&built.join(format!("rust-{}.elf", self.kind.board)), folder),
-            Build::CFirmware => self.on_board(&built.join(format!("{}.elf", self.kind.board)), folder),
+            Build::RustFirmware => self.on_board(&built.join(format!("rust-{}.elf", self.kind.board)), folder, suite),
+            Build::CFirmware => self.on_board(&built.join(format!("{}.elf", self.kind.board)), folder, suite),
         };
         match (label, self.kind.power) {
             (true, _) => command.args(["--label", LABEL]),
@@ -206,9 +206,10 @@ impl Starter {
         command
     }
 
-    fn on_board(&self, image: &Path, folder: &Path) -> Command {
+    fn on_board(&self, image: &Path, folder: &Path, suite: u8) -> Command {
         let mut command = Command::new(Path::new(ROOT).join("hardware/boards/run"));
         command.arg(self.kind.board).arg(image).arg(folder).args(["--device", "unit-1"]);
+        command.args(["--suite", &suite.to_string()]);
         command
     }
 }

@@ -62,6 +62,7 @@ class Queue:
         """Nothing is sent until the gateway has said what it has."""
         self._cursor = self._before = self._news_ms = None
         self._wait_ms, self._one_only, self._went_back = _RESEND_MS, False, (0, 0)
+        self._carried, self._most = 0, self._room
 
     def acknowledged(self, epoch: int, safe: int, following: int, now_ms: int) -> None:
         """Takes an Ack: forgets what is safe, goes on or back to what the gateway expects."""
@@ -76,10 +77,12 @@ class Queue:
             number, at_ms = self._went_back
             if number != following or now_ms - at_ms >= _BACK_MS:
                 self._cursor, self._went_back = max(following, self.owed), (following, now_ms)
+                self._lost()
         else:
             self._cursor = max(self._cursor, following)
         if self._before != (safe, following):
             self._wait_ms, self._news_ms = _RESEND_MS, now_ms
+            self._most = min(self._most + self._most // 4 + 1, self._room)
         self._before = (safe, following)
         self._one_only = False
 
@@ -92,6 +95,7 @@ class Queue:
         elif now_ms - self._news_ms >= self._wait_ms:
             self._cursor, self._one_only = self.owed, True
             self._news_ms, self._wait_ms = now_ms, min(2 * self._wait_ms, _RESEND_MOST_MS)
+            self._lost()
         elif self._one_only:
             return None
         if self._cursor > self.last:
@@ -101,6 +105,7 @@ class Queue:
             self._cursor = self._held
             return b"\x42" + encode({1: self.epoch, 2: first, 3: self._held - 1, 4: 0})
         batch = self._batch(first)
+        self._carried = len(batch)
         self._cursor += len(batch)
         fields = {1: self.epoch, 2: first, 3: [reading.pack for reading in batch]}
         if batch[0].uptime_ms is not None:
@@ -108,10 +113,14 @@ class Queue:
             fields[4] = uptimes[:1] + [later - earlier for earlier, later in pairwise(uptimes)]
         return b"\x40" + encode(fields)
 
+    def _lost(self) -> None:
+        """On a bad link the long records are lost most: the next ones carry half as many readings."""
+        self._most = max(1, self._carried // 2)
+
     def _batch(self, first: int) -> list[Reading]:
         """Readings in a row that fit into one record and all have an uptime, or none has."""
         batch, size = [], 0
-        for number in range(first, self.last + 1):
+        for number in range(first, min(self.last, first + self._most - 1) + 1):
             reading = self._readings[number - self._held]
             size += len(reading.pack) + 3 + (0 if reading.uptime_ms is None else 9)
             if batch and (size > _BATCH or (reading.uptime_ms is None) != (batch[0].uptime_ms is None)):

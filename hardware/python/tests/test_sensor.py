@@ -178,10 +178,21 @@ class Telemetry(unittest.TestCase):
         self.sent(0)
         self.ack(0, 1, 10)
         self.assertEqual(self.sent(10)[1][2], 1)
+        while self.sent(10):
+            pass
         self.ack(0, 1, 20)
         self.assertIsNone(self.sent(20))
         self.ack(0, 1, 1010)
         self.assertEqual(self.sent(1010)[1][2], 1)
+
+    def test_after_a_loss_a_record_has_half_as_many_readings_and_more_again_with_news(self):
+        self.add(5)
+        self.ack(0, 1)
+        self.assertEqual(len(self.sent(0)[1][3]), 5)
+        self.ack(0, 1, 10)
+        self.assertEqual(len(self.sent(10)[1][3]), 2)
+        self.ack(0, 3, 20)
+        self.assertEqual(len(self.sent(20)[1][3]), 3)
 
     def test_without_news_one_record_goes_again_after_three_seconds_then_six(self):
         self.add(2)

@@ -137,7 +137,7 @@ static void pair_and_measure(void)
 int main(void)
 {
     static const claw_board board = {NULL, count_up, save, keep, NULL};
-    static const claw_unit unit = {"th-kit", "TH-Kit", "temperature:Cel", "1.0.0", "K7QF-3M9B", CLAW_UART, queue, sizeof queue};
+    static const claw_unit unit = {"th-kit", "TH-Kit", "temperature:Cel", "1.0.0", "K7QF-3M9B", CLAW_UART, queue, sizeof queue, NULL, 0, 0};
     board_start();
     if (claw_start(&sensor, &board, &unit, NULL, 0) != CLAW_OK) {
         print("wrong\n");

@@ -20,8 +20,9 @@ static char device_id[CLAW_ID_MAX + 1], label[16];
 
 static uint32_t every_ms, readings;
 static uint64_t next_reading_ms;
-/* What the core worked on the run of pairing that goes on, on the last one that paired, on the last reading. */
-static uint64_t run_ns, pairing_ns, reading_ns;
+/* What the core worked on the run of pairing that goes on, on the last one that paired, on the last session's handshake, on
+ * the last reading. */
+static uint64_t run_ns, pairing_ns, session_ns, reading_ns;
 
 static void say(const char *text)
 {
@@ -133,6 +134,7 @@ static void say_state(void)
     say_number(",\"label_attempts\":", state.label_attempts);
     say_number(",\"stack\":", stack_peak());
     say_number(",\"pairing_ns\":", pairing_ns);
+    say_number(",\"session_ns\":", session_ns);
     say_number(",\"reading_ns\":", reading_ns);
     say("}");
 }
@@ -199,15 +201,20 @@ static void work(void)
         return;
     }
     bool ran = sensor.run.stage != CLAW_RUN_NONE, paired = sensor.run.stage == CLAW_RUN_SENT_M6;
+    bool shook_hands = sensor.sessions.pending.present;
     uint64_t start_ns = board_now_ns();
     claw_receive(&sensor, bytes, size, board_now_ms());
-    run_ns = (ran ? run_ns : 0) + board_now_ns() - start_ns;
+    uint64_t spent_ns = board_now_ns() - start_ns;
+    run_ns = (ran ? run_ns : 0) + spent_ns;
+    if (sensor.sessions.pending.present && !shook_hands) {
+        session_ns = spent_ns; /* the handshake's last bytes, with which the work begins */
+    }
     if (sensor.run.stage == CLAW_RUN_SENT_M6 && !paired) {
         pairing_ns = run_ns;
     }
 }
 
-/* The factory page: the id, a newline, the label's code or nothing, a newline. */
+/* The factory page: the id, a newline, the label's code or nothing, a newline, perhaps the highest suite it is to do. */
 static void read_factory_page(claw_unit *unit)
 {
     const char *page = (const char *)(uintptr_t)FACTORY_AT;
@@ -219,6 +226,8 @@ static void read_factory_page(claw_unit *unit)
     for (size_t i = 0; page < end && *page != '\n' && i < sizeof label - 1; i++) {
         label[i] = *page++;
     }
+    page += page < end && *page == '\n';
+    unit->max_suite = page < end && (*page == '1' || *page == '2') ? (uint8_t)(*page - '0') : 0;
     unit->device_id = device_id;
     unit->label = label[0] == '\0' ? NULL : label;
 }
@@ -227,7 +236,7 @@ static void start(void)
 {
     static const claw_board board = {NULL, board_random, save, line_send, tell};
     uint8_t stored[CLAW_FLASH_SIZE];
-    claw_unit unit = {NULL, "C board", "temperature:Cel", "sdk-c 1.0.0", NULL, CLAW_UART, queue, sizeof queue};
+    claw_unit unit = {NULL, "C board", "temperature:Cel", "sdk-c 1.0.0", NULL, CLAW_UART, queue, sizeof queue, NULL, 0, 0};
     claw_status status = CLAW_NO_FLASH;
     read_factory_page(&unit);
     if (semihost_flash(&flash)) {

@@ -78,6 +78,9 @@ typedef struct {
     claw_link link;
     uint8_t *queue;           /* memory for readings that are not yet safe at the gateway */
     size_t queue_size;
+    const uint8_t *certificate; /* optional, in whatever form the gateway's owner asks for: at most CLAW_CERTIFICATE_MAX bytes */
+    size_t certificate_size;
+    uint8_t max_suite;        /* the highest suite it is to do; 0: the highest of the build */
 } claw_unit;
 
 /* One measured value of a reading. */

@@ -16,6 +16,15 @@
 #error "suite 2 needs a CLAW_MESSAGE_MAX of at least 1536"
 #endif
 
+/* The longest device certificate that goes to the gateway in M4, 0 to 480 bytes. RAM is as much more. */
+#ifndef CLAW_CERTIFICATE_MAX
+#define CLAW_CERTIFICATE_MAX 0
+#endif
+
+#if CLAW_CERTIFICATE_MAX < 0 || CLAW_CERTIFICATE_MAX > 480
+#error "CLAW_CERTIFICATE_MAX must be 0 to 480"
+#endif
+
 #define CLAW_ID_MAX 32           /* device id, gateway id: a-z 0-9 _ - */
 #define CLAW_NAME_MAX 32         /* name, firmware version: bytes of UTF-8 */
 #define CLAW_CAPABILITIES_MAX 80 /* "name:unit,name:unit": M4 then fits into 256 bytes */

@@ -158,7 +158,7 @@ int main(int argc, char **argv)
 {
     static program p;
     const char *tty = NULL, *pty = NULL;
-    p.unit = (claw_unit){"c-sensor", "C sensor", "temperature:Cel", "sdk-c 1.0.0", NULL, CLAW_UART, p.queue, sizeof p.queue};
+    p.unit = (claw_unit){"c-sensor", "C sensor", "temperature:Cel", "sdk-c 1.0.0", NULL, CLAW_UART, p.queue, sizeof p.queue, NULL, 0, 0};
     for (int i = 1; i + 1 < argc; i += 2) {
         const char *value = argv[i + 1];
         if (strcmp(argv[i], "--tty") == 0) {

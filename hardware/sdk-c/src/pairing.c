@@ -2,58 +2,12 @@
 
 #include <string.h>
 
-#include "cpace.h"
 #include "message.h"
+#include "schedule.h"
 #include "sensor.h"
 
 #define RUN_MS 10000
 #define TAGS_UNANSWERED_MAX 3
-#define KEY(k) (1u << (k))
-#define MAC_SIZE 16
-
-/* Walks the map of a message that was read before, over all entries whose key is not in `without`. */
-static void walk(crypto_sha512_ctx *hash, const uint8_t *message, size_t size, unsigned without, size_t *entries,
-                 size_t *bytes)
-{
-    claw_reader reader = claw_read_from(message + 1, size - 1);
-    claw_map map = claw_get_map(&reader);
-    const uint8_t *start = reader.at;
-    *entries = 0;
-    *bytes = 0;
-    for (int64_t key; claw_next_key(&map, &key); start = reader.at) {
-        claw_skip(&reader);
-        if (key >= 0 && key < 32 && (without >> key & 1)) {
-            continue;
-        }
-        *entries += 1;
-        *bytes += (size_t)(reader.at - start);
-        if (hash != NULL) {
-            crypto_sha512_update(hash, start, (size_t)(reader.at - start));
-        }
-    }
-}
-
-void claw_hash_without(crypto_sha512_ctx *hash, const uint8_t *message, size_t size, unsigned without)
-{
-    size_t entries, bytes;
-    uint8_t head[1 + 9];
-    walk(NULL, message, size, without, &entries, &bytes);
-    claw_writer writer = claw_write_into(head, sizeof head);
-    claw_put_byte(&writer, message[0]);
-    claw_put_map(&writer, entries);
-    claw_hash_length(hash, writer.used + bytes);
-    crypto_sha512_update(hash, head, writer.used);
-    walk(hash, message, size, without, &entries, &bytes);
-}
-
-/* The hash of all messages so far and of one more without some keys. */
-static void hash_with(uint8_t out[CLAW_HASH_SIZE], const claw_run *run, const uint8_t *message, size_t size,
-                      unsigned without)
-{
-    crypto_sha512_ctx hash = run->transcript;
-    claw_hash_without(&hash, message, size, without);
-    crypto_sha512_final(&hash, out);
-}
 
 static void answer(claw_sensor *sensor)
 {
@@ -85,27 +39,6 @@ static void disturbed(claw_sensor *sensor)
     }
 }
 
-/* g from the code, both names, the link, M1 and the session id; Ya from it. */
-static void make_share(const claw_sensor *sensor, const uint8_t h1[CLAW_HASH_SIZE], uint8_t share[CLAW_KEY_SIZE])
-{
-    const claw_run *run = &sensor->run;
-    const char *ceremony = run->ceremony == CLAW_ISSUED ? "issued" : "label";
-    uint8_t version = CLAW_VERSION;
-    uint8_t generator[CLAW_KEY_SIZE];
-    crypto_sha512_ctx hash;
-    claw_cpace_generator_begin(&hash, sensor->window.prs, CLAW_PRS_SIZE);
-    claw_hash_length(&hash, 10 + 2 + 1 + strlen(ceremony) + claw_names_size(sensor, run->gateway_id) + 1 + CLAW_HASH_SIZE);
-    claw_hash_lv(&hash, "claw-pair", 9);
-    claw_hash_lv(&hash, &version, 1);
-    claw_hash_lv(&hash, ceremony, strlen(ceremony));
-    claw_hash_names(&hash, sensor, run->gateway_id);
-    claw_hash_lv(&hash, h1, CLAW_HASH_SIZE);
-    claw_hash_lv(&hash, run->sid, sizeof run->sid);
-    claw_cpace_generator_end(&hash, generator);
-    crypto_x25519(share, run->scalar, generator);
-    crypto_wipe(generator, sizeof generator);
-}
-
 static void write_m2(claw_sensor *sensor, const uint8_t share[CLAW_KEY_SIZE])
 {
     claw_run *run = &sensor->run;
@@ -128,12 +61,12 @@ static void write_m2(claw_sensor *sensor, const uint8_t share[CLAW_KEY_SIZE])
 }
 
 /* The highest suite that both can do, or 0. */
-static uint8_t choose_suite(claw_slice offered)
+static uint8_t choose_suite(const claw_sensor *sensor, claw_slice offered)
 {
-    static const uint8_t own[] = CLAW_SUITES;
-    for (size_t i = sizeof own; i-- > 0;) {
-        if (memchr(offered.bytes, own[i], offered.size) != NULL) {
-            return own[i];
+    claw_slice own = claw_suites(sensor);
+    for (size_t i = own.size; i-- > 0;) {
+        if (memchr(offered.bytes, own.bytes[i], offered.size) != NULL) {
+            return own.bytes[i];
         }
     }
     return 0;
@@ -153,7 +86,7 @@ static bool take_m1(claw_sensor *sensor, const uint8_t *message, size_t size, ui
         return false;
     }
     bool waits = window->ceremony == CLAW_LABEL && now_ms < window->label_ready_ms;
-    run->suite = choose_suite(m1.suites);
+    run->suite = choose_suite(sensor, m1.suites);
     bool agrees = m1.version == CLAW_VERSION && m1.ceremony == (uint64_t)window->ceremony && run->suite != 0;
     memcpy(run->sid, m1.nonce, CLAW_NONCE_SIZE);
     if (waits || !agrees) {
@@ -173,70 +106,12 @@ static bool take_m1(claw_sensor *sensor, const uint8_t *message, size_t size, ui
 
     uint8_t h1[CLAW_HASH_SIZE], share[CLAW_KEY_SIZE];
     crypto_sha512(h1, message, size);
-    make_share(sensor, h1, share);
+    claw_make_share(sensor, h1, share);
     write_m2(sensor, share);
     crypto_sha512_init(&run->transcript);
     claw_hash_lv(&run->transcript, message, size);
     claw_hash_lv(&run->transcript, run->sent, run->sent_size);
     return true;
-}
-
-/* PRK from K and the transcript up to M3. False: K is all zero. */
-static bool agree(const claw_run *run, const claw_m3 *m3, const uint8_t *message, size_t size,
-                  const uint8_t t3[CLAW_HASH_SIZE], uint8_t prk[CLAW_HASH_SIZE])
-{
-    uint8_t k[CLAW_KEY_SIZE], isk[CLAW_HASH_SIZE];
-    crypto_sha512_ctx hash;
-    bool sound = claw_dh(k, run->scalar, m3->share);
-    claw_cpace_isk_begin(&hash, run->sid, sizeof run->sid, k);
-    claw_hash_lv(&hash, run->sent + run->sent_size - CLAW_KEY_SIZE, CLAW_KEY_SIZE); /* M2 ends with Ya */
-    claw_hash_lv(&hash, run->sent, run->sent_size);
-    claw_hash_lv(&hash, m3->share, CLAW_KEY_SIZE);
-    claw_hash_without(&hash, message, size, KEY(3));
-    crypto_sha512_final(&hash, isk);
-    claw_hmac(prk, CLAW_HASH_SIZE, t3, CLAW_HASH_SIZE, isk, sizeof isk);
-    crypto_wipe(k, sizeof k);
-    crypto_wipe(isk, sizeof isk);
-    return sound;
-}
-
-static void make_tag(uint8_t tag[CLAW_KEY_SIZE], const uint8_t prk[CLAW_HASH_SIZE], const char *label,
-                     const uint8_t t3[CLAW_HASH_SIZE])
-{
-    uint8_t key[CLAW_HASH_SIZE];
-    claw_expand(key, sizeof key, prk, label);
-    claw_hmac(tag, CLAW_KEY_SIZE, key, sizeof key, t3, CLAW_HASH_SIZE);
-    crypto_wipe(key, sizeof key);
-}
-
-#define LV_KEM_MAX (1 + CLAW_KEM_SECRET)
-
-/* lv(kem); suite 1 has none, and it is one zero byte. Gives its size. */
-static size_t put_lv_kem(const claw_run *run, uint8_t out[LV_KEM_MAX])
-{
-    out[0] = 0;
-#ifdef CLAW_SUITE2
-    if (run->suite == 2) {
-        out[0] = CLAW_KEM_SECRET;
-        memcpy(out + 1, run->kem, CLAW_KEM_SECRET);
-    }
-#else
-    (void)run;
-#endif
-    return 1u + out[0];
-}
-
-/* k4 or k5. */
-static void make_seal_key(const claw_run *run, uint8_t out[CLAW_KEY_SIZE], const uint8_t prk[CLAW_HASH_SIZE],
-                          const char *label)
-{
-    uint8_t key[CLAW_HASH_SIZE], kem[LV_KEM_MAX];
-    size_t kem_size = put_lv_kem(run, kem);
-    claw_expand(key, sizeof key, prk, "seal");
-    claw_hmac(key, sizeof key, key, sizeof key, kem, kem_size);
-    claw_expand(out, CLAW_KEY_SIZE, key, label);
-    crypto_wipe(key, sizeof key);
-    crypto_wipe(kem, sizeof kem);
 }
 
 /* Suite 2: puts the ciphertext for the gateway's key into M4. False: the key is not one, or nothing is random. */
@@ -286,13 +161,17 @@ static bool write_m4(claw_sensor *sensor, const claw_m3 *m3, const uint8_t own_t
     claw_run *run = &sensor->run;
     uint8_t ad[CLAW_HASH_SIZE], k4[CLAW_KEY_SIZE];
     claw_writer part = claw_write_into(sensor->outbox.message, sizeof sensor->outbox.message);
-    claw_put_map(&part, 3);
+    claw_put_map(&part, sensor->unit.certificate_size > 0 ? 4 : 3);
     claw_put_uint(&part, 1);
     claw_put_bytes(&part, sensor->static_public, CLAW_KEY_SIZE);
     claw_put_uint(&part, 2);
     claw_put_text(&part, sensor->unit.capabilities);
     claw_put_uint(&part, 3);
     claw_put_text(&part, sensor->unit.firmware);
+    if (sensor->unit.certificate_size > 0) {
+        claw_put_uint(&part, 4);
+        claw_put_bytes(&part, sensor->unit.certificate, sensor->unit.certificate_size);
+    }
 
     claw_writer writer = claw_write_into(run->sent, sizeof run->sent);
     claw_put_byte(&writer, CLAW_M4);
@@ -302,13 +181,13 @@ static bool write_m4(claw_sensor *sensor, const claw_m3 *m3, const uint8_t own_t
     if (run->suite == 2 && !encapsulate(sensor, m3, &writer)) {
         return false;
     }
-    make_seal_key(run, k4, prk, "m4");
-    make_seal_key(run, run->k5, prk, "m5");
+    claw_make_seal_key(run, k4, prk, "m4");
+    claw_make_seal_key(run, run->k5, prk, "m5");
     claw_put_uint(&writer, 3);
     uint8_t *sealed = claw_put_bytes_later(&writer, part.used + CLAW_TAG_SIZE);
     run->sent_size = writer.used;
     memcpy(sealed, part.at, part.used);
-    hash_with(ad, run, run->sent, run->sent_size, KEY(3));
+    claw_hash_with(ad, run, run->sent, run->sent_size, CLAW_WITHOUT(3));
     claw_seal(k4, 0, ad, sizeof ad, sealed, part.used);
     crypto_wipe(k4, sizeof k4);
     return true;
@@ -324,11 +203,11 @@ static bool take_m3(claw_sensor *sensor, const uint8_t *message, size_t size, ui
         (m3.gateway_tag != NULL) != (run->ceremony == CLAW_LABEL)) {
         return false;
     }
-    hash_with(t3, run, message, size, KEY(3));
-    bool goes_on = agree(run, &m3, message, size, t3, prk);
+    claw_hash_with(t3, run, message, size, CLAW_WITHOUT(3));
+    bool goes_on = claw_agree(run, &m3, message, size, t3, prk);
     if (goes_on) {
-        make_tag(own_tag, prk, "sensor tag", t3);
-        make_tag(run->gateway_tag, prk, "gateway tag", t3);
+        claw_make_tag(own_tag, prk, "sensor tag", t3);
+        claw_make_tag(run->gateway_tag, prk, "gateway tag", t3);
         claw_expand(run->link, sizeof run->link, prk, "link");
         goes_on = count_attempt(sensor, &m3, now_ms);
     }
@@ -342,39 +221,6 @@ static bool take_m3(claw_sensor *sensor, const uint8_t *message, size_t size, ui
     }
     crypto_wipe(prk, sizeof prk);
     return goes_on;
-}
-
-/* The root of all keys that last. False: the shared secret of the statics is all zero. */
-static bool make_root(const claw_sensor *sensor, const uint8_t *gateway_static, uint8_t root[CLAW_HASH_SIZE])
-{
-    const claw_run *run = &sensor->run;
-    uint8_t input[1 + CLAW_HASH_SIZE + LV_KEM_MAX + 1 + CLAW_KEY_SIZE], info[1 + CLAW_HASH_SIZE + 2 * (1 + CLAW_KEY_SIZE)];
-    input[0] = CLAW_HASH_SIZE;
-    memcpy(input + 1, run->link, CLAW_HASH_SIZE);
-    size_t used = 1 + CLAW_HASH_SIZE;
-    used += put_lv_kem(run, input + used);
-    input[used++] = CLAW_KEY_SIZE;
-    bool sound = claw_dh(input + used, sensor->static_secret, gateway_static);
-    claw_hmac(root, CLAW_HASH_SIZE, NULL, 0, input, used + CLAW_KEY_SIZE);
-
-    info[0] = CLAW_HASH_SIZE;
-    claw_hash_peek(&run->transcript, info + 1);
-    info[1 + CLAW_HASH_SIZE] = CLAW_KEY_SIZE;
-    memcpy(info + 2 + CLAW_HASH_SIZE, sensor->static_public, CLAW_KEY_SIZE);
-    info[2 + CLAW_HASH_SIZE + CLAW_KEY_SIZE] = CLAW_KEY_SIZE;
-    memcpy(info + 3 + CLAW_HASH_SIZE + CLAW_KEY_SIZE, gateway_static, CLAW_KEY_SIZE);
-    crypto_sha512_hkdf_expand(root, CLAW_HASH_SIZE, root, CLAW_HASH_SIZE, info, sizeof info);
-    crypto_wipe(input, sizeof input);
-    return sound;
-}
-
-static void make_mac(uint8_t mac[MAC_SIZE], const uint8_t root[CLAW_HASH_SIZE], const char *label,
-                     const uint8_t hash[CLAW_HASH_SIZE])
-{
-    uint8_t key[CLAW_HASH_SIZE];
-    claw_expand(key, sizeof key, root, label);
-    claw_hmac(mac, MAC_SIZE, key, sizeof key, hash, CLAW_HASH_SIZE);
-    crypto_wipe(key, sizeof key);
 }
 
 /* Stores the new key as pending, and the label's count of zero with it, in one write. */
@@ -405,13 +251,13 @@ static bool keep(claw_sensor *sensor, const uint8_t root[CLAW_HASH_SIZE], const 
     return saved;
 }
 
-static void write_m6(claw_run *run, const uint8_t mac[MAC_SIZE])
+static void write_m6(claw_run *run, const uint8_t mac[CLAW_MAC_SIZE])
 {
     claw_writer writer = claw_write_into(run->sent, sizeof run->sent);
     claw_put_byte(&writer, CLAW_M6);
     claw_put_map(&writer, 1);
     claw_put_uint(&writer, 1);
-    claw_put_bytes(&writer, mac, MAC_SIZE);
+    claw_put_bytes(&writer, mac, CLAW_MAC_SIZE);
     run->sent_size = writer.used;
 }
 
@@ -431,9 +277,9 @@ static bool take_m5(claw_sensor *sensor, uint8_t *message, size_t size, uint64_t
         }
         sensor->window.unanswered = 0;
     }
-    hash_with(ad, run, message, size, KEY(2) | KEY(3));
-    hash_with(before_mac, run, message, size, KEY(3));
-    hash_with(whole, run, message, size, 0); /* the part is opened in place below, so this cannot wait */
+    claw_hash_with(ad, run, message, size, CLAW_WITHOUT(2) | CLAW_WITHOUT(3));
+    claw_hash_with(before_mac, run, message, size, CLAW_WITHOUT(3));
+    claw_hash_with(whole, run, message, size, 0); /* the part is opened in place below, so this cannot wait */
 
     uint8_t *sealed = message + (m5.part.bytes - message);
     claw_m5_part part;
@@ -442,12 +288,12 @@ static bool take_m5(claw_sensor *sensor, uint8_t *message, size_t size, uint64_t
         claw_same(part.gateway_static, sensor->static_public, CLAW_KEY_SIZE)) {
         return false;
     }
-    uint8_t root[CLAW_HASH_SIZE], mac[MAC_SIZE];
-    bool good = make_root(sensor, part.gateway_static, root);
-    make_mac(mac, root, "m5 mac", before_mac);
-    good = good && claw_same(mac, m5.mac, MAC_SIZE) && keep(sensor, root, part.gateway_static);
+    uint8_t root[CLAW_HASH_SIZE], mac[CLAW_MAC_SIZE];
+    bool good = claw_make_root(sensor, part.gateway_static, root);
+    claw_make_mac(mac, root, "m5 mac", before_mac);
+    good = good && claw_same(mac, m5.mac, CLAW_MAC_SIZE) && keep(sensor, root, part.gateway_static);
     if (good) {
-        make_mac(mac, root, "m6 mac", whole);
+        claw_make_mac(mac, root, "m6 mac", whole);
         write_m6(run, mac);
         claw_window_wait(sensor, now_ms);
         claw_window_close(sensor);

@@ -6,13 +6,18 @@
 #include "crypto.h"
 #include "kem.h"
 
-/* The longest answer is M4: its part holds the static key, the capabilities and the firmware version. */
+/* The longest answer is M4: its part holds the static key, the capabilities, the firmware version and the certificate. */
 #ifdef CLAW_SUITE2
 #define CLAW_M4_KEM (1 + 3 + CLAW_KEM_CIPHERTEXT)
 #else
 #define CLAW_M4_KEM 0
 #endif
-#define CLAW_M4_MAX (4 + 34 + CLAW_M4_KEM + 1 + 3 + (1 + 35 + 3 + CLAW_CAPABILITIES_MAX + 3 + CLAW_NAME_MAX) + CLAW_TAG_SIZE)
+#define CLAW_M4_CERTIFICATE (CLAW_CERTIFICATE_MAX > 0 ? 4 + CLAW_CERTIFICATE_MAX : 0)
+#define CLAW_M4_PART_MAX (1 + 35 + 3 + CLAW_CAPABILITIES_MAX + 3 + CLAW_NAME_MAX + CLAW_M4_CERTIFICATE)
+#define CLAW_M4_MAX (4 + 34 + CLAW_M4_KEM + 1 + 3 + CLAW_M4_PART_MAX + CLAW_TAG_SIZE)
+
+/* An array of no size does not compile: M4 must fit into a message. */
+typedef char claw_m4_fits[CLAW_M4_MAX <= CLAW_MESSAGE_MAX ? 1 : -1];
 
 typedef enum { CLAW_RUN_NONE, CLAW_RUN_SENT_M2, CLAW_RUN_SENT_M4, CLAW_RUN_SENT_M6 } claw_run_stage;
 
@@ -39,8 +44,5 @@ typedef struct {
 
 /* M1, M3, M5 or Refuse. The message may be changed. */
 void claw_pairing_take(claw_sensor *sensor, uint8_t *message, size_t size, uint64_t now_ms);
-
-/* Absorbs lv(message without some keys); bit k of `without` is key k. The message was read before. */
-void claw_hash_without(crypto_sha512_ctx *hash, const uint8_t *message, size_t size, unsigned without);
 
 #endif

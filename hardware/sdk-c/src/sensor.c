@@ -89,7 +89,8 @@ static bool is_unit_sound(const claw_unit *unit)
     return claw_is_id((const uint8_t *)unit->device_id, strlen(unit->device_id)) &&
            is_text(unit->name, CLAW_NAME_MAX) && is_text(unit->firmware, CLAW_NAME_MAX) &&
            is_text(unit->capabilities, CLAW_CAPABILITIES_MAX) &&
-           (unit->label == NULL || claw_code_parse(unit->label, prs)) && unit->queue != NULL && unit->queue_size > 0;
+           (unit->label == NULL || claw_code_parse(unit->label, prs)) && unit->queue != NULL && unit->queue_size > 0 &&
+           unit->certificate_size <= CLAW_CERTIFICATE_MAX && (unit->certificate != NULL || unit->certificate_size == 0);
 }
 
 /* A unit as it left the factory has a new static key and no pairing. */
@@ -236,9 +237,19 @@ bool claw_rotating_id(claw_sensor *sensor, uint8_t id[CLAW_ROTATING_ID_SIZE])
     return true;
 }
 
-static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
+claw_slice claw_suites(const claw_sensor *sensor)
 {
     static const uint8_t suites[] = CLAW_SUITES;
+    claw_slice own = {suites, sizeof suites};
+    while (own.size > 1 && sensor->unit.max_suite > 0 && suites[own.size - 1] > sensor->unit.max_suite) {
+        own.size--;
+    }
+    return own;
+}
+
+static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
+{
+    claw_slice suites = claw_suites(sensor);
     const claw_window *window = &sensor->window;
     bool paired = claw_is_paired(sensor), open = window->ceremony != CLAW_CLOSED;
     bool named = !paired || open;
@@ -266,7 +277,7 @@ static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
         claw_put_text(&writer, sensor->unit.name);
     }
     claw_put_uint(&writer, 6);
-    claw_put_bytes(&writer, suites, sizeof suites);
+    claw_put_bytes(&writer, suites.bytes, suites.size);
     claw_put_uint(&writer, 7);
     claw_put_uint(&writer, CLAW_MESSAGE_MAX);
     if (open) {

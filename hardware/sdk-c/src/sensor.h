@@ -2,6 +2,7 @@
 #ifndef CLAW_SENSOR_H
 #define CLAW_SENSOR_H
 
+#include "cbor.h"
 #include "clawgate.h"
 
 #define CLAW_VERSION 1
@@ -27,6 +28,8 @@ enum {
     CLAW_RECORD = 0x23,
 };
 
+/* The suites that it offers: those of the build, as far as the unit is to do them. */
+claw_slice claw_suites(const claw_sensor *sensor);
 bool claw_random(claw_sensor *sensor, void *out, size_t size);
 void claw_tell(claw_sensor *sensor, claw_event event, uint32_t value);
 /* Sends the message that lies in the outbox. False: the line has no room. On BLE it is always taken: what does not go at

@@ -24,6 +24,7 @@ enum { MEMORY_FULL = 0 };
 #define WAIT_MAX_S 30
 #define GO_BACK_EVERY_MS 1000
 #define LINE_BUSY_MS 2
+#define MOST_MAX 4096 /* more readings than any record holds */
 #define TIME_MAX_MS UINT64_C(253402300799999) /* the end of the year 9999 */
 
 bool claw_telemetry_reset(claw_sensor *sensor)
@@ -52,6 +53,7 @@ void claw_telemetry_begin(claw_sensor *sensor)
     telemetry->in_flight = false;
     telemetry->one_only = false;
     telemetry->reply_due = false;
+    telemetry->most = 0;
 }
 
 static claw_writer begin_text(claw_sensor *sensor, uint8_t type, size_t entries)
@@ -130,6 +132,9 @@ static size_t count_fitting(const claw_sensor *sensor)
     uint64_t uptime_ms = 0;
     for (uint64_t number = telemetry->next; number <= telemetry->made; number++) {
         claw_entry entry;
+        if (telemetry->most > 0 && count == telemetry->most) {
+            break;
+        }
         at = claw_queue_entry(sensor, at, &entry);
         if (count > 0 && (entry.has_time != has_time || entry.uptime_ms < uptime_ms)) {
             break;
@@ -182,7 +187,25 @@ static bool send_readings(claw_sensor *sensor)
     }
     telemetry->next += count;
     telemetry->next_at = at;
+    telemetry->carried = (uint32_t)count;
     return true;
+}
+
+/* A record did not arrive: on a bad link the long ones are lost most. The next ones carry half of what it did, ... */
+static void shorten(claw_telemetry *telemetry)
+{
+    telemetry->most = telemetry->carried < 2 ? 1 : telemetry->carried / 2;
+}
+
+/* ... and more again with each Ack that has news. */
+static void lengthen(claw_telemetry *telemetry)
+{
+    if (telemetry->most > 0) {
+        telemetry->most += telemetry->most / 4 + 1;
+    }
+    if (telemetry->most > MOST_MAX) {
+        telemetry->most = 0;
+    }
 }
 
 /* Sends readings while there are some and the line takes them. Gives whether it stopped for the line. */
@@ -206,6 +229,7 @@ static bool send_what_waits(claw_sensor *sensor, uint64_t now_ms)
 static void resend(claw_sensor *sensor, uint64_t now_ms)
 {
     claw_telemetry *telemetry = &sensor->telemetry;
+    shorten(telemetry);
     claw_queue_seek(sensor, telemetry->safe + 1);
     bool sent = telemetry->next < telemetry->first ? send_gap(sensor) : send_readings(sensor);
     if (!sent) {
@@ -275,11 +299,13 @@ static void take_ack(claw_sensor *sensor, uint64_t epoch, uint64_t safe, uint64_
         claw_queue_seek(sensor, next);
     } else if (!news && next < telemetry->next &&
                (next != telemetry->back_to || now_ms >= telemetry->back_again_ms)) {
+        shorten(telemetry);
         claw_queue_seek(sensor, next);
         telemetry->back_to = next;
         telemetry->back_again_ms = now_ms + GO_BACK_EVERY_MS;
     }
     if (news) {
+        lengthen(telemetry);
         telemetry->wait_ms = WAIT_FIRST_S * 1000;
         telemetry->resend_ms = now_ms + telemetry->wait_ms;
         telemetry->in_flight = telemetry->next > telemetry->safe + 1;

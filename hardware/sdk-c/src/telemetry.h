@@ -40,6 +40,8 @@ typedef struct {
     bool one_only;     /* ... and it waited too long: nothing more until an Ack */
     uint64_t resend_ms;
     uint64_t wait_ms;
+    uint32_t carried;  /* readings in the last record */
+    uint32_t most;     /* ... that the next one may have: fewer after a loss; 0: as many as fit */
 
     bool clock_set;
     int64_t clock_offset_ms; /* unix time less uptime */

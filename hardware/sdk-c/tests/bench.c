@@ -55,7 +55,7 @@ static claw_status start(bench *b, const uint8_t *flash, uint64_t now_ms)
 void bench_start(bench *b, const char *label)
 {
     memset(b, 0, sizeof *b);
-    b->unit = (claw_unit){"th-kit", "TH-Kit", "temperature:Cel", "1.0.0", label, CLAW_UART, b->queue, sizeof b->queue};
+    b->unit = (claw_unit){"th-kit", "TH-Kit", "temperature:Cel", "1.0.0", label, CLAW_UART, b->queue, sizeof b->queue, NULL, 0, 0};
     CHECK(start(b, NULL, 0) == CLAW_OK);
     memset(b->sensor.static_secret, 0x22, 32);
     CHECK(claw_flash_save(&b->sensor));

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "schedule.h"
 
 #define LABEL "K7QF-3M9B"
 
@@ -26,6 +27,41 @@ static void both_ceremonies_give_the_bytes_of_the_page(void)
     blob key_id = from_page("Label", "key id"), advertising = from_page("Label", "advertising key");
     CHECK_SAME(b.sensor.slots[CLAW_PENDING].key_id, 8, key_id);
     CHECK_SAME(b.sensor.slots[CLAW_PENDING].advertising_key, 32, advertising);
+}
+
+static void a_certificate_goes_to_the_gateway_in_m4_and_nothing_else_changes(void)
+{
+    static const uint8_t certificate[] = {0xc0, 0xff, 0xee};
+    blob m1 = from_page("Label", "M1"), m2 = from_page("Label", "M2"), m3 = from_page("Label", "M3");
+    blob k4 = from_page("Label", "k4"), plain = from_page("Label", "text of M4's part");
+    bench_start(&b, LABEL);
+    b.unit.certificate = certificate;
+    b.unit.certificate_size = sizeof certificate;
+    CHECK(bench_power_cycle(&b, 0) == CLAW_OK && claw_button(&b.sensor, 0) == CLAW_OK);
+    b.random = 0x80;
+    bench_say(&b, &m1, 0);
+    blob m4 = bench_say(&b, &m3, 0);
+    CHECK(m4.size > 100 && m4.bytes[0] == CLAW_M4);
+
+    crypto_sha512_ctx hash;
+    uint8_t ad[CLAW_HASH_SIZE];
+    crypto_sha512_init(&hash);
+    claw_hash_lv(&hash, m1.bytes, m1.size);
+    claw_hash_lv(&hash, m2.bytes, m2.size);
+    claw_hash_lv(&hash, m3.bytes, m3.size);
+    claw_hash_without(&hash, m4.bytes, m4.size, CLAW_WITHOUT(3));
+    crypto_sha512_final(&hash, ad);
+    blob wanted = plain;
+    wanted.bytes[0] = 0xa4;
+    memcpy(wanted.bytes + plain.size, "\x04\x43\xc0\xff\xee", 5);
+    wanted.size += 5;
+    size_t sealed = wanted.size + CLAW_TAG_SIZE;
+    uint8_t *part = m4.bytes + m4.size - sealed;
+    CHECK(claw_open(k4.bytes, 0, ad, sizeof ad, part, sealed));
+    CHECK_SAME(part, wanted.size, wanted);
+
+    b.unit.certificate_size = CLAW_CERTIFICATE_MAX + 1;
+    CHECK(bench_power_cycle(&b, 0) == CLAW_BAD_UNIT);
 }
 
 static void a_repeated_message_gets_identical_bytes_and_an_older_one_nothing(void)
@@ -297,6 +333,7 @@ static void identify_blinks_at_most_every_ten_seconds(void)
 void test_pairing(void)
 {
     both_ceremonies_give_the_bytes_of_the_page();
+    a_certificate_goes_to_the_gateway_in_m4_and_nothing_else_changes();
     a_repeated_message_gets_identical_bytes_and_an_older_one_nothing();
     a_closed_window_is_silent();
     another_ceremony_version_or_suite_is_refused();

@@ -138,6 +138,42 @@ static void an_ack_that_says_the_same_again_lets_it_go_back_once_a_second(void)
     CHECK(begins_with(0, 1));
 }
 
+/* Readings in the n-th record sent since. */
+static size_t carried(size_t n)
+{
+    blob text = bench_open(&b, n);
+    /* type, map of 4, key 1 and epoch, key 2 and number, key 3: a head of one byte, or of two from 24 on */
+    size_t at = text.bytes[13] < 24 ? 15 : text.bytes[13] == 24 ? 16 : 17;
+    return text.size < 20 ? 0 : text.bytes[at] == 0x98 ? text.bytes[at + 1] : text.bytes[at] & 31;
+}
+
+static void after_a_loss_a_record_has_half_as_many_readings_and_more_again_with_news(void)
+{
+    begin();
+    ack(0, 1, 0);
+    for (int i = 0; i < 16; i++) {
+        report(i, 0);
+    }
+    b.sent_count = 0;
+    claw_poll(&b.sensor, 0);
+    size_t whole = carried(0), rest = carried(b.sent_count - 1);
+    CHECK(whole >= 4 && rest >= 1 && b.sensor.telemetry.next == 17);
+    ack(0, 1, 10); /* the same again: the first was lost */
+    size_t half = carried(0);
+    CHECK(begins_with(0, 1) && half == (rest < 2 ? 1 : rest / 2));
+    /* Nothing comes any more: one record, half of that. */
+    b.sent_count = 0;
+    claw_poll(&b.sensor, 3000);
+    CHECK(begins_with(0, 1) && b.sent_count == 1 && carried(0) <= (half < 2 ? 1 : half / 2));
+    CHECK(b.sensor.telemetry.most == 1);
+    ack(1, 2, 3100);
+    CHECK(b.sensor.telemetry.most == 2);
+    ack(2, 3, 3200);
+    CHECK(b.sensor.telemetry.most == 3);
+    claw_telemetry_begin(&b.sensor);
+    CHECK(b.sensor.telemetry.most == 0);
+}
+
 static void a_full_memory_drops_the_oldest_and_says_so_before_it_goes_on(void)
 {
     begin();
@@ -289,6 +325,7 @@ void test_telemetry(void)
     a_reading_is_held_until_it_is_safe();
     without_news_one_record_is_sent_again_and_the_wait_doubles();
     an_ack_that_says_the_same_again_lets_it_go_back_once_a_second();
+    after_a_loss_a_record_has_half_as_many_readings_and_more_again_with_news();
     a_full_memory_drops_the_oldest_and_says_so_before_it_goes_on();
     a_line_without_room_loses_nothing();
     an_ack_for_what_was_never_made_is_ignored();

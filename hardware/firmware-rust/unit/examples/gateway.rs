@@ -1,5 +1,6 @@
 //! A gateway that sends the same bytes in each run, so that what a sensor's image does with them can be counted:
-//! `gateway LINE CODE` pairs by the label's code, opens a session and acknowledges readings until it is ended.
+//! `gateway LINE CODE SUITE` pairs by the label's code in this suite, opens a session and acknowledges readings until it
+//! is ended. Suite 2 needs the feature of that name.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that fails says where")]
 #![allow(clippy::print_stdout, reason = "it tells the script how far it is")]
 
@@ -60,14 +61,14 @@ impl Line {
     }
 }
 
-fn pair(line: &mut Line, code: &Code, dice: &mut Dice) -> PairingRecord {
+fn pair(line: &mut Line, code: &Code, suite: Suite, dice: &mut Dice) -> PairingRecord {
     let options = GatewayOptions {
         gateway: "gw-1".parse().unwrap(),
         device: None,
         ceremony: Ceremony::Label,
         transport: Transport::Uart,
-        max_suite: Suite::Two,
-        min_suite: Suite::One,
+        max_suite: suite,
+        min_suite: suite,
         config: &[],
     };
     let mut own_static = [0; 32];
@@ -92,13 +93,15 @@ fn pair(line: &mut Line, code: &Code, dice: &mut Dice) -> PairingRecord {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().expect("gateway LINE CODE");
-    let code = Code::parse(&arguments.next().expect("gateway LINE CODE")).unwrap();
+    let mut argument = || arguments.next().expect("gateway LINE CODE SUITE");
+    let (path, code) = (argument(), Code::parse(&argument()).unwrap());
+    let suite = Suite::from_number(argument().parse().unwrap()).unwrap();
     let port = File::options().read(true).write(true).open(path).unwrap();
     let mut line = Line { port, decoder: Box::default(), heard: Vec::new() };
     let mut dice = Dice(1);
-    let record = pair(&mut line, &code, &mut dice);
-    println!("paired in suite {}", record.suite.number());
+    let record = pair(&mut line, &code, suite, &mut dice);
+    assert_eq!(record.suite, suite, "it is not what is measured");
+    println!("paired in suite {}", suite.number());
 
     let mut session = session::Gateway::default();
     let handshake1 = session.connect(&record, Transport::Uart, &mut dice).unwrap().to_vec();

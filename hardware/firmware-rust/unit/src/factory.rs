@@ -2,6 +2,7 @@
 
 use clawgate_protocol::code::Code;
 use clawgate_protocol::id::Id;
+use clawgate_protocol::pairing::Suite;
 
 /// The length of the page.
 pub const FACTORY_LEN: usize = 64;
@@ -13,16 +14,23 @@ pub struct Factory {
     pub device: Id,
     /// The code on its label, random per unit.
     pub label: Option<Code>,
+    /// The highest suite that it is to do, if not the highest it can.
+    pub max_suite: Option<Suite>,
 }
 
 impl Factory {
-    /// Reads `ID LF [CODE] LF`, then 0xff. None if there is no valid id; a label that is no code is none.
+    /// Reads `ID LF [CODE] LF [SUITE]`, then 0xff. None if there is no valid id; a label that is no code is none.
     #[must_use]
     pub fn parse(page: &[u8; FACTORY_LEN]) -> Option<Self> {
         let mut lines = page.split(|byte| *byte == b'\n').map(core::str::from_utf8);
         let device = lines.next()?.ok()?.parse().ok()?;
         let label = lines.next().and_then(Result::ok).and_then(|code| Code::parse(code).ok());
-        Some(Self { device, label })
+        let max_suite = match page.splitn(3, |byte| *byte == b'\n').nth(2).and_then(<[u8]>::first) {
+            Some(b'1') => Some(Suite::One),
+            Some(b'2') => Some(Suite::Two),
+            _ => None,
+        };
+        Some(Self { device, label, max_suite })
     }
 }
 
@@ -41,6 +49,9 @@ mod tests {
         let whole = Factory::parse(&page(b"unit-7\nK7QF-3M9B\n")).unwrap();
         assert_eq!((whole.device.as_str(), whole.label.is_some()), ("unit-7", true));
         assert!(Factory::parse(&page(b"unit-7\n\n")).unwrap().label.is_none());
+        assert_eq!(whole.max_suite, None);
+        let first = Factory::parse(&page(b"unit-7\nK7QF-3M9B\n1")).unwrap();
+        assert_eq!((first.label.is_some(), first.max_suite), (true, Some(Suite::One)));
         assert!(Factory::parse(&page(b"")).is_none(), "never programmed");
     }
 }

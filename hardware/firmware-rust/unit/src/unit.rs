@@ -162,7 +162,7 @@ fn start<'a, B: Board, P: Pages, const MESSAGE: usize>(
         name: "Rust firmware",
         profile: Profile { capabilities: CAPABILITIES, firmware: FIRMWARE, certificate: None },
         label: factory.label,
-        max_suite: made.max_suite,
+        max_suite: factory.max_suite.map_or(made.max_suite, |suite| suite.min(made.max_suite)),
         transport: Transport::Uart,
         max_message: u16::try_from(MESSAGE).unwrap_or(u16::MAX),
     };
