@@ -424,6 +424,12 @@ pub struct KeysConfig {
     /// How long the issuer's new key is published before it signs; up to 1 day.
     #[serde(deserialize_with = "values::lead")]
     pub issuer_lead: Duration,
+    /// The gateway's static key; pairings keep the one that they were made with.
+    #[serde(deserialize_with = "values::schedule")]
+    pub gateway: Option<Duration>,
+    /// The master key, where it is the key file of our own.
+    #[serde(deserialize_with = "values::schedule")]
+    pub master: Option<Duration>,
 }
 
 /// `[cloud]`: the gateway itself at the broker, beside its devices.
@@ -553,7 +559,12 @@ impl Default for StandaloneConfig {
 
 impl Default for KeysConfig {
     fn default() -> Self {
-        Self { issuer: None, issuer_lead: Duration::from_secs(600) }
+        Self {
+            issuer: None,
+            issuer_lead: Duration::from_secs(600),
+            gateway: Some(Duration::from_secs(365 * 86_400)),
+            master: None,
+        }
     }
 }
 

@@ -36,9 +36,11 @@ pub(crate) fn create(
         return Err(BackupError::Exists(file.to_owned()));
     }
     let clock = Clock::system();
-    let key = master_key(config)?;
-    let options = StoreOptions { dir: dir.clone(), given_key: Some(key.clone()), ..StoreOptions::default() };
+    let (master_key, given_key) = (config.master_key.clone(), unsealed_key(config)?);
+    // Finishes a change of the key that was cut off.
+    let options = StoreOptions { dir: dir.clone(), master_key, given_key, ..StoreOptions::default() };
     let store = Store::open(&options, clock.clone())?;
+    let key = store.master_key_itself();
     let manifest = Manifest {
         id: format!("{:016x}", u64::from_be_bytes(random()?)),
         gateway: config.gateway.id.to_string(),
@@ -135,9 +137,8 @@ fn fold_spool(path: &Path) -> Result<(), BackupError> {
     store::fold(&db).map_err(journal)
 }
 
-/// The key from where the configuration has it; one that is sealed to this machine is unsealed by systemd.
-fn master_key(config: &Config) -> Result<Secret<[u8; 32]>, BackupError> {
-    let own = config.state_dir.join(KEY_ENTRY);
+/// A key that is sealed to this machine, unsealed by systemd.
+fn unsealed_key(config: &Config) -> Result<Option<Secret<[u8; 32]>>, BackupError> {
     let sealed = Path::new("/etc/credstore.encrypted/clawgate-master-key");
     if config.master_key.is_none() && sealed.exists() {
         let asked =
@@ -146,9 +147,9 @@ fn master_key(config: &Config) -> Result<Secret<[u8; 32]>, BackupError> {
         if !asked.status.success() {
             return Err(BackupError::Sealed(String::from_utf8_lossy(&asked.stderr).trim().to_owned()));
         }
-        return store::parse_key(&asked.stdout).ok_or(BackupError::Sealed("what came is no key".to_owned()));
+        return store::parse_key(&asked.stdout).map(Some).ok_or(BackupError::Sealed("what came is no key".to_owned()));
     }
-    Ok(store::read_key(config.master_key.as_deref().unwrap_or(&own), &config.state_dir)?)
+    Ok(None)
 }
 
 #[cfg(test)]

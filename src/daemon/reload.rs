@@ -101,6 +101,8 @@ const KEYS: &[Key] = &[
     live!(log.level),
     live!(keys.issuer),
     live!(keys.issuer_lead),
+    live!(keys.gateway),
+    live!(keys.master),
     fixed!(cloud.status),
     live!(cloud.status_every),
 ];
@@ -268,6 +270,8 @@ mod tests {
             [keys]
             issuer = "90d"
             issuer_lead = "3m"
+            gateway = "30d"
+            master = "300d"
             [cloud]
             status = "off"
             status_every = "1m"

@@ -393,6 +393,14 @@ impl<'a> Attendance<'a> {
             }
             Order::Pair(job) => self.begin(*job).await,
             Order::Unpair(device, answer) => self.unpair(&device, answer),
+            Order::Renew(device, answer) => {
+                let session = self.session.as_mut().filter(|session| *session.device() == device);
+                let renewed = session.map(Session::renew);
+                let _ = answer.send(matches!(renewed, Some(Ok(()))));
+                if let Some(Err(end)) = renewed {
+                    self.session_ended(&end);
+                }
+            }
             Order::Renamed(old) => {
                 if self.session.as_ref().is_some_and(|session| *session.device() == old) {
                     self.end_session();

@@ -262,6 +262,17 @@ impl Links {
         }
     }
 
+    /// Begins a new session with a device while the one it has goes on; false where it has none.
+    pub async fn renew(&self, device: &DeviceId) -> bool {
+        let handles = self.handles();
+        let Some(handle) = handles.iter().find(|handle| handle.view.device().as_ref() == Some(device)) else {
+            return false;
+        };
+        let (answer, answered) = oneshot::channel();
+        handle.order(Order::Renew(device.clone(), answer)).await;
+        answered.await.unwrap_or(false)
+    }
+
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.0.engine
     }

@@ -19,6 +19,8 @@ pub(crate) enum Order {
     Unpair(DeviceId, oneshot::Sender<bool>),
     /// The device has another name: its session ends, and the next one goes by that.
     Renamed(DeviceId),
+    /// New session keys for the device, while its session goes on; whether there is one.
+    Renew(DeviceId, oneshot::Sender<bool>),
     /// Others need the radio: say goodbye for now.
     Rest,
 }
@@ -31,7 +33,7 @@ impl Order {
             Self::Meet(answer) => drop(answer.send(Err(why.to_owned()))),
             Self::Identify(_, answer) => drop(answer.send(Err(why.to_owned()))),
             Self::Pair(job) => job.unreachable(why).await,
-            Self::Unpair(_, answer) => drop(answer.send(false)),
+            Self::Unpair(_, answer) | Self::Renew(_, answer) => drop(answer.send(false)),
             // No session, so no old name, and nothing to rest from.
             Self::Renamed(_) | Self::Rest => {}
         }

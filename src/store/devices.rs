@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
 use super::error::failed;
-use super::{Place, Store, StoreError};
+use super::{Place, Sealer, Store, StoreError};
 use crate::ids::{DeviceId, PairingId};
 use crate::secret::Secret;
 use crate::token::scope::Scope;
@@ -152,13 +152,14 @@ impl Store {
     /// [`StoreError::Unsealable`] when a key was altered, [`StoreError::Database`].
     pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
         let error = failed("read the devices");
+        let sealer = self.sealer();
         let raws: Vec<Raw> = {
             let db = self.db();
             let mut query = db.prepare_cached(&format!("SELECT {COLUMNS} FROM devices ORDER BY id")).map_err(&error)?;
             let rows = query.query_map([], Raw::read).map_err(&error)?;
             rows.collect::<Result<_, _>>().map_err(error)?
         };
-        raws.into_iter().map(|raw| self.open_device(raw)).collect()
+        raws.into_iter().map(|raw| open_device(&sealer, raw)).collect()
     }
 
     /// The device of that name.
@@ -184,7 +185,8 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Random`].
     pub fn put_pending(&self, new: &NewPairing) -> Result<(), StoreError> {
         let error = failed("keep a pending key");
-        let sealed = self.0.sealer.seal(place(&new.device, "pending"), new.key.record.expose())?;
+        let sealer = self.sealer();
+        let sealed = sealer.seal(place(&new.device, "pending"), new.key.record.expose())?;
         let info = to_json(&new.info);
         let now = self.now_ms();
         let mut db = self.db();
@@ -214,6 +216,7 @@ impl Store {
     /// [`StoreError::NotPending`], [`StoreError::Unsealable`], [`StoreError::Database`].
     pub fn confirm_pending(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
         let error = failed("confirm a key");
+        let sealer = self.sealer();
         let not_pending = || StoreError::NotPending { device: device.clone(), pairing };
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
@@ -234,8 +237,8 @@ impl Store {
             _ => return Err(not_pending()),
         };
         // Sealed again, because a slot is part of what a sealed key is bound to.
-        let record = self.0.sealer.open(place(device, "pending"), &sealed)?;
-        let sealed = self.0.sealer.seal(place(device, "current"), record.expose())?;
+        let record = sealer.open(place(device, "pending"), &sealed)?;
+        let sealed = sealer.seal(place(device, "current"), record.expose())?;
         transaction
             .execute(
                 "UPDATE devices SET current_pairing = pending_pairing, current_sealed = ?2, confirmed_ms = ?3,
@@ -280,8 +283,9 @@ impl Store {
         if let Some(other) = self.device(to)? {
             return Err(StoreError::NameTaken { device: to.clone(), hardware_id: other.hardware_id });
         }
+        let sealer = self.sealer();
         let seal = |slot: Option<&KeySlot>, name: &str| {
-            slot.map(|slot| self.0.sealer.seal(place(to, name), slot.record.expose())).transpose()
+            slot.map(|slot| sealer.seal(place(to, name), slot.record.expose())).transpose()
         };
         let current = seal(device.current.as_ref(), "current")?;
         let pending = seal(device.pending.as_ref().map(|pending| &pending.key), "pending")?;
@@ -342,43 +346,44 @@ impl Store {
     }
 
     fn find(&self, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<Device>, StoreError> {
+        let sealer = self.sealer();
         let raw = self
             .db()
             .query_row(&format!("SELECT {COLUMNS} FROM devices WHERE {condition}"), [value], Raw::read)
             .optional()
             .map_err(failed("read a device"))?;
-        raw.map(|raw| self.open_device(raw)).transpose()
+        raw.map(|raw| open_device(&sealer, raw)).transpose()
     }
+}
 
-    fn open_device(&self, raw: Raw) -> Result<Device, StoreError> {
-        let altered = |what: &str| StoreError::Unsealable(format!("{what} of device {:?}", raw.id));
-        let id: DeviceId = raw.id.parse().map_err(|_| altered("name"))?;
-        let open = |slot: Option<([u8; 8], Vec<u8>)>, name: &str| {
-            slot.map(|(pairing, sealed)| {
-                let record = self.0.sealer.open(place(&id, name), &sealed)?;
-                Ok(KeySlot { pairing: PairingId(pairing), record })
-            })
-            .transpose()
-        };
-        let current = open(raw.current, "current")?;
-        let pending = open(raw.pending, "pending")?.map(|key| PendingSlot {
-            key,
-            code: raw.pending_code,
-            since_ms: raw.pending_ms.unwrap_or_default(),
-        });
-        let info = serde_json::from_str(&raw.info).map_err(|_| altered("description"))?;
-        Ok(Device {
-            id,
-            hardware_id: raw.hardware_id,
-            info,
-            created_ms: raw.created_ms,
-            confirmed_ms: raw.confirmed_ms,
-            seen: raw.seen,
-            revoked: raw.revoked,
-            current,
-            pending,
+fn open_device(sealer: &Sealer, raw: Raw) -> Result<Device, StoreError> {
+    let altered = |what: &str| StoreError::Unsealable(format!("{what} of device {:?}", raw.id));
+    let id: DeviceId = raw.id.parse().map_err(|_| altered("name"))?;
+    let open = |slot: Option<([u8; 8], Vec<u8>)>, name: &str| {
+        slot.map(|(pairing, sealed)| {
+            let record = sealer.open(place(&id, name), &sealed)?;
+            Ok(KeySlot { pairing: PairingId(pairing), record })
         })
-    }
+        .transpose()
+    };
+    let current = open(raw.current, "current")?;
+    let pending = open(raw.pending, "pending")?.map(|key| PendingSlot {
+        key,
+        code: raw.pending_code,
+        since_ms: raw.pending_ms.unwrap_or_default(),
+    });
+    let info = serde_json::from_str(&raw.info).map_err(|_| altered("description"))?;
+    Ok(Device {
+        id,
+        hardware_id: raw.hardware_id,
+        info,
+        created_ms: raw.created_ms,
+        confirmed_ms: raw.confirmed_ms,
+        seen: raw.seen,
+        revoked: raw.revoked,
+        current,
+        pending,
+    })
 }
 
 /// A name stands for one sensor, and a sensor has one name.

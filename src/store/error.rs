@@ -39,6 +39,15 @@ pub enum StoreError {
         /// The state that needs it.
         state: PathBuf,
     },
+    /// An operator keeps the key, where this program does not write.
+    #[error(
+        "the master key is {place}, which clawgate does not write: put a new one beside it, under its name with .new, and \
+         restart (\"master\" in keys.md)"
+    )]
+    KeyKept {
+        /// Where it is.
+        place: String,
+    },
     /// The key opens nothing of this state.
     #[error(
         "{}: this is not the master key that {} was sealed with: put the right key back; nothing was changed",

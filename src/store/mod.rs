@@ -10,6 +10,7 @@ mod devices;
 mod dir;
 mod error;
 mod master_key;
+mod rekey;
 mod schema;
 mod seal;
 mod secrets;
@@ -18,7 +19,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
@@ -31,8 +32,11 @@ use crate::clock::Clock;
 use crate::secret::Secret;
 use dir::StateDir;
 use error::failed;
-use master_key::MasterKey;
 pub(crate) use master_key::parse as parse_key;
+use master_key::{MasterKey, Origin};
+pub use rekey::MasterKeyInfo;
+use rekey::Settled;
+pub(crate) use seal::key_id;
 use seal::{Place, Sealer};
 pub(crate) use secrets::REFRESH_TOKEN;
 
@@ -64,7 +68,11 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     db: Mutex<Connection>,
-    sealer: Sealer,
+    /// Taken before `db`, and held while sealed values are on their way; written only when the master key changes.
+    sealer: RwLock<Sealer>,
+    origin: Origin,
+    /// This start sealed everything again under a new key.
+    key_changed: bool,
     clock: Clock,
     dir: StateDir,
 }
@@ -82,14 +90,13 @@ impl Store {
         if fence.exists() {
             return Err(StoreError::Fenced { file: fence });
         }
-        let key = match &options.given_key {
-            Some(given) => MasterKey { bytes: given.clone(), origin: "the key that was given".into() },
+        let (key, successor) = match &options.given_key {
+            Some(given) => (MasterKey { bytes: given.clone(), origin: Origin::Given }, None),
             None => master_key::load(dir.path(), options.master_key.as_deref(), options.credentials_dir.as_deref())?,
         };
-        let sealer = Sealer::new(key.bytes);
         let file = dir.path().join(STATE_FILE);
         if !file.exists() {
-            create(dir.path(), &file, &sealer)?;
+            create(dir.path(), &file, &Sealer::new(key.bytes.clone()))?;
         }
         dir::restrict(&file, 0o600)?;
         let mut db = connect(&file)?;
@@ -99,13 +106,21 @@ impl Store {
         }
         configure(&db)?;
         schema::migrate(&mut db, found)?;
-        let check: Vec<u8> = db
-            .query_row("SELECT value FROM meta WHERE name = ?1", [KEY_CHECK_PLACE.row], |row| row.get(0))
-            .map_err(|error| StoreError::damaged(&file, format!("the key check is gone: {error}")))?;
-        if sealer.open(KEY_CHECK_PLACE, &check).is_err() {
-            return Err(StoreError::KeyWrong { key: key.origin, state: file });
+        let check = db.query_row("SELECT 1 FROM meta WHERE name = ?1", [KEY_CHECK_PLACE.row], |_| Ok(()));
+        check.map_err(|error| StoreError::damaged(&file, format!("the key check is gone: {error}")))?;
+        let (origin, place) = (key.origin.clone(), key.origin.path(dir.path()));
+        let Some((sealer, settled)) = rekey::settle(&mut db, key, successor, dir.path(), ms(clock.wall()))? else {
+            return Err(StoreError::KeyWrong { key: place, state: file });
+        };
+        let key_changed = settled == Settled::Changed;
+        if key_changed {
+            tracing::info!(
+                key = sealer.id(),
+                "everything is sealed under the new master key; the old one is of no use"
+            );
         }
-        Ok(Self(Arc::new(Inner { db: Mutex::new(db), sealer, clock, dir })))
+        let inner = Inner { db: Mutex::new(db), sealer: RwLock::new(sealer), origin, key_changed, clock, dir };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// The state directory.
@@ -131,6 +146,16 @@ impl Store {
         dir::sync_dir(self.dir())
     }
 
+    /// Whether this start changed the master key over to one that an operator put beside it.
+    pub(crate) fn key_changed_at_start(&self) -> bool {
+        self.0.key_changed
+    }
+
+    /// Seals and opens; to be taken before [`Self::db`] and kept as long as a sealed value is in hand.
+    fn sealer(&self) -> RwLockReadGuard<'_, Sealer> {
+        self.0.sealer.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The connection. A panic while it was held rolled its transaction back, so it is sound to go on.
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.0.db.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,7 +169,7 @@ impl Store {
 
 /// The master key in a file; never made.
 pub(crate) fn read_key(path: &Path, dir: &Path) -> Result<Secret<[u8; 32]>, StoreError> {
-    Ok(master_key::load(dir, Some(path), None)?.bytes)
+    Ok(master_key::load(dir, Some(path), None)?.0.bytes)
 }
 
 /// Folds a journal in and empties it; an error where somebody else uses the database.

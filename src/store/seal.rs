@@ -41,6 +41,16 @@ impl Sealer {
         Self(master)
     }
 
+    /// The key itself.
+    pub(super) fn key(&self) -> Secret<[u8; 32]> {
+        self.0.clone()
+    }
+
+    /// Names the key; says nothing about it.
+    pub(super) fn id(&self) -> String {
+        key_id("master", self.0.expose())
+    }
+
     fn cipher(&self, table: &str) -> XChaCha20Poly1305 {
         let mut key = Zeroizing::new([0u8; 32]);
         let kdf = Hkdf::<Sha256>::new(Some(b"clawgate state v1"), self.0.expose());
@@ -74,6 +84,16 @@ impl Sealer {
             .map(Secret::new)
             .map_err(|_| altered())
     }
+}
+
+/// A name for a secret key of 32 random bytes, from which nothing about the key follows.
+pub(crate) fn key_id(kind: &str, key: &[u8; 32]) -> String {
+    let mut id = [0; 8];
+    let kdf = Hkdf::<Sha256>::new(Some(b"clawgate key id"), key);
+    // 8 bytes are far below HKDF's limit, so this cannot fail.
+    let expanded = kdf.expand(kind.as_bytes(), &mut id);
+    debug_assert!(expanded.is_ok());
+    format!("{:016x}", u64::from_be_bytes(id))
 }
 
 #[cfg(test)]

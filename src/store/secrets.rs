@@ -10,17 +10,36 @@ use crate::secret::Secret;
 /// Names of devices' refresh tokens begin so.
 pub(crate) const REFRESH_TOKEN: &str = "refresh-token.";
 
+/// Name of the gateway's static secret.
+const STATIC: &str = "gateway-static";
+
 fn place(name: &str) -> Place<'_> {
     Place { table: "secrets", row: name, name: "secret" }
 }
 
 impl Store {
-    /// The gateway's X25519 static secret; made at the first call and kept for ever.
+    /// The gateway's X25519 static secret; made at the first call.
     ///
     /// # Errors
     /// [`StoreError::Unsealable`] when it was altered, [`StoreError::Database`] and [`StoreError::Random`].
     pub fn gateway_identity(&self) -> Result<Secret<[u8; 32]>, StoreError> {
-        self.seed("gateway-static")
+        self.seed(STATIC)
+    }
+
+    /// A new static secret for the pairings to come; those there are have the one that they were made with.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] and [`StoreError::Random`]; the old one is kept then.
+    pub(crate) fn renew_gateway_identity(&self) -> Result<Secret<[u8; 32]>, StoreError> {
+        let mut fresh = Zeroizing::new([0u8; 32]);
+        getrandom::fill(fresh.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
+        self.put_secret(STATIC, fresh.as_ref())?;
+        Ok(Secret::new(*fresh))
+    }
+
+    /// When the static secret was made, in milliseconds since 1970.
+    pub(crate) fn gateway_identity_made_ms(&self) -> Result<Option<i64>, StoreError> {
+        self.secret_made_ms(STATIC)
     }
 
     /// 32 secret random bytes under `name`, made at the first call: the seed of a key.
@@ -45,12 +64,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unsealable`] when it was altered, [`StoreError::Database`].
     pub fn secret(&self, name: &str) -> Result<Option<Secret<Vec<u8>>>, StoreError> {
+        let sealer = self.sealer();
         let sealed: Option<Vec<u8>> = self
             .db()
             .query_row("SELECT sealed FROM secrets WHERE name = ?1", [name], |row| row.get(0))
             .optional()
             .map_err(failed("read a secret"))?;
-        sealed.map(|sealed| self.0.sealer.open(place(name), &sealed)).transpose()
+        sealed.map(|sealed| sealer.open(place(name), &sealed)).transpose()
     }
 
     /// Seals `secret` under `name`, in place of an earlier one.
@@ -67,10 +87,11 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Random`].
     pub fn put_secrets(&self, secrets: &[(&str, &[u8])]) -> Result<(), StoreError> {
         let error = failed("write secrets");
+        let sealer = self.sealer();
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
         for (name, secret) in secrets {
-            let sealed = self.0.sealer.seal(place(name), secret)?;
+            let sealed = sealer.seal(place(name), secret)?;
             transaction
                 .execute(
                     "INSERT OR REPLACE INTO secrets (name, sealed, made_ms) VALUES (?1, ?2, ?3)",
@@ -111,7 +132,8 @@ impl Store {
     }
 
     fn write_secret(&self, how: &str, name: &str, secret: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.0.sealer.seal(place(name), secret)?;
+        let sealer = self.sealer();
+        let sealed = sealer.seal(place(name), secret)?;
         self.db()
             .execute(
                 &format!("{how} INTO secrets (name, sealed, made_ms) VALUES (?1, ?2, ?3)"),

@@ -85,3 +85,50 @@ fn the_issuers_key_is_changed_under_traffic_and_over_a_restart() {
     let before = confirmed(&site);
     until("readings go on", || (confirmed(&site) > before + 5).then_some(()));
 }
+
+#[test]
+fn the_keys_of_the_gateway_itself_are_changed_while_it_runs() {
+    let site = Site::standalone("");
+    site.configure(&format!(
+        "mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n[keys]\ngateway = \"30d\"\n",
+        site.line("line1")
+    ));
+    let daemon = site.start();
+    let mut sensor = site.thermometer("line1", &[]);
+    site.pair("line1", &mut sensor).ok();
+    let month = keys(&site, "gateway")[0]["rotates_in_s"].as_u64().unwrap();
+    assert!((29 * 86_400..=30 * 86_400).contains(&month), "{month}");
+
+    // New session keys, while readings go on.
+    let handshakes = || {
+        let address = site.status()["metrics"].as_str().unwrap().to_owned();
+        let text = ureq::get(address).call().unwrap().body_mut().read_to_string().unwrap();
+        let line = text.lines().find(|line| line.starts_with("clawgate_session_handshakes_total")).unwrap().to_owned();
+        line.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+    };
+    let before = handshakes();
+    let said = site.run(&["key", "rotate", "device", "line1"]).ok().out;
+    assert!(said.contains("new session keys now") && said.contains("clawgate pair line1"), "{said}");
+    until("the session is under new keys", || (handshakes() > before).then_some(()));
+    assert_eq!(site.run(&["key", "rotate", "device", "nobody"]).code, 3);
+
+    // The master key, and the static key: what is there keeps its own.
+    let (master, own) = (in_use(&site, "master"), in_use(&site, "gateway"));
+    let file = std::fs::read(site.path("state/master.key")).unwrap();
+    let newer = site.run(&["key", "rotate", "master", "--json"]).ok().json()["id"].clone();
+    assert!(newer != master && in_use(&site, "master") == newer);
+    assert!(std::fs::read(site.path("state/master.key")).unwrap() != file);
+    site.run(&["key", "rotate", "gateway"]).ok();
+    let retired = |site: &Site| keys(site, "gateway").iter().filter(|key| key["state"] == "retired").count();
+    assert!(in_use(&site, "gateway") != own && retired(&site) == 1);
+
+    drop(daemon);
+    let _daemon = site.start();
+    assert!(in_use(&site, "master") == newer && retired(&site) == 1);
+    until("readings go on", || (confirmed(&site) > 5).then_some(()));
+    // Paired again, without its button: the last pairing under the old static key is gone, and the key with it.
+    let again = site.run_with(&["pair", "line1", "--name", "line1"], &sensor.label).ok();
+    assert!(again.err.contains("paired") || again.out.contains("line1"), "{again:?}");
+    until("the old static key is gone", || (retired(&site) == 0).then_some(()));
+    assert!(site.run(&["key", "rotate", "nothing"]).err.contains("issuer, "));
+}

@@ -1,6 +1,7 @@
 //! The gateway's own keys: which there are, how old they are, and a new one in place of an old one, by command or on
 //! schedule. What a rotation of each means stands in docs/keys.md.
 
+mod kept;
 mod schedule;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::config::KeysConfig;
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
 use crate::session::blocking;
+use crate::store::StoreError;
 use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
 use schedule::Due;
 
@@ -28,16 +30,25 @@ const SPREAD: Duration = Duration::from_secs(20);
 pub(crate) enum Kind {
     /// Signs access tokens, where the issuer is in this process.
     Issuer,
+    /// The gateway's static key, a part of each pairing's.
+    Gateway,
+    /// Seals every other key.
+    Master,
+    /// Between a device and the gateway.
+    Device,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are shown.
-    pub(crate) const ALL: [Self; 1] = [Self::Issuer];
+    pub(crate) const ALL: [Self; 4] = [Self::Issuer, Self::Gateway, Self::Master, Self::Device];
 
     /// Its name in commands, in the audit log and in the configuration.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Issuer => "issuer",
+            Self::Gateway => "gateway",
+            Self::Master => "master",
+            Self::Device => "device",
         }
     }
 
@@ -56,6 +67,10 @@ impl Kind {
     fn every(self, config: &KeysConfig) -> Option<Duration> {
         match self {
             Self::Issuer => config.issuer,
+            Self::Gateway => config.gateway,
+            Self::Master => config.master,
+            // The protocol does it by itself.
+            Self::Device => None,
         }
     }
 }
@@ -74,6 +89,9 @@ impl Gateway {
     pub(crate) async fn keys(&self) -> Result<Vec<Key>, Failure> {
         let mut keys = Vec::new();
         keys.extend(self.issuer_keys());
+        keys.extend(self.gateway_keys().await?);
+        keys.extend(self.master_keys().await?);
+        keys.extend(self.device_keys().await?);
         Ok(keys)
     }
 
@@ -88,15 +106,41 @@ impl Gateway {
         actor: Actor,
     ) -> Result<KeyRotated, Failure> {
         let done = match kind {
+            _ if request.now && kind != Kind::Issuer => Err(Failure::usage(
+                "--now is for the issuer's key: the others have no time in which both are good.",
+                "",
+            )),
             Kind::Issuer => self.rotate_issuer(request.now).await,
+            Kind::Gateway => self.rotate_gateway().await,
+            Kind::Master => self.rotate_master().await,
+            Kind::Device => self.rotate_device(request.device.as_deref()).await,
         };
-        let event = Event::done(actor, "key.rotate", kind.as_str());
+        let subject = request.device.as_deref().filter(|_| kind == Kind::Device);
+        let subject = subject.map_or_else(|| kind.as_str().to_owned(), |device| format!("device {device}"));
+        let event = Event::done(actor, "key.rotate", subject);
         let event = match &done {
             Ok(rotated) => event.with(json!({ "id": rotated.id, "at_once": request.now })),
             Err(failure) => event.ended(Outcome::Refused).because(&failure.message),
         };
         self.record(event).await;
         done
+    }
+
+    /// A key as it is shown.
+    fn key(&self, kind: Kind, id: &str, state: &str, made_ms: Option<i64>, protection: String, note: String) -> Key {
+        let now_ms = i64::try_from(self.clock().wall().as_millis()).unwrap_or(i64::MAX);
+        let age_s = made_ms.map(|made| u64::try_from(now_ms.saturating_sub(made) / 1000).unwrap_or(0));
+        let every = kind.every(&self.config().keys).filter(|_| state == "in_use");
+        Key {
+            kind: kind.as_str().to_owned(),
+            id: id.to_owned(),
+            state: state.to_owned(),
+            made_at: made_ms.map(super::view::rfc3339),
+            age_s,
+            rotates_in_s: every.zip(age_s).map(|(every, age)| every.as_secs().saturating_sub(age)),
+            protection,
+            note,
+        }
     }
 
     fn ring(&self) -> Option<(&LocalIssuer, &KeyRing)> {
@@ -107,19 +151,11 @@ impl Gateway {
     fn issuer_keys(&self) -> Vec<Key> {
         let Some((issuer, ring)) = self.ring() else { return Vec::new() };
         let (now, state) = (issuer.now(), ring.state(issuer.now()));
-        let key = |id: &str, state: &str, made: Option<u64>, note: String| Key {
-            kind: Kind::Issuer.as_str().to_owned(),
-            id: id.to_owned(),
-            state: state.to_owned(),
-            made_at: made.map(seconds_as_rfc3339),
-            age_s: made.map(|made| now.saturating_sub(made)),
-            rotates_in_s: None,
-            protection: SEALED.to_owned(),
-            note,
+        let key = |id: &str, word: &str, made: Option<u64>, note: String| {
+            let made_ms = made.map(|made| i64::try_from(made.saturating_mul(1000)).unwrap_or(i64::MAX));
+            self.key(Kind::Issuer, id, word, made_ms, SEALED.to_owned(), note)
         };
-        let mut signing = key(&state.signing, "in_use", Some(state.made), "signs access tokens".to_owned());
-        let every = Kind::Issuer.every(&self.config().keys);
-        signing.rotates_in_s = every.map(|every| state.made.saturating_add(every.as_secs()).saturating_sub(now));
+        let signing = key(&state.signing, "in_use", Some(state.made), "signs access tokens".to_owned());
         let next = state.next.as_ref().map(|(id, starts)| {
             let note = format!("published; signs in {} s", starts.saturating_sub(now));
             key(id, "published", None, note)
@@ -196,6 +232,14 @@ impl Gateway {
 /// How a key is kept that stands in the registry's database.
 const SEALED: &str = "sealed under the master key";
 
+/// What the store says, and whose matter it is.
+fn failure_of(error: &StoreError) -> Failure {
+    match error {
+        StoreError::KeyKept { .. } => Failure::new(Exit::Failed, "kept_elsewhere", format!("{error}."), ""),
+        _ => Failure::internal(error),
+    }
+}
+
 fn ring_failure(error: &RingError) -> Failure {
     match error {
         RingError::UnderWay { .. } | RingError::TooMany => {
@@ -205,13 +249,13 @@ fn ring_failure(error: &RingError) -> Failure {
     }
 }
 
-fn seconds_as_rfc3339(seconds: u64) -> String {
-    super::view::rfc3339(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
-}
-
 /// Changes what is due, and finishes what was begun, until `stop`.
 pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
     let mut signing = gateway.ring().map(|(issuer, ring)| ring.state(issuer.now()).signing);
+    if gateway.store().key_changed_at_start() {
+        let details = json!({ "by": "the new one that was found beside it" });
+        gateway.record(Event::done(Actor::Daemon, "key.rotate", Kind::Master.as_str()).with(details)).await;
+    }
     let mut due = Due::default();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         if let Some(state) = tend_issuer(&gateway).await

@@ -1,0 +1,127 @@
+//! The keys that stand in the registry's database, and the key above them.
+
+use std::collections::BTreeMap;
+
+use super::{Kind, SEALED, failure_of};
+use crate::control::api::{Key, KeyRotated};
+use crate::control::failure::Failure;
+use crate::daemon::Gateway;
+use crate::ids::DeviceId;
+use crate::session::{blocking, record};
+use crate::store::{Device, MasterKeyInfo, StoreError, key_id};
+
+/// The gateway's static secret, by the name of its kind.
+const STATIC: &str = "gateway";
+
+impl Gateway {
+    /// The master key.
+    pub(super) async fn master_keys(&self) -> Result<Vec<Key>, Failure> {
+        let store = self.store().clone();
+        let MasterKeyInfo { id, made_ms, place } =
+            blocking(move || store.master_key()).await.map_err(|error| Failure::internal(&error))?;
+        let note = "seals every other key and secret".to_owned();
+        Ok(vec![self.key(Kind::Master, &id, "in_use", made_ms, place, note)])
+    }
+
+    pub(super) async fn rotate_master(&self) -> Result<KeyRotated, Failure> {
+        let store = self.store().clone();
+        let info = blocking(move || store.rotate_master_key()).await.map_err(|error| failure_of(&error))?;
+        Ok(KeyRotated {
+            kind: Kind::Master.as_str().to_owned(),
+            id: info.id,
+            done: "Everything is sealed under a new master key.".to_owned(),
+            next_step: "Copies of the state from before open only under the old key: make a new backup (clawgate backup create)."
+                .to_owned(),
+        })
+    }
+
+    /// The static key of pairings to come, and those that pairings still hang on.
+    pub(super) async fn gateway_keys(&self) -> Result<Vec<Key>, Failure> {
+        let store = self.store().clone();
+        let (current, made_ms, held) = blocking(move || {
+            let current = key_id(STATIC, store.gateway_identity()?.expose());
+            let made_ms = store.gateway_identity_made_ms()?;
+            Ok::<_, StoreError>((current, made_ms, held(&store.devices()?)))
+        })
+        .await
+        .map_err(|error| Failure::internal(&error))?;
+        let pairings = |id: &str| held.get(id).copied().unwrap_or(0);
+        let note = format!("of new pairings, and of {} there are", pairings(&current));
+        let own = self.key(Kind::Gateway, &current, "in_use", made_ms, SEALED.to_owned(), note);
+        let older = held.iter().filter(|(id, _)| **id != current).map(|(id, count)| {
+            let note = format!("of {count} pairings; erased when they have been paired again or unpaired");
+            self.key(Kind::Gateway, id, "retired", None, SEALED.to_owned(), note)
+        });
+        Ok([own].into_iter().chain(older).collect())
+    }
+
+    pub(super) async fn rotate_gateway(&self) -> Result<KeyRotated, Failure> {
+        let store = self.store().clone();
+        let (id, older) = blocking(move || {
+            let id = key_id(STATIC, store.renew_gateway_identity()?.expose());
+            let held = held(&store.devices()?);
+            let older: usize = held.iter().filter(|(known, _)| **known != id).map(|(_, count)| count).sum();
+            Ok::<_, StoreError>((id, older))
+        })
+        .await
+        .map_err(|error| Failure::internal(&error))?;
+        let next_step = match older {
+            0 => String::new(),
+            count => format!("{count} pairings keep an older key until they are paired again: clawgate pair DEVICE"),
+        };
+        let done = "New pairings have a new static key of the gateway.".to_owned();
+        Ok(KeyRotated { kind: Kind::Gateway.as_str().to_owned(), id, done, next_step })
+    }
+
+    /// The pairing of each device.
+    pub(super) async fn device_keys(&self) -> Result<Vec<Key>, Failure> {
+        let store = self.store().clone();
+        let devices = blocking(move || store.devices()).await.map_err(|error| Failure::internal(&error))?;
+        let keys = devices.iter().filter_map(|device| {
+            let slot = device.current.as_ref()?;
+            let note = format!("{}; session keys are renewed at each connection, and after a day", device.id);
+            let id = slot.pairing.fingerprint();
+            Some(self.key(Kind::Device, &id, "in_use", device.confirmed_ms, SEALED.to_owned(), note))
+        });
+        Ok(keys.collect())
+    }
+
+    /// New session keys for a device, while its session goes on.
+    pub(super) async fn rotate_device(&self, device: Option<&str>) -> Result<KeyRotated, Failure> {
+        let name = device.ok_or_else(|| Failure::usage("Which device?", "clawgate key rotate device DEVICE"))?;
+        let id: DeviceId = name.parse().map_err(|_| unknown(name))?;
+        let (store, wanted) = (self.store().clone(), id.clone());
+        let known = blocking(move || store.device(&wanted)).await.map_err(|error| Failure::internal(&error))?;
+        let known = known.ok_or_else(|| unknown(name))?;
+        let pairing = format!("The keys of its pairing change when it is paired again: clawgate pair {id}");
+        let slot = known.current.ok_or_else(|| Failure::usage(format!("{id} is not proven yet."), pairing.clone()))?;
+        let done = if self.links().renew(&id).await {
+            format!("{id} gets new session keys now; the session before lives until they are in use.")
+        } else {
+            format!("{id} is not connected; it gets new session keys when it is.")
+        };
+        Ok(KeyRotated {
+            kind: Kind::Device.as_str().to_owned(),
+            id: slot.pairing.fingerprint(),
+            done,
+            next_step: pairing,
+        })
+    }
+}
+
+fn unknown(device: &str) -> Failure {
+    Failure::not_found(format!("There is no device {device:?}."), "List them: clawgate devices ls")
+}
+
+/// How many pairings hang on each static key of the gateway.
+fn held(devices: &[Device]) -> BTreeMap<String, usize> {
+    let mut held = BTreeMap::new();
+    for device in devices {
+        for slot in device.current.iter().chain(device.pending.as_ref().map(|pending| &pending.key)) {
+            if let Some(record) = record(slot) {
+                *held.entry(key_id(STATIC, &record.own_static)).or_default() += 1;
+            }
+        }
+    }
+    held
+}
