@@ -7,6 +7,7 @@ pub mod load;
 mod locate;
 mod principal;
 mod profile;
+pub(crate) mod stages;
 mod values;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
 pub use principal::Principal;
 pub(crate) use principal::id_of;
+pub use stages::StageError;
 pub use values::Name;
 pub(crate) use values::parse_duration;
 
@@ -188,6 +190,22 @@ pub struct PairingConfig {
     /// Lowest suite that is accepted: 1, or 2 to insist on ML-KEM-768.
     #[serde(deserialize_with = "values::suite")]
     pub min_suite: u8,
+    /// Whose yes a pairing waits for before its device gets a token.
+    pub approval: PairingApproval,
+    /// How long `pair` waits for that yes; 1 s to 1 day. The device waits on, unserved, until somebody decides.
+    #[serde(deserialize_with = "values::code_life")]
+    pub approval_time: Duration,
+}
+
+/// Whose yes a pairing needs beside the operator's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairingApproval {
+    /// Nobody's.
+    #[default]
+    None,
+    /// The backend's, by a signed command or an admin here.
+    Backend,
 }
 
 /// `[spool]`: what waits for the broker, in memory and on disk.
@@ -510,7 +528,13 @@ impl Default for BleConfig {
 
 impl Default for PairingConfig {
     fn default() -> Self {
-        Self { ttl: Duration::from_secs(60), attempts: 3, min_suite: 1 }
+        Self {
+            ttl: Duration::from_secs(60),
+            attempts: 3,
+            min_suite: 1,
+            approval: PairingApproval::default(),
+            approval_time: Duration::from_secs(600),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod act;
 mod commission;
+mod decide;
 mod disk;
 mod gauges;
 mod harden;
@@ -33,6 +34,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use decide::Verdict;
 pub use issuer::IssuingError;
 pub(crate) use keys::Kind as KeyKind;
 pub(crate) use metrics_http::text as metrics_text;
@@ -42,7 +44,7 @@ use crate::alarm::Alarms;
 use crate::audit::{Actor, Audit, Event};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
-use crate::config::{self, BrokerUrl, Config};
+use crate::config::{self, BrokerUrl, Config, StageError};
 use crate::control::socket;
 use crate::link::Links;
 use crate::logging::{self, Log};
@@ -239,7 +241,10 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration, 
             tracing::error!(%error, "clawgate does not start");
             tasks.abandon().await;
             // Nothing gets better by starting again: systemd does not.
-            let is_final = matches!(error, StartError::Store(StoreError::Fenced { .. }));
+            let is_final = matches!(
+                error,
+                StartError::Store(StoreError::Fenced { .. }) | StartError::Stage(StageError::Shared { .. })
+            );
             return if is_final { Exit::Config } else { Exit::Failed };
         }
     };

@@ -187,6 +187,8 @@ pub struct TokenMetrics {
     pub quarantined: Gauge,
     /// Devices whose token is revoked.
     pub revoked: Gauge,
+    /// Devices that get no token until somebody decides.
+    pub held: Gauge,
 }
 
 /// The control socket.
@@ -344,6 +346,7 @@ impl TokenMetrics {
         to.register("failed", "Requests for a token that failed", it.failed.clone());
         to.register("quarantined", "Devices in quarantine", it.quarantined.clone());
         to.register("revoked", "Devices whose token is revoked", it.revoked.clone());
+        to.register("held", "Devices that get no token until somebody decides", it.held.clone());
         it
     }
 }

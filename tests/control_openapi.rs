@@ -43,9 +43,11 @@ fn assert_same_fields(schema: &str, value: &impl serde::Serialize) {
 fn every_field_is_described() {
     let token = json!({"device": "a", "state": "valid", "jti": null, "scope": "", "expires_in_s": 1, "reason": null, "refreshed": 1});
     let relay = json!({"state": "idle", "for_s": 0, "error": null, "published": 0, "confirmed": 0, "refused": 0});
+    let decision = json!({"state": "approved", "at": "", "by": "uid 0", "why": "known"});
+    assert_same_fields("Decision", &serde_json::from_value::<api::Decision>(decision.clone()).unwrap());
     let device = json!({
         "id": "a", "sensor": "s", "pairing": "p", "fingerprint": "f", "firmware": "1", "paired_at": "", "scopes": [],
-        "token": token, "relay": relay, "waiting": 0
+        "token": token, "relay": relay, "waiting": 0, "stage": "prod", "addresses": [], "per_second": null, "decision": decision
     });
     let port = json!({
         "id": "a", "path": "/dev/a", "baud": 9600, "state": "open", "explanation": "open", "line": "good", "device": null

@@ -171,6 +171,22 @@ pub(super) enum Devices {
         /// The device
         device: String,
     },
+    /// Let one into service that waits for the backend's yes
+    Approve {
+        /// The device
+        device: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
+    /// Say no to one that waits for the backend's yes: it is unpaired
+    Reject {
+        /// The device
+        device: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
     /// Give one another name: its topics and its token change with it
     Rename {
         /// The device

@@ -16,7 +16,8 @@ struct Verdict {
 }
 
 pub(super) fn check(terminal: &Terminal, path: &Path) -> Exit {
-    let refused = config::load(path).err().map(|error| error.to_string());
+    let examined = config::load(path).and_then(|config| config::stages::examine(path, &config));
+    let refused = examined.err().map(|error| error.to_string());
     let exit = if refused.is_none() { Exit::Ok } else { Exit::Config };
     if let (Some(error), false) = (&refused, terminal.is_json()) {
         terminal.progress(&clean(error));

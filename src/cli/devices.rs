@@ -7,7 +7,7 @@ use super::client::Client;
 use super::exit::Exit;
 use super::path;
 use super::terminal::{Terminal, clean, span, table};
-use crate::control::api::{Device, Done, RenameRequest};
+use crate::control::api::{Decision, Device, Done, RenameRequest, WhyRequest};
 use crate::control::failure::Failure;
 
 pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Devices) -> Result<Exit, Failure> {
@@ -19,6 +19,16 @@ pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Devices)
         Devices::Show { device } => {
             let device: Device = client.get(&path("/v1/devices", &device, "")?).await?;
             terminal.result(&device, show);
+        }
+        Devices::Approve { device, why } => {
+            let path = path("/v1/devices", &device, "/approve")?;
+            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
+            terminal.result(&done, |done| clean(&done.done));
+        }
+        Devices::Reject { device, why } => {
+            let path = path("/v1/devices", &device, "/reject")?;
+            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
+            terminal.result(&done, |done| clean(&done.done));
         }
         Devices::Rename { device, name } => {
             let path = path("/v1/devices", &device, "/rename")?;
@@ -40,7 +50,9 @@ fn list(devices: &[Device]) -> String {
         return "No device is paired. Sensors in reach: clawgate scan".to_owned();
     }
     let row = |d: &Device| {
+        let waits = d.decision.as_ref().is_some_and(|decision| decision.state == "waiting");
         let token = match d.token.expires_in_s {
+            None if waits => "awaits approval".to_owned(),
             Some(left) => format!("{} {}", d.token.state, span(left)),
             None => d.token.state.clone(),
         };
@@ -48,6 +60,13 @@ fn list(devices: &[Device]) -> String {
     };
     let rows: Vec<_> = devices.iter().map(row).collect();
     table(&["DEVICE", "SENSOR", "CLOUD", "TOKEN", "WAITING", "FIRMWARE"], &rows)
+}
+
+fn approval(decision: &Decision) -> String {
+    match (&decision.by, &decision.why) {
+        (Some(by), Some(why)) => format!("{} at {} by {by}: {why}", decision.state, decision.at),
+        _ => format!("{} since {}", decision.state, decision.at),
+    }
 }
 
 fn show(device: &Device) -> String {
@@ -65,7 +84,13 @@ fn show(device: &Device) -> String {
         ("confirmed", device.relay.confirmed.to_string()),
         ("refused", device.relay.refused.to_string()),
         ("waiting", device.waiting.to_string()),
+        ("stage", device.stage.clone()),
     ];
+    if !device.addresses.is_empty() {
+        rows.push(("addresses", device.addresses.join(" ")));
+    }
+    rows.extend(device.per_second.map(|rate| ("rate", format!("{rate} publishes a second"))));
+    rows.extend(device.decision.as_ref().map(|decision| ("approval", approval(decision))));
     let reasons = [("token reason", &device.token.reason), ("cloud error", &device.relay.error)];
     rows.extend(reasons.into_iter().filter_map(|(name, reason)| Some((name, reason.clone()?))));
     let lines: Vec<_> = rows.iter().map(|(name, value)| format!("{name:<13} {}", clean(value))).collect();

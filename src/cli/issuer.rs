@@ -44,7 +44,7 @@ pub(super) async fn serve(terminal: &Terminal, path: &Path) -> Result<Exit, Fail
     let deny = DenyList::open(&site.denylist).map_err(|error| failed(&error))?;
     let listener = IssuerListener::bind(site.listen).await.map_err(|error| failed(&error))?;
     let url = site.url.unwrap_or_else(|| format!("http://{}", listener.addr()));
-    let issuer = LocalIssuer::new(&url, key, deny, Clock::system());
+    let issuer = LocalIssuer::new(&url, key, deny, Clock::system()).of_stage(site.stage);
     let options = ServerOptions { audience: site.audience, life: site.life, url: Some(url.clone()) };
     let server = IssuerServer::start(listener, issuer, site.clients, options);
     let serving = Serving { listen: server.addr().to_string(), issuer: url };

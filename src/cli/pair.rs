@@ -39,7 +39,7 @@ pub(super) async fn pair(terminal: &Terminal, client: &Client, args: Pair) -> Re
         match line {
             PairLine::Failed { exit_code, .. } => return Ok(Exit::of(exit_code)),
             PairLine::Paired { .. } => return Ok(Exit::Ok),
-            PairLine::Code { .. } | PairLine::Stage { .. } | PairLine::Approval { .. } => {}
+            PairLine::Code { .. } | PairLine::Stage { .. } | PairLine::Approval { .. } | PairLine::Decision { .. } => {}
         }
     }
     Ok(Exit::Failed)
@@ -66,6 +66,11 @@ fn show(terminal: &Terminal, line: &PairLine) {
             let within = span(*left_s);
             terminal.progress(&format!("Approve the device at {} with this code within {within}.", clean(url)));
         }
+        PairLine::Decision { device, within_s } => terminal.progress(&format!(
+            "{0} is paired and waits for the backend's yes, here for {1}. An admin may say it: clawgate devices approve {0}",
+            clean(device),
+            span(*within_s)
+        )),
         PairLine::Failed { stage, message, next_step, .. } => {
             let failed = terminal.bad("FAILED");
             terminal.progress(&format!("  {:<13} {failed}", clean(&stage.replace('_', " "))));

@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::locate::{key_at, line_of, line_of_key, nearest};
-use super::{BrokerConfig, BrokerUrl, Config, IssuerConfig, IssuerKind, Mode};
+use super::{BrokerConfig, BrokerUrl, Config, IssuerConfig, IssuerKind, Mode, default_audience};
+use crate::token::Stage;
 
 /// Largest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -166,6 +167,18 @@ fn check(config: &Config) -> Result<(), Objection> {
         if subscriber.public_key.as_os_str().is_empty() {
             let text = "is missing; write the file that holds the subscriber's ES256 public key (PEM)";
             return Err((format!("standalone.subscribers.{name}.public_key"), text.to_owned()));
+        }
+    }
+    if let Some(audience) = &config.issuer.audience {
+        let own = config.gateway.stage;
+        let others = [Stage::Dev, Stage::Staging, Stage::Prod].into_iter().filter(|other| *other != own);
+        if let Some(other) = others.into_iter().find(|other| default_audience(*other) == audience) {
+            let text = format!(
+                "{audience:?} is the audience of the stage {other}, and gateway.stage is {own}: leave it out for {:?}, or write \
+                 another",
+                default_audience(own)
+            );
+            return Err(("issuer.audience".to_owned(), text));
         }
     }
     check_loopback(config)?;
@@ -330,6 +343,19 @@ mod tests {
             let text = refusal(&format!("mode = \"standalone\"\n[{table}]\nlisten = \"0.0.0.0:1\"\n"));
             assert!(text.contains(&format!("clawgate.toml:3: {key}: 0.0.0.0:1 is not a loopback")), "{text}");
         }
+    }
+
+    #[test]
+    fn the_audience_of_another_stage_is_refused() {
+        let text = refusal("mode = \"standalone\"\n[gateway]\nstage = \"dev\"\n[issuer]\naudience = \"claw\"\n");
+        assert!(
+            text.contains("clawgate.toml:5: issuer.audience: \"claw\" is the audience of the stage prod"),
+            "{text}"
+        );
+        assert!(text.contains("\"claw-dev\""), "{text}");
+        let dev = load_text("mode = \"standalone\"\n[gateway]\nstage = \"dev\"\n", None).unwrap();
+        assert_eq!(dev.audience(), "claw-dev");
+        assert!(refusal("mode = \"standalone\"\n[gateway]\nstage = \"test\"\n").contains(":3: gateway.stage: "));
     }
 
     #[test]

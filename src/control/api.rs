@@ -146,6 +146,27 @@ pub struct Device {
     pub relay: Relay,
     /// Readings that wait for the broker.
     pub waiting: u64,
+    /// The stage it was paired in.
+    pub stage: String,
+    /// From where its token may be used; empty for anywhere.
+    pub addresses: Vec<String>,
+    /// Publishes a second that its token allows.
+    pub per_second: Option<u32>,
+    /// What the backend said, where it had to be asked.
+    pub decision: Option<Decision>,
+}
+
+/// The backend's word on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// `waiting` or `approved`.
+    pub state: String,
+    /// Since when, RFC 3339.
+    pub at: String,
+    /// Who said so.
+    pub by: Option<String>,
+    /// Why.
+    pub why: Option<String>,
 }
 
 /// The MQTT connection of a device.
@@ -170,7 +191,7 @@ pub struct Relay {
 pub struct Token {
     /// Whose.
     pub device: String,
-    /// `valid`, `waiting`, `quarantined`, `revoked`.
+    /// `valid`, `waiting`, `quarantined`, `held`, `revoked`.
     pub state: String,
     /// Token id.
     pub jti: Option<String>,
@@ -292,6 +313,13 @@ pub enum PairLine {
         code: String,
         /// The issuer waits so long.
         left_s: u64,
+    },
+    /// The backend, or an admin here, decides about the device.
+    Decision {
+        /// Its name.
+        device: String,
+        /// It is waited for so long; after that the device stays paired and unserved.
+        within_s: u64,
     },
     /// A stage failed.
     Failed {
@@ -450,7 +478,7 @@ pub struct DeadLetter {
     pub at: String,
 }
 
-/// `POST /v1/codes/{id}/revoke`, `POST /v1/tokens/{device}/revoke` and `POST /v1/dead-letters/{device}/drop`.
+/// `POST /v1/codes/{id}/revoke`, `POST /v1/devices/{id}/approve`, `POST /v1/devices/{id}/reject`, `POST /v1/tokens/{device}/revoke` and `POST /v1/dead-letters/{device}/drop`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WhyRequest {

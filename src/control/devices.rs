@@ -3,12 +3,12 @@
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 
-use super::api::{Device, Done, RenameRequest};
+use super::api::{Device, Done, RenameRequest, WhyRequest};
 use super::failure::Failure;
 use super::role::Caller;
 use super::routes::Body;
 use super::system::blocking;
-use crate::daemon::{Gateway, view};
+use crate::daemon::{Gateway, Verdict, view};
 use crate::ids::DeviceId;
 
 pub(super) async fn list(State(gateway): State<Gateway>) -> Result<Json<Vec<Device>>, Failure> {
@@ -46,6 +46,28 @@ pub(super) async fn rename(
     let name = new_id(&request.name)?;
     gateway.rename(&id, &name, caller.actor()).await?;
     Ok(Json(Done { done: format!("{id} is {name} now; its topics and its token changed with it.") }))
+}
+
+pub(super) async fn approve(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Body(request): Body<WhyRequest>,
+) -> Result<Json<Done>, Failure> {
+    let id = known_id(&id)?;
+    gateway.decide(&id, Verdict::Approve, request.reason(), caller.actor()).await?;
+    Ok(Json(Done { done: format!("{id} is approved; its token is asked for now.") }))
+}
+
+pub(super) async fn reject(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Body(request): Body<WhyRequest>,
+) -> Result<Json<Done>, Failure> {
+    let id = known_id(&id)?;
+    gateway.decide(&id, Verdict::Reject, request.reason(), caller.actor()).await?;
+    Ok(Json(Done { done: format!("{id} is rejected and unpaired.") }))
 }
 
 /// The name of a device that should exist.

@@ -207,6 +207,9 @@ fn pair_line(event: PairEvent) -> PairLine {
         PairEvent::Approval(Approval { url, complete_url, code, left_s }) => {
             PairLine::Approval { url, complete_url, code, left_s }
         }
+        PairEvent::Decision { device, within } => {
+            PairLine::Decision { device: device.to_string(), within_s: within.as_secs() }
+        }
         PairEvent::Failed(failure) => PairLine::Failed {
             stage: stage_name(failure.stage),
             cause: serde_json::to_value(failure.cause)

@@ -51,6 +51,8 @@ pub fn routes() -> Vec<Route> {
         get("/v1/devices/{id}", Viewer, self::get(devices::show)),
         delete("/v1/devices/{id}", Operator, self::delete(devices::unpair)),
         post("/v1/devices/{id}/rename", Operator, self::post(devices::rename)),
+        post("/v1/devices/{id}/approve", Admin, self::post(devices::approve)),
+        post("/v1/devices/{id}/reject", Admin, self::post(devices::reject)),
         get("/v1/codes", Viewer, self::get(codes::list)),
         post("/v1/codes", Operator, self::post(codes::new)),
         get("/v1/codes/{id}", Viewer, self::get(codes::explain)),

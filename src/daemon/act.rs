@@ -144,7 +144,7 @@ impl Gateway {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
@@ -153,7 +153,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn store_failure(error: &StoreError) -> Failure {
+pub(super) fn store_failure(error: &StoreError) -> Failure {
     match error {
         StoreError::UnknownDevice(id) => {
             Failure::not_found(format!("There is no device {id:?}."), "List them: clawgate devices ls")
@@ -169,6 +169,7 @@ fn keeper_failure(error: &KeeperError) -> Failure {
             Failure::not_found(format!("There is no device {:?}.", id.as_str()), "List them: clawgate devices ls")
         }
         KeeperError::Revoked(_) | KeeperError::Busy(_) => Failure::usage(format!("{error}."), ""),
+        KeeperError::Held { .. } => Failure::new(Exit::Cloud, "held", format!("{error}."), ""),
         _ => Failure::new(Exit::Cloud, "token", format!("{error}."), "See clawgate token ls."),
     }
 }

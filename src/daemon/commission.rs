@@ -12,14 +12,14 @@ use super::disk::Disk;
 use crate::audit::{Actor, Audit, Event};
 use crate::config::Config;
 use crate::ids::{DeviceId, PairingId};
-use crate::pairing::{BoxFuture, Commission, CommissionError};
+use crate::pairing::{BoxFuture, Commission, CommissionError, Wait};
 use crate::relay::{Relay, RelayDevice};
 use crate::session::blocking;
 use crate::spool::Spool;
-use crate::store::{Device, KeySlot, Store};
+use crate::store::{Decision, Device, KeySlot, Store};
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
-use crate::token::{AccessToken, Approval, TokenHandle, TokenState};
+use crate::token::{AccessToken, Stage, TokenHandle, TokenState};
 
 /// Time for the first token of a device.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
@@ -40,7 +40,10 @@ pub(super) struct Service {
     relay: Arc<Relay>,
     /// Of tokens; a reload may change it.
     life: Arc<ArcSwap<Duration>>,
+    /// How long a pairing shows that it waits for a decision; a reload may change it.
+    decision_time: Arc<ArcSwap<Duration>>,
     audience: String,
+    stage: Stage,
     audit: Audit,
 }
 
@@ -48,8 +51,9 @@ impl Service {
     pub(super) fn new(disk: &Disk, keeper: TokenKeeper, relay: Arc<Relay>, config: &Config) -> Self {
         let Disk { store, spool, audit, .. } = disk.clone();
         let life = Arc::new(ArcSwap::from_pointee(config.issuer.life));
-        let audience = config.audience().to_owned();
-        Self { store, spool, keeper, relay, life, audience, audit }
+        let decision_time = Arc::new(ArcSwap::from_pointee(config.pairing.approval_time));
+        let (audience, stage) = (config.audience().to_owned(), config.gateway.stage);
+        Self { store, spool, keeper, relay, life, decision_time, audience, stage, audit }
     }
 
     /// Attaches a device to token and relay; never waits for the cloud.
@@ -57,9 +61,10 @@ impl Service {
         let slot = slot_of(device).ok_or_else(|| failed("it has no key", "Pair it again."))?;
         let grant = self.grant(device);
         let retry = format!("Try again: clawgate token rotate {}", device.id);
-        let added = match &device.revoked {
-            Some(why) => self.keeper.add_revoked(&device.id, grant, why),
-            None => self.keeper.add(&device.id, grant),
+        let added = match (&device.revoked, self.held(device)) {
+            (Some(why), _) => self.keeper.add_revoked(&device.id, grant, why),
+            (None, Some(why)) => self.keeper.hold(&device.id, grant, &why),
+            (None, None) => self.keeper.add(&device.id, grant),
         };
         let token = added.map_err(|error| failed(&error.to_string(), &retry))?;
         let description = json!({
@@ -70,6 +75,35 @@ impl Service {
         let known = RelayDevice { id: device.id.clone(), pairing: slot.pairing, description };
         self.relay.attach(known, self.spool.lane(slot.pairing), token.clone());
         Ok(token)
+    }
+
+    /// Why a device that is paired gets no token yet.
+    fn held(&self, device: &Device) -> Option<String> {
+        let (id, info) = (&device.id, &device.info);
+        if info.stage != self.stage {
+            let (paired, own) = (info.stage, self.stage);
+            return Some(format!(
+                "it was paired for the stage {paired}, and this gateway is of {own}: pair it again here, or serve it at a \
+                 gateway of {paired}"
+            ));
+        }
+        matches!(info.decision, Decision::Waiting { .. })
+            .then(|| format!("it waits for the backend: clawgate devices approve {id}, or reject {id}"))
+    }
+
+    /// A device that was held gets its token, if nothing else holds it.
+    pub(super) fn admit(&self, device: &Device) -> Result<(), CommissionError> {
+        if let Some(why) = self.held(device) {
+            return Err(failed(&why, ""));
+        }
+        let retry = format!("Try again: clawgate token rotate {}", device.id);
+        let added = self.keeper.add(&device.id, self.grant(device));
+        added.map(drop).map_err(|error| failed(&error.to_string(), &retry))
+    }
+
+    /// Another time that pairings show that they wait.
+    pub(super) fn set_decision_time(&self, time: Duration) {
+        self.decision_time.store(Arc::new(time));
     }
 
     fn grant(&self, device: &Device) -> Grant {
@@ -84,29 +118,29 @@ impl Service {
     /// Another life of tokens: every device that may have one gets a new one.
     pub(super) fn set_life(&self, life: Duration, devices: &[Device]) {
         self.life.store(Arc::new(life));
-        for device in devices.iter().filter(|device| device.revoked.is_none()) {
+        for device in devices.iter().filter(|device| device.revoked.is_none() && self.held(device).is_none()) {
             if let Err(error) = self.keeper.add(&device.id, self.grant(device)) {
                 tracing::warn!(device = %device.id, %error, "the device keeps its token's old life until it is refreshed");
             }
         }
     }
 
-    async fn first_token(
-        &self,
-        id: &DeviceId,
-        tell: &(dyn Fn(Approval) + Send + Sync),
-    ) -> Result<String, CommissionError> {
+    async fn first_token(&self, id: &DeviceId, tell: &(dyn Fn(Wait) + Send + Sync)) -> Result<String, CommissionError> {
         let known = self.device(id).await?;
         // Paired again, it has another lane.
         self.relay.detach(id).await;
         let handle = self.attach(&known)?;
-        match settled(&handle, tell).await {
+        match settled(&handle, **self.decision_time.load(), tell).await {
             TokenState::Valid(token) => {
                 self.note_issue(id, &token).await;
                 Ok(token.claims().scope.clone())
             }
             TokenState::Quarantined { reason } | TokenState::Revoked { reason } => {
                 Err(failed(&reason, &format!("Mend that, then: clawgate token rotate {id}")))
+            }
+            TokenState::Held { reason } => {
+                let next = "It stays paired, its readings are kept, and it goes into service with the yes.";
+                Err(failed(&reason, next))
             }
             TokenState::Waiting { last_error, .. } => {
                 let none = || format!("the issuer gave no token within {} s", TOKEN_TIME.as_secs());
@@ -198,19 +232,28 @@ impl Service {
 }
 
 /// The state of a token when it is no longer waited for, or no longer worth waiting for.
-async fn settled(handle: &TokenHandle, tell: &(dyn Fn(Approval) + Send + Sync)) -> TokenState {
+async fn settled(handle: &TokenHandle, decision_time: Duration, tell: &(dyn Fn(Wait) + Send + Sync)) -> TokenState {
     let mut states = handle.watch();
     let mut deadline = Instant::now() + TOKEN_TIME;
-    let mut told = None;
+    let (mut told, mut held) = (None, false);
     loop {
         let state = states.borrow_and_update().clone();
         match &state {
             TokenState::Waiting { approval: Some(approval), .. } if told.as_ref() != Some(&approval.code) => {
                 deadline = Instant::now() + Duration::from_secs(approval.left_s) + TOKEN_TIME;
                 told = Some(approval.code.clone());
-                tell(approval.clone());
+                tell(Wait::Approval(approval.clone()));
             }
-            TokenState::Waiting { .. } => {}
+            TokenState::Held { .. } if !held => {
+                deadline = Instant::now() + decision_time;
+                held = true;
+                tell(Wait::Decision { within: decision_time });
+            }
+            TokenState::Waiting { .. } if held => {
+                deadline = Instant::now() + TOKEN_TIME;
+                held = false;
+            }
+            TokenState::Waiting { .. } | TokenState::Held { .. } => {}
             TokenState::Valid(_) | TokenState::Quarantined { .. } | TokenState::Revoked { .. } => return state,
         }
         if !matches!(tokio::time::timeout_at(deadline, states.changed()).await, Ok(Ok(()))) {
@@ -237,7 +280,7 @@ impl Commission for Service {
     fn token<'a>(
         &'a self,
         device: &'a DeviceId,
-        tell: &'a (dyn Fn(Approval) + Send + Sync),
+        tell: &'a (dyn Fn(Wait) + Send + Sync),
     ) -> BoxFuture<'a, Result<String, CommissionError>> {
         Box::pin(self.first_token(device, tell))
     }

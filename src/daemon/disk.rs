@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::StartError;
 use crate::audit::{Audit, AuditKeys};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, stages};
 use crate::pairing::code_book::Codes;
 use crate::spool::{Spool, SpoolOptions};
 use crate::store::{Store, StoreOptions};
@@ -33,9 +33,11 @@ pub(super) async fn open(config: &Config, clock: &Clock) -> Result<Disk, StartEr
         ..SpoolOptions::default()
     };
     let (clock, stage, retention) = (clock.clone(), config.gateway.stage, config.audit.retention());
+    let config = config.clone();
     tokio::task::spawn_blocking(move || {
         // The store first: it takes the directory for this process, and the others stand in it.
         let store = Store::open(&options, clock.clone())?;
+        stages::enter(store.dir(), &config)?;
         let (audit_dir, seed) = (store.dir().join("audit"), store.seed("audit-key")?);
         let keys = AuditKeys { current: &seed, next: None };
         let audit = Audit::open_with(&audit_dir, &keys, retention, clock.clone())?;

@@ -24,6 +24,7 @@ pub(super) fn refresh(gateway: &Gateway) {
     token.valid.set(signed(tally.valid));
     token.quarantined.set(signed(tally.quarantined));
     token.revoked.set(signed(tally.revoked));
+    token.held.set(signed(tally.held));
     follow(&token.issued, tally.refreshes);
     follow(&token.failed, tally.failures);
 }

@@ -1,6 +1,7 @@
 //! Who issues this gateway's tokens: an issuer in this process, with its endpoints, or an OAuth server elsewhere.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::token::azure::SasIssuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
-use crate::token::{ClaimForm, Issuer};
+use crate::token::{ClaimForm, Issuer, Stage};
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
@@ -112,12 +113,13 @@ pub(super) async fn start(
 
 async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks) -> Result<Issuing, IssuingError> {
     let listener = IssuerListener::bind(config.issuer.listen).await?;
-    let url = config.issuer.url.clone().unwrap_or_else(|| format!("http://{}", listener.addr()));
-    let deny = DenyList::open(&store.dir().join("revoked.json"))?;
+    let stage = config.gateway.stage;
+    let url = config.issuer.url.clone().unwrap_or_else(|| own_url(listener.addr(), stage));
+    let deny = DenyList::open(&store.dir().join(of_stage("revoked", stage) + ".json"))?;
     let terms = Terms::of(config)?;
-    let ring = key_ring(store, terms.life)?;
+    let ring = key_ring(store, stage, terms.life)?;
     let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone())
-        .of_stage(config.gateway.stage)
+        .of_stage(stage)
         .with_claims(ClaimForm::of(config.broker.profile));
     let options =
         ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
@@ -132,6 +134,22 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
         server.stop().await;
     });
     Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender) })
+}
+
+/// The issuer's name where none is written: a stage's own, for a token says by whom it was made.
+fn own_url(address: SocketAddr, stage: Stage) -> String {
+    match stage {
+        Stage::Prod => format!("http://{address}"),
+        Stage::Dev | Stage::Staging => format!("http://{address}/{stage}"),
+    }
+}
+
+/// What a stage keeps for itself; prod has the plain name, as it had before there were stages.
+fn of_stage(name: &str, stage: Stage) -> String {
+    match stage {
+        Stage::Prod => name.to_owned(),
+        Stage::Dev | Stage::Staging => format!("{name}-{stage}"),
+    }
 }
 
 fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, IssuingError> {
@@ -183,23 +201,25 @@ impl Families for StoredFamilies {
 }
 
 /// The issuer's keys, sealed in the registry's database. An older clawgate reads the one that signs.
-struct StoredRing(Store);
+struct StoredRing(Store, Stage);
 
 impl KeyBook for StoredRing {
     fn keep(&self, signing: &Secret<Vec<u8>>, rest: &Secret<Vec<u8>>) -> Result<(), String> {
-        self.0.put_secrets(&[(KEY, signing.expose()), (RING, rest.expose())]).map_err(|error| error.to_string())
+        let (key, ring) = (of_stage(KEY, self.1), of_stage(RING, self.1));
+        self.0.put_secrets(&[(&key, signing.expose()), (&ring, rest.expose())]).map_err(|error| error.to_string())
     }
 }
 
 /// The first key is made at the first start. Tokens live for up to `life`.
-fn key_ring(store: &Store, life: Duration) -> Result<KeyRing, IssuingError> {
-    let (key, rest) = match store.secret(KEY)? {
-        Some(der) => (SigningKey::from_pkcs8(der.expose())?, store.secret(RING)?),
+fn key_ring(store: &Store, stage: Stage, life: Duration) -> Result<KeyRing, IssuingError> {
+    let name = of_stage(KEY, stage);
+    let (key, rest) = match store.secret(&name)? {
+        Some(der) => (SigningKey::from_pkcs8(der.expose())?, store.secret(&of_stage(RING, stage))?),
         None => (SigningKey::generate()?, None),
     };
-    let made_ms = store.secret_made_ms(KEY)?.unwrap_or_else(|| store.now_ms());
+    let made_ms = store.secret_made_ms(&name)?.unwrap_or_else(|| store.now_ms());
     let made = u64::try_from(made_ms / 1000).unwrap_or(0);
-    let ring = KeyRing::open(key, made, rest.as_ref(), Arc::new(StoredRing(store.clone())))?;
+    let ring = KeyRing::open(key, made, rest.as_ref(), Arc::new(StoredRing(store.clone(), stage)))?;
     // Keeps a key that was just made, too.
     ring.lives_up_to(life)?;
     Ok(ring)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clawgate_protocol::pairing::Suite;
 
-use crate::config::{BleEnabled, BrokerConfig, BrokerUrl, Config, Name, PortConfig};
+use crate::config::{BleEnabled, BrokerConfig, BrokerUrl, Config, Name, PairingApproval, PortConfig};
 use crate::link::ble::{BleOptions, BleUse};
 use crate::link::uart::{PortOptions, UartOptions};
 use crate::pairing::PairingPolicy;
@@ -47,7 +47,8 @@ fn profile(broker: &BrokerConfig) -> Profile {
 /// What pairings may do.
 pub(super) fn pairing_policy(config: &Config) -> PairingPolicy {
     let min_suite = if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One };
-    PairingPolicy { min_suite, attempts: config.pairing.attempts }
+    let asks_backend = config.pairing.approval == PairingApproval::Backend;
+    PairingPolicy { min_suite, attempts: config.pairing.attempts, asks_backend }
 }
 
 /// BLE of a configuration, as the links take it.

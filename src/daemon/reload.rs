@@ -70,6 +70,8 @@ const KEYS: &[Key] = &[
     live!(pairing.ttl),
     live!(pairing.attempts),
     live!(pairing.min_suite),
+    live!(pairing.approval),
+    live!(pairing.approval_time),
     fixed!(spool.commit_ms),
     fixed!(spool.max_bytes),
     fixed!(broker.url),
@@ -160,6 +162,7 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
         gateway.links().reload(uart_options(&new));
     }
     gateway.links().set_policy(pairing_policy(&new));
+    gateway.0.service.set_decision_time(new.pairing.approval_time);
     if old.ble != new.ble {
         gateway.links().reload_ble(ble_options(&new));
     }
@@ -229,6 +232,8 @@ mod tests {
             ttl = "5m"
             attempts = 5
             min_suite = 2
+            approval = "backend"
+            approval_time = "1m"
             [audit]
             max_bytes = "2MiB"
             max_age = "90d"

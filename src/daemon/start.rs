@@ -18,7 +18,7 @@ use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, principal, token
 use crate::alarm::Alarms;
 use crate::audit::AuditError;
 use crate::clock::Clock;
-use crate::config::{BrokerUrl, Config};
+use crate::config::{BrokerUrl, Config, StageError};
 use crate::control;
 use crate::control::socket::{ControlSocket, SocketError};
 use crate::link::{LinkParts, Links};
@@ -42,6 +42,9 @@ pub enum StartError {
     /// The state directory or its database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The stage, which shares something with another.
+    #[error(transparent)]
+    Stage(#[from] StageError),
     /// The control socket.
     #[error(transparent)]
     Socket(#[from] SocketError),

@@ -6,7 +6,7 @@ use super::Gateway;
 use super::commission::{scopes_of, slot_of};
 use crate::alarm::LiveAlarm;
 use crate::config::{CloudStatus, Mode};
-use crate::control::api::{Alarm, Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
+use crate::control::api::{Alarm, Decision, Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
 use crate::ids::{DeviceId, PairingId};
 use crate::link::{LineCondition, PortCondition, PortState, RadioState};
 use crate::principal::Standing;
@@ -116,6 +116,25 @@ pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
         token: gateway.keeper().status(&known.id).map_or_else(|| no_token(known), token),
         relay: relay(gateway, &known.id),
         waiting: slot.map_or(0, |slot| waiting(gateway, slot.pairing)),
+        stage: known.info.stage.to_string(),
+        addresses: known.info.limits.addresses.iter().map(ToString::to_string).collect(),
+        per_second: known.info.limits.per_second.map(Into::into),
+        decision: decision(&known.info.decision),
+    }
+}
+
+fn decision(decision: &store::Decision) -> Option<Decision> {
+    match decision {
+        store::Decision::NotNeeded => None,
+        store::Decision::Waiting { since_ms } => {
+            Some(Decision { state: "waiting".to_owned(), at: rfc3339(*since_ms), by: None, why: None })
+        }
+        store::Decision::Approved { at_ms, by, why } => Some(Decision {
+            state: "approved".to_owned(),
+            at: rfc3339(*at_ms),
+            by: Some(by.to_string()),
+            why: Some(why.clone()),
+        }),
     }
 }
 

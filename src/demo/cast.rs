@@ -145,7 +145,7 @@ async fn pair(ceremony: &Ceremony, client: &Client, tell: &mpsc::Sender<Happenin
                 break;
             }
             // The demo's own issuer asks nobody.
-            PairLine::Approval { .. } => {}
+            PairLine::Approval { .. } | PairLine::Decision { .. } => {}
             PairLine::Failed { stage, message, next_step, .. } => {
                 let text = format!("{device}: {} FAILED: {message} {next_step}", stage.replace('_', " "));
                 tell_of(tell, Happening::Failed(text)).await;

@@ -123,6 +123,7 @@ impl Attendance<'_> {
             scopes: job.scopes,
             limits: job.limits,
             site: self.engine().parts().stage,
+            decision: self.engine().decision(),
             actor: job.actor,
         };
         self.lend(plan, report).await;
@@ -154,6 +155,7 @@ impl Attendance<'_> {
             scopes: request.scopes,
             limits: request.limits,
             site: request.stage,
+            decision: self.engine().decision(),
             actor: claim.record.creator,
         };
         self.lend(plan, report).await;

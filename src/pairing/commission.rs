@@ -3,22 +3,36 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use std::time::Duration;
+
 use crate::ids::DeviceId;
 use crate::token::Approval;
 
 /// A future behind a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Whose yes a freshly paired device waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wait {
+    /// A person's, at the issuer.
+    Approval(Approval),
+    /// The backend's, or an admin's here. It is waited for so long; after that the device stays as it is.
+    Decision {
+        /// So long.
+        within: Duration,
+    },
+}
+
 /// Brings a freshly paired device into service. The daemon implements it over tokens and relay.
 pub trait Commission: Send + Sync {
     /// Asks for the device's first token and attaches its relay; ends when the token is valid.
     /// The text is what it grants: `telemetry:write`. Also called when a device is paired again: the old
-    /// attachment is replaced. Where the issuer asks for a person's approval, `tell` is called with it, and the token
-    /// is waited for as long as the issuer does.
+    /// attachment is replaced. Where somebody has to say yes first, `tell` is called with
+    /// that, and the token is waited for as long as they may take.
     fn token<'a>(
         &'a self,
         device: &'a DeviceId,
-        tell: &'a (dyn Fn(Approval) + Send + Sync),
+        tell: &'a (dyn Fn(Wait) + Send + Sync),
     ) -> BoxFuture<'a, Result<String, CommissionError>>;
 
     /// Ends when the cloud has confirmed a reading of the device's newest pairing.

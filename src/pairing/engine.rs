@@ -26,7 +26,7 @@ use crate::ids::DeviceId;
 use crate::link::Link;
 use crate::metrics::{Metrics, Reason};
 use crate::session::{FirstReadings, blocking};
-use crate::store::{Store, StoreError};
+use crate::store::{Decision, Store, StoreError};
 use crate::token::scope::Scope;
 use crate::token::{Limits, Stage};
 
@@ -58,6 +58,8 @@ pub struct PairingPolicy {
     pub min_suite: Suite,
     /// Guesses that a code of `pair --issue` survives.
     pub attempts: u8,
+    /// A pairing waits for the backend's yes before the device gets a token.
+    pub asks_backend: bool,
 }
 
 /// Runs pairings. Shared by all links.
@@ -310,6 +312,14 @@ impl Engine {
     pub(super) fn guess_wait(&self, sensor: Id) -> Duration {
         let until = lock(&self.guesses).get(&sensor).map_or(0, LabelBackoff::not_before_ms);
         Duration::from_millis(until.saturating_sub(self.now_ms()))
+    }
+
+    /// What a pairing that begins now has to wait for.
+    pub(crate) fn decision(&self) -> Decision {
+        if !self.policy().asks_backend {
+            return Decision::NotNeeded;
+        }
+        Decision::Waiting { since_ms: i64::try_from(self.parts.clock.wall().as_millis()).unwrap_or(i64::MAX) }
     }
 
     pub(super) fn now_ms(&self) -> u64 {

@@ -208,6 +208,13 @@ pub enum PairEvent {
     },
     /// A person has to approve the device at the issuer; the stage goes on when that is done.
     Approval(Approval),
+    /// The backend, or an admin here, decides about the device; the stage goes on when that is done.
+    Decision {
+        /// The name of the device.
+        device: DeviceId,
+        /// It is waited for so long.
+        within: Duration,
+    },
     /// A stage failed, and with it the pairing; of the stages after `Confirm`, only itself: the device is paired.
     Failed(PairFailure),
     /// All stages ended well.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::commission::CommissionError;
+use super::commission::{CommissionError, Wait};
 use super::engine::Engine;
 use super::event::{Cause, PairEvent, PairFailure, Stage};
 use super::report::Report;
@@ -42,7 +42,12 @@ async fn serve(
         let text = format!("{} is paired, but not in service: {}.", agreed.device, error.message.trim_end_matches('.'));
         report.failure(cause, text, error.next_step)
     };
-    let tell = |approval| report.send(PairEvent::Approval(approval));
+    let tell = |wait| {
+        report.send(match wait {
+            Wait::Approval(approval) => PairEvent::Approval(approval),
+            Wait::Decision { within } => PairEvent::Decision { device: agreed.device.clone(), within },
+        });
+    };
     match commission.token(&agreed.device, &tell).await {
         Ok(granted) => report.passed(Stage::FirstReading, Some(granted)),
         Err(error) => return Err(failed(report, Cause::Token, error)),

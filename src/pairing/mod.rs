@@ -15,7 +15,7 @@ pub(crate) mod words;
 
 use tokio::sync::mpsc;
 
-pub use commission::{BoxFuture, Commission, CommissionError};
+pub use commission::{BoxFuture, Commission, CommissionError, Wait};
 pub use engine::PairingPolicy;
 pub use event::{Cause, Ceremony, PairEvent, PairFailure, PairRequest, Stage};
 pub(crate) use random::OsRandom;

@@ -24,7 +24,7 @@ use crate::ids::{DeviceId, PairingId};
 use crate::link::{Link, printable};
 use crate::secret::Secret;
 use crate::session::blocking;
-use crate::store::{DeviceInfo, KeySlot, NewPairing};
+use crate::store::{Decision, DeviceInfo, KeySlot, NewPairing};
 use crate::token::scope::Scope;
 use crate::token::{Limits, Stage as SiteStage};
 
@@ -41,6 +41,7 @@ pub(crate) struct Plan {
     pub(crate) scopes: Vec<Scope>,
     pub(crate) limits: Limits,
     pub(crate) site: SiteStage,
+    pub(crate) decision: Decision,
     pub(crate) actor: Actor,
 }
 
@@ -234,6 +235,7 @@ impl Plan {
                         scopes: self.scopes.clone(),
                         limits: self.limits.clone(),
                         stage: self.site,
+                        decision: self.decision.clone(),
                     },
                     key: KeySlot {
                         pairing: PairingId(record.pairing_id),

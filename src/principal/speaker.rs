@@ -247,7 +247,7 @@ async fn usable_token(
                     differs
                 });
             }
-            TokenState::Quarantined { reason } | TokenState::Revoked { reason } => {
+            TokenState::Quarantined { reason } | TokenState::Held { reason } | TokenState::Revoked { reason } => {
                 standing.send_replace(Standing::Refused(reason));
             }
         }
@@ -269,7 +269,7 @@ fn token_changed(it: &mut Serving, state: &TokenState) -> Option<End> {
         }
         // The broker decides when the old one is over.
         TokenState::Waiting { .. } => None,
-        TokenState::Quarantined { .. } | TokenState::Revoked { .. } => Some(End::Withdrawn),
+        TokenState::Quarantined { .. } | TokenState::Held { .. } | TokenState::Revoked { .. } => Some(End::Withdrawn),
     }
 }
 

@@ -119,6 +119,10 @@ mod tests {
                 refused: 0,
             },
             waiting: 0,
+            stage: String::new(),
+            addresses: vec![],
+            per_second: None,
+            decision: None,
         };
         let problem = |n: usize| Problem { part: format!("p{n}"), message: "x".repeat(2000) };
         Status {

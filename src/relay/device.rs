@@ -199,7 +199,7 @@ impl Task {
                     }
                     self.cell.enter(RelayState::WaitingForToken);
                 }
-                TokenState::Quarantined { reason } | TokenState::Revoked { reason } => {
+                TokenState::Quarantined { reason } | TokenState::Held { reason } | TokenState::Revoked { reason } => {
                     self.cell.failed(&reason);
                     self.cell.enter(RelayState::Paused);
                 }
@@ -505,7 +505,9 @@ impl Task {
             }
             // The broker decides when the old one is over.
             TokenState::Waiting { .. } => None,
-            TokenState::Quarantined { .. } | TokenState::Revoked { .. } => Some(End::Withdrawn),
+            TokenState::Quarantined { .. } | TokenState::Held { .. } | TokenState::Revoked { .. } => {
+                Some(End::Withdrawn)
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
 use super::error::failed;
-use super::{Place, Sealer, Store, StoreError};
+use super::{Decision, Place, Sealer, Store, StoreError};
 use crate::ids::{DeviceId, PairingId};
 use crate::secret::Secret;
 use crate::token::scope::Scope;
@@ -32,6 +32,9 @@ pub struct DeviceInfo {
     /// The stage it was paired in.
     #[serde(default)]
     pub stage: Stage,
+    /// Whether somebody else had to say yes.
+    #[serde(default, skip_serializing_if = "Decision::is_not_needed")]
+    pub decision: Decision,
 }
 
 /// One device.

@@ -6,6 +6,7 @@
 
 mod anchors;
 mod codes;
+mod decision;
 mod devices;
 mod dir;
 mod error;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 pub use anchors::Anchor;
+pub use decision::Decision;
 pub use devices::{Device, DeviceInfo, KeySlot, NewPairing, PendingSlot, Seen};
 pub use error::StoreError;
 

@@ -96,6 +96,32 @@ fn a_revoked_device_stays_revoked_until_it_is_paired_again() {
 }
 
 #[test]
+fn a_decision_outlives_a_restart_and_is_about_one_pairing() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    let decision = |store: &Store| store.device(&id("pump-3")).unwrap().unwrap().info.decision;
+    let waiting = Decision::Waiting { since_ms: 5 };
+    let yes = Decision::Approved { at_ms: 6, by: crate::audit::Actor::Cloud, why: "known".to_owned() };
+    let asked = |number: u8| {
+        let new = pairing("pump-3", "th-1", number);
+        NewPairing { info: DeviceInfo { decision: waiting.clone(), ..new.info }, ..new }
+    };
+    store.put_pending(&asked(1)).unwrap();
+    assert!(store.decide(&id("pump-3"), PairingId([2; 8]), &yes).is_err(), "it was decided about another pairing");
+    store.decide(&id("pump-3"), PairingId([1; 8]), &yes).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([1; 8])).unwrap();
+    drop(store);
+    let store = fixture.open().unwrap();
+    assert_eq!(decision(&store), yes, "what was decided before the proof stands after it");
+    // Paired again, it is decided again; until the new key is proven the old one serves.
+    store.put_pending(&asked(2)).unwrap();
+    assert_eq!(decision(&store), yes);
+    assert!(store.decide(&id("pump-3"), PairingId([2; 8]), &yes).is_err(), "that key is not in use yet");
+    store.confirm_pending(&id("pump-3"), PairingId([2; 8])).unwrap();
+    assert_eq!(decision(&store), waiting);
+}
+
+#[test]
 fn a_dropped_pending_key_takes_only_a_device_without_another_key_along() {
     let fixture = Fixture::new();
     let store = fixture.open().unwrap();

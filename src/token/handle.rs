@@ -30,6 +30,11 @@ pub enum TokenState {
         /// For the operator.
         reason: String,
     },
+    /// Not served until somebody decides: no token is asked for. The device's queue is kept.
+    Held {
+        /// For the operator.
+        reason: String,
+    },
     /// Revoked or removed: disconnect, and do not come back.
     Revoked {
         /// For the operator.

@@ -16,10 +16,9 @@ use clawgate::link::uart::{PortOptions, UartOptions};
 use clawgate::link::{LinkParts, Links};
 use clawgate::metrics::Metrics;
 use clawgate::pairing::code_book::Codes;
-use clawgate::pairing::{BoxFuture, Commission, CommissionError, PairingPolicy};
+use clawgate::pairing::{BoxFuture, Commission, CommissionError, PairingPolicy, Wait};
 use clawgate::spool::{Lane, Spool, SpoolOptions};
 use clawgate::store::{Store, StoreOptions};
-use clawgate::token::Approval;
 use clawgate::token::Stage;
 use clawgate_protocol::pairing::Suite;
 use tokio::io::AsyncBufReadExt as _;
@@ -106,7 +105,7 @@ impl Commission for NoPairing {
     fn token<'a>(
         &'a self,
         _: &'a DeviceId,
-        _: &'a (dyn Fn(Approval) + Send + Sync),
+        _: &'a (dyn Fn(Wait) + Send + Sync),
     ) -> BoxFuture<'a, Result<String, CommissionError>> {
         Box::pin(std::future::pending())
     }
@@ -139,7 +138,7 @@ async fn serve(folder: &Path) {
     }
     let into = LinkParts {
         gateway: std::env::var(GATEWAY).unwrap().parse().unwrap(),
-        policy: PairingPolicy { min_suite: Suite::One, attempts: 3 },
+        policy: PairingPolicy { min_suite: Suite::One, attempts: 3, asks_backend: false },
         store,
         spool,
         codes,

@@ -14,11 +14,10 @@ use clawgate::link::{LinkParts, Links};
 use clawgate::metrics::Metrics;
 use clawgate::pairing::code_book::Codes;
 use clawgate::pairing::{
-    BoxFuture, Ceremony, Commission, CommissionError, PairEvent, PairFailure, PairRequest, Pairing, PairingPolicy,
+    BoxFuture, Ceremony, Commission, CommissionError, PairEvent, PairFailure, PairRequest, Pairing, PairingPolicy, Wait,
 };
 use clawgate::spool::{Outgoing, Spool, SpoolOptions};
 use clawgate::store::{Store, StoreOptions};
-use clawgate::token::Approval;
 use clawgate::token::{Limits, Stage};
 use clawgate_protocol::code::Code;
 use clawgate_protocol::pairing::Suite;
@@ -90,7 +89,7 @@ impl Gateway {
         });
         let link_parts = LinkParts {
             gateway: "shed".parse().unwrap(),
-            policy: PairingPolicy { min_suite, attempts: 3 },
+            policy: PairingPolicy { min_suite, attempts: 3, asks_backend: false },
             store: store.clone(),
             spool: spool.clone(),
             codes: codes.clone(),
@@ -160,7 +159,7 @@ impl Outcome {
         let end = tokio::time::timeout(SOON, async {
             loop {
                 match events.recv().await.expect("the pairing ended without an end") {
-                    PairEvent::Code { .. } | PairEvent::Approval(_) => {}
+                    PairEvent::Code { .. } | PairEvent::Approval(_) | PairEvent::Decision { .. } => {}
                     PairEvent::Stage { stage, .. } => stages.push(stage.to_string()),
                     PairEvent::Failed(failure) => return Err(failure),
                     PairEvent::Paired { fingerprint, .. } => return Ok(fingerprint),
@@ -233,7 +232,7 @@ impl Commission for Cloud {
     fn token<'a>(
         &'a self,
         device: &'a DeviceId,
-        _tell: &'a (dyn Fn(Approval) + Send + Sync),
+        _tell: &'a (dyn Fn(Wait) + Send + Sync),
     ) -> BoxFuture<'a, Result<String, CommissionError>> {
         Box::pin(async {
             self.attach(device);

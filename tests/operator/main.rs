@@ -7,5 +7,6 @@ mod control;
 mod keys;
 mod lifecycle;
 mod pairing;
+mod policy;
 mod secrets;
 mod site;

@@ -29,7 +29,12 @@ type Shared = State<Arc<Site>>;
 
 /// All endpoints.
 pub(super) fn routes(site: Arc<Site>) -> Router {
-    Router::new()
+    let mut router = Router::new();
+    // An issuer whose name has a path is looked for there (RFC 8414, section 3.1).
+    if let Some(path) = path_of(site.issuer.name()) {
+        router = router.route(&format!("/.well-known/oauth-authorization-server/{path}"), get(metadata));
+    }
+    router
         .route("/token", post(token))
         .route("/revoke", post(revoke))
         .route("/jwks", get(jwks))
@@ -37,6 +42,14 @@ pub(super) fn routes(site: Arc<Site>) -> Router {
         .route("/.well-known/oauth-authorization-server", get(metadata))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(site)
+}
+
+/// The path of an issuer's name, where it has a plain one.
+fn path_of(issuer: &str) -> Option<&str> {
+    let (_, path) = issuer.split_once("://")?.1.split_once('/')?;
+    let path = path.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    (!path.is_empty() && path.chars().all(plain)).then_some(path)
 }
 
 #[derive(Deserialize)]

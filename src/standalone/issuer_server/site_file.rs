@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::clients::{Client, ClientError, Clients, Rights};
-use crate::config::parse_duration;
+use crate::config::{default_audience, parse_duration};
 use crate::ids::is_valid_id;
+use crate::token::Stage;
 use crate::token::key::{Jwk, KeyError};
 
 /// Bound of the file and of each key file.
@@ -67,6 +68,8 @@ pub struct SiteFile {
     pub denylist: PathBuf,
     /// The broker that tokens are for.
     pub audience: String,
+    /// The one stage it issues for.
+    pub stage: Stage,
     /// Life of a token.
     pub life: Duration,
     /// Who may ask.
@@ -83,8 +86,9 @@ struct Raw {
     key: PathBuf,
     #[serde(default = "default_denylist")]
     denylist: PathBuf,
-    #[serde(default = "default_audience")]
-    audience: String,
+    audience: Option<String>,
+    #[serde(default)]
+    stage: Stage,
     #[serde(default = "default_life", deserialize_with = "life")]
     life: Duration,
     #[serde(default)]
@@ -109,10 +113,6 @@ fn default_key() -> PathBuf {
 
 fn default_denylist() -> PathBuf {
     PathBuf::from("denylist")
-}
-
-fn default_audience() -> String {
-    "claw".to_owned()
 }
 
 fn default_life() -> Duration {
@@ -144,7 +144,8 @@ impl SiteFile {
             url: raw.url.map(|url| url.trim_end_matches('/').to_owned()),
             key: folder.join(raw.key),
             denylist: folder.join(raw.denylist),
-            audience: raw.audience,
+            audience: raw.audience.unwrap_or_else(|| default_audience(raw.stage).to_owned()),
+            stage: raw.stage,
             life: raw.life,
             clients: Clients::new(clients, None)?,
         })

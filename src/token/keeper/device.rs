@@ -23,6 +23,13 @@ type Answer = oneshot::Sender<Result<(), KeeperError>>;
 pub(super) enum Command {
     /// Other rights; lifts a revocation.
     Grant(Box<TokenRequest>),
+    /// No token until the next grant.
+    Hold {
+        /// What it will have then.
+        request: Box<TokenRequest>,
+        /// For the operator.
+        why: String,
+    },
     /// A new token now.
     Rotate(Answer),
     /// Cut off.
@@ -72,7 +79,7 @@ impl DeviceTask {
         clock: Clock,
         requests: Arc<Semaphore>,
     ) -> Self {
-        let due = Some(clock.boot());
+        let due = Some(clock.boot()).filter(|_| !matches!(*feed.state.borrow(), TokenState::Held { .. }));
         status.state(&feed.state.borrow());
         // The run before may have ended before the issuer was told of a revocation.
         let untold = match &*feed.state.borrow() {
@@ -144,6 +151,11 @@ impl DeviceTask {
             Command::Rotate(answer) if matches!(*self.feed.state.borrow(), TokenState::Revoked { .. }) => {
                 let _ = answer.send(Err(KeeperError::Revoked(self.request.device.clone())));
             }
+            Command::Hold { request, why } => self.hold(*request, why),
+            Command::Rotate(answer) if self.held().is_some() => {
+                let (device, reason) = (self.request.device.clone(), self.held().unwrap_or_default());
+                let _ = answer.send(Err(KeeperError::Held { device, reason }));
+            }
             Command::Rotate(answer) => {
                 self.refused_before = false;
                 self.ask(vec![answer]).await;
@@ -198,6 +210,12 @@ impl DeviceTask {
                         answer_all(waiting, Err("the device's rights changed meanwhile; ask again"));
                         return;
                     }
+                    Some(Command::Hold { request, why }) => {
+                        drop(asking);
+                        self.hold(*request, why);
+                        answer_all(waiting, Err("the device is held meanwhile"));
+                        return;
+                    }
                     // The keeper forgot the device.
                     None => return,
                 },
@@ -224,6 +242,10 @@ impl DeviceTask {
         self.failures = 0;
         self.due = Some(self.clock.boot() + refresh_after(token.life(), random()));
         self.status.received(self.clock.wall());
+        if self.held().is_some() {
+            // The word to hold the device is on its way to this task.
+            return;
+        }
         debug!(device = %self.request.device, jti = token.jti(), life_s = token.life().as_secs(), "token received");
         let token = Arc::new(token);
         self.last = Some(Arc::clone(&token));
@@ -262,6 +284,23 @@ impl DeviceTask {
         if self.current().is_none() {
             let since = self.clock.boot();
             self.show(TokenState::Waiting { since, last_error: None, approval: Some(approval) });
+        }
+    }
+
+    /// Somebody decides about the device first. The token of before is not used any more, and not revoked either.
+    fn hold(&mut self, request: TokenRequest, why: String) {
+        info!(device = %request.device, why, "the device gets no token yet");
+        self.request = request;
+        self.due = None;
+        self.failures = 0;
+        self.untold = None;
+        self.show(TokenState::Held { reason: why });
+    }
+
+    fn held(&self) -> Option<String> {
+        match &*self.feed.state.borrow() {
+            TokenState::Held { reason } => Some(reason.clone()),
+            _ => None,
         }
     }
 

@@ -48,6 +48,14 @@ pub enum KeeperError {
     /// The device is revoked: a new token would undo that.
     #[error("the token of {0} was revoked: pair the device again to let it back in")]
     Revoked(DeviceId),
+    /// Somebody decides about it first.
+    #[error("{device} gets no token yet: {reason}")]
+    Held {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        reason: String,
+    },
     /// It is revoked here, and the issuer does not take it.
     #[error("revoked here and cut off; the issuer does not take it back: {0}")]
     NotAtIssuer(String),
@@ -129,7 +137,7 @@ impl TokenKeeper {
             told.map_err(|_| KeeperError::Busy(device.clone()))?;
             // Whoever looks at the handle next must not see why the device was out before.
             entry.state.send_if_modified(|state| {
-                let out = matches!(state, TokenState::Revoked { .. } | TokenState::Quarantined { .. });
+                let out = !matches!(state, TokenState::Waiting { .. } | TokenState::Valid(_));
                 if out {
                     *state = self.waiting();
                 }
@@ -138,6 +146,24 @@ impl TokenKeeper {
             return Ok(entry.handle.clone());
         }
         self.start(devices, request, self.waiting())
+    }
+
+    /// Knows the device as one that gets no token until it is added again: somebody decides about it first.
+    ///
+    /// # Errors
+    /// [`KeeperError::TooMany`] or [`KeeperError::Busy`].
+    pub fn hold(&self, device: &DeviceId, grant: Grant, why: &str) -> Result<TokenHandle, KeeperError> {
+        let request = self.request(device, grant);
+        let held = TokenState::Held { reason: why.to_owned() };
+        let devices = self.devices();
+        if let Some(entry) = devices.get(device) {
+            let told = entry.commands.try_send(Command::Hold { request: Box::new(request), why: why.to_owned() });
+            told.map_err(|_| KeeperError::Busy(device.clone()))?;
+            // Whoever looks at the handle next must not find the token of before.
+            entry.state.send_replace(held);
+            return Ok(entry.handle.clone());
+        }
+        self.start(devices, request, held)
     }
 
     fn waiting(&self) -> TokenState {

@@ -14,7 +14,7 @@ use crate::token::{AccessToken, TokenState};
 pub struct TokenStatus {
     /// Whose token.
     pub device: DeviceId,
-    /// `waiting`, `valid`, `quarantined` or `revoked`.
+    /// `waiting`, `valid`, `quarantined`, `held` or `revoked`.
     pub state: String,
     /// Why it is not valid, or why the last refresh failed.
     pub reason: Option<String>,
@@ -43,6 +43,8 @@ pub struct TokenTally {
     pub waiting: u64,
     /// Devices that wait for an operator.
     pub quarantined: u64,
+    /// Devices that nobody has decided about.
+    pub held: u64,
     /// Devices that were cut off.
     pub revoked: u64,
     /// Tokens received since the start.
@@ -59,6 +61,7 @@ impl FromIterator<TokenStatus> for TokenTally {
                 "valid" => tally.valid += 1,
                 "quarantined" => tally.quarantined += 1,
                 "revoked" => tally.revoked += 1,
+                "held" => tally.held += 1,
                 _ => tally.waiting += 1,
             }
             tally.refreshes += one.refreshes;
@@ -107,6 +110,7 @@ impl SharedStatus {
                 }
                 TokenState::Valid(token) => ("valid", Some(Arc::clone(token)), None),
                 TokenState::Quarantined { reason } => ("quarantined", None, Some(reason.clone())),
+                TokenState::Held { reason } => ("held", None, Some(reason.clone())),
                 TokenState::Revoked { reason } => ("revoked", None, Some(reason.clone())),
             };
         });

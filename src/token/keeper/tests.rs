@@ -366,3 +366,35 @@ async fn removing_a_device_ends_its_task() {
     assert!(matches!(bed.keeper.rotate(&id("pump-3")).await, Err(KeeperError::Unknown(_))));
     bed.keeper.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_held_device_gets_no_token_by_any_way_until_it_is_granted_one() {
+    let bed = Bed::new();
+    let handle = bed.keeper.hold(&id("pump-3"), grant(), "it waits").unwrap();
+    bed.pass(Duration::from_secs(1000)).await;
+    assert!(matches!(bed.keeper.rotate(&id("pump-3")).await, Err(KeeperError::Held { .. })));
+    handle.refused("some");
+    bed.pass(Duration::from_secs(10)).await;
+    assert_eq!((bed.issued(), bed.state("pump-3").as_str()), (0, "held"));
+    assert_eq!(bed.keeper.tally().held, 1);
+    bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    Bed::jti(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_held_later_loses_its_token_and_the_one_that_is_on_its_way() {
+    let bed = Bed::new();
+    let handle = bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    Bed::jti(&handle);
+    *bed.script.takes.lock().unwrap() = Duration::from_secs(5);
+    let keeper = bed.keeper.clone();
+    let rotating = tokio::spawn(async move { keeper.rotate(&id("pump-3")).await });
+    bed.pass(Duration::from_secs(1)).await;
+    bed.keeper.hold(&id("pump-3"), grant(), "it waits").unwrap();
+    assert!(matches!(*handle.watch().borrow(), TokenState::Held { .. }), "at once");
+    bed.pass(Duration::from_secs(1000)).await;
+    assert!(rotating.await.unwrap().is_err());
+    assert!(matches!(*handle.watch().borrow(), TokenState::Held { .. }));
+}

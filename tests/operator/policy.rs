@@ -1,0 +1,178 @@
+//! What a code and a pairing are allowed: limits, stage, and a backend that says yes or no; with the whole daemon.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::site::{Sensor, Site, until};
+
+fn site(more: &str) -> Site {
+    let site = Site::standalone("");
+    configure(&site, more);
+    site
+}
+
+fn configure(site: &Site, more: &str) {
+    let line = site.line("bench");
+    site.configure(&format!("mode = \"standalone\"\n{line}{more}\n[standalone]\nlisten = \"127.0.0.1:0\"\n"));
+}
+
+/// A pairing by label that goes on while others look at it.
+fn begin(site: &Site, sensor: &mut Sensor) -> Child {
+    site.open_window("bench", sensor);
+    std::fs::write(site.path("code"), &sensor.label).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_clawgate"));
+    let mut command = site.command(program, &["pair", "bench", "--name", "pump-3", "--json"]);
+    let input = File::open(site.path("code")).unwrap();
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn events(child: Child) -> (i32, Vec<Value>) {
+    let ended = child.wait_with_output().unwrap();
+    let lines = String::from_utf8(ended.stdout).unwrap();
+    (ended.status.code().unwrap_or(-1), lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+fn device(site: &Site) -> Option<Value> {
+    site.run(&["devices", "ls", "--json"]).json().as_array().unwrap().first().cloned()
+}
+
+/// Waits until the device is as `wanted`.
+fn device_when(site: &Site, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    until(what, || device(site).filter(|device| wanted(device)))
+}
+
+#[test]
+fn a_pairing_waits_for_the_backend_and_its_readings_are_kept_until_the_yes() {
+    let site = site("[pairing]\napproval = \"backend\"\n");
+    let mut sensor = site.thermometer("bench", &[]);
+    let _daemon = site.start();
+    let pairing = begin(&site, &mut sensor);
+    let waits = device_when(&site, "readings wait", |device| device["waiting"].as_u64() > Some(3));
+    assert_eq!((&waits["token"]["state"], &waits["decision"]["state"]), (&json!("held"), &json!("waiting")));
+    assert_eq!(waits["relay"]["confirmed"], 0, "{waits}");
+    assert!(site.run(&["devices", "ls"]).ok().out.contains("awaits approval"));
+    let refused = site.run(&["token", "rotate", "pump-3"]);
+    assert!(refused.code == 7 && refused.err.contains("clawgate devices approve pump-3"), "{refused:?}");
+
+    let yes = site.run(&["devices", "approve", "pump-3", "--why", "order 17"]).ok();
+    assert!(yes.out.contains("pump-3 is approved"), "{yes:?}");
+    let (code, lines) = events(pairing);
+    assert_eq!(code, 0, "{lines:?}");
+    let told = lines.iter().find(|line| line["event"] == "decision").expect("the pairing did not say that it waits");
+    assert_eq!((&told["device"], &told["within_s"]), (&json!("pump-3"), &json!(600)));
+    assert_eq!(lines.last().unwrap()["event"], "paired");
+    device_when(&site, "what waited is confirmed", |device| device["relay"]["confirmed"].as_u64() > Some(3));
+    let line = site.audit().into_iter().find(|line| line["action"] == "device.approve").unwrap();
+    assert_eq!((&line["subject"], &line["reason"]), (&json!("pump-3"), &json!("order 17")));
+    assert_eq!(line["actor"]["kind"], "uid");
+    // Said twice, a yes is a yes; a no comes too late.
+    site.run(&["devices", "approve", "pump-3"]).ok();
+    let late = site.run(&["devices", "reject", "pump-3"]);
+    assert!(late.code == 2 && late.err.contains("clawgate unpair pump-3"), "{late:?}");
+}
+
+#[test]
+fn nobody_deciding_leaves_a_device_waiting_over_a_restart_and_a_no_unpairs_it() {
+    let site = site("[pairing]\napproval = \"backend\"\napproval_time = \"1s\"\n");
+    let mut sensor = site.thermometer("bench", &[]);
+    let daemon = site.start();
+    let (code, lines) = events(begin(&site, &mut sensor));
+    assert_eq!(code, 7, "{lines:?}");
+    let last = lines.last().unwrap();
+    assert!(last["message"].as_str().unwrap().contains("it waits for the backend"), "{last}");
+    assert!(last["next_step"].as_str().unwrap().contains("stays paired"), "{last}");
+    assert_eq!(daemon.stop(), 0);
+
+    let _daemon = site.start();
+    let waits = device_when(&site, "readings are kept on", |device| device["waiting"].as_u64() > Some(3));
+    assert_eq!((&waits["token"]["state"], &waits["decision"]["state"]), (&json!("held"), &json!("waiting")));
+    assert_eq!(waits["relay"]["confirmed"], 0);
+    site.run(&["devices", "reject", "pump-3", "--why", "unknown here"]).ok();
+    assert_eq!(device(&site), None);
+    let audit = site.audit();
+    let line = audit.iter().find(|line| line["action"] == "device.reject").unwrap();
+    assert_eq!(line["reason"], "unknown here");
+    assert!(audit.iter().any(|line| line["action"] == "device.unpair"));
+}
+
+#[test]
+fn a_device_of_another_stage_is_not_served_and_says_why() {
+    let site = site("");
+    let mut sensor = site.thermometer("bench", &[]);
+    let daemon = site.start();
+    site.pair("bench", &mut sensor).ok();
+    let status = site.status();
+    assert_eq!(status["stage"], "prod");
+    assert!(!status["issuer"].as_str().unwrap().ends_with("/dev"));
+    let refused = site.run(&["code", "new", "--stage", "dev"]);
+    assert!(refused.code == 2 && refused.err.contains("of the stage dev, this gateway of prod"), "{refused:?}");
+    assert_eq!(daemon.stop(), 0);
+
+    configure(&site, "[gateway]\nstage = \"dev\"\n");
+    let daemon = site.start();
+    let held = device_when(&site, "readings wait", |device| device["waiting"].as_u64() > Some(3));
+    assert_eq!((&held["token"]["state"], &held["stage"]), (&json!("held"), &json!("prod")), "{held}");
+    let why = held["token"]["reason"].as_str().unwrap();
+    assert!(why.contains("paired for the stage prod, and this gateway is of dev: pair it again here"), "{why}");
+    assert_eq!(held["relay"]["confirmed"], 0);
+    let status = site.run(&["status", "--json"]);
+    assert_eq!(status.code, 8, "{status:?}");
+    assert!(status.json()["issuer"].as_str().unwrap().ends_with("/dev"));
+    let made = site.run(&["code", "new", "--json"]).ok().json();
+    let shown = site.run(&["code", "show", made["id"].as_str().unwrap(), "--json"]).ok().json();
+    assert_eq!(shown["stage"], "dev");
+    assert_eq!(daemon.stop(), 0);
+
+    // The same audience in both stages is found before anything starts.
+    configure(&site, "[gateway]\nstage = \"prod\"\n");
+    let shared =
+        std::fs::read_to_string(site.config()).unwrap().replace("[issuer]\n", "[issuer]\naudience = \"shed\"\n");
+    std::fs::write(site.config(), &shared).unwrap();
+    assert_eq!(site.start().stop(), 0);
+    std::fs::write(site.config(), shared.replace("\"prod\"", "\"staging\"")).unwrap();
+    let check = site.run(&["config", "check", "--config", site.config().to_str().unwrap()]);
+    assert!(check.code == 78 && check.err.contains("issuer.audience: shed is that of the stage prod"), "{check:?}");
+    assert_eq!(site.start_with(|_| {}).ended(), 78);
+}
+
+#[test]
+fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_refused() {
+    let site = site("");
+    let _daemon = site.start();
+    let wanted =
+        ["--allow-address", "192.0.2.0/24", "--allow-address", "2001:db8::/32", "--rate", "5", "--idle", "20s"];
+    let more = ["--label", "north shed", "--ttl", "1m", "--scope", "claw/command:read", "--sensor", "th-1", "--json"];
+    let made = site.run(&[&["code", "new"], &wanted[..], &more[..]].concat()).ok().json();
+    let id = made["id"].as_str().unwrap();
+    let code = site.run(&["code", "show", id, "--json"]).ok().json();
+    for (field, value) in [
+        ("addresses", json!(["192.0.2.0/24", "2001:db8::/32"])),
+        ("per_second", json!(5)),
+        ("idle_s", json!(20)),
+        ("ttl_s", json!(60)),
+        ("scopes", json!(["command:read"])),
+        ("label", json!("north shed")),
+    ] {
+        assert_eq!(code[field], value, "{field}");
+    }
+    let text = site.run(&["code", "show", id]).ok().out;
+    assert!(!text.contains(made["code"].as_str().unwrap()), "a code is shown once");
+    let line = site.audit().into_iter().find(|line| line["action"] == "code.new").unwrap();
+    assert_eq!(line["details"]["limits"], json!({"addresses": ["192.0.2.0/24", "2001:db8::/32"], "per_second": 5}));
+    site.run(&["code", "revoke", id, "--why", "lost"]).ok();
+    let ended = site.run(&["code", "show", id, "--json"]).ok().json();
+    assert_eq!(ended["ended_why"], "lost");
+    assert!(ended["ended_by"].as_str().unwrap().contains("uid") && ended["ended_at"].is_string(), "{ended}");
+    for (bad, words) in [
+        (&["--allow-address", "192.0.2.7/24"], "did you mean 192.0.2.0/24?"),
+        (&["--rate", "0"], "at least 1 publish"),
+        (&["--scope", "other/telemetry:write"], "for the service \"claw\""),
+        (&["--idle", "1d"], "choose --idle"),
+    ] {
+        let refused = site.run(&[&["code", "new"], &bad[..]].concat());
+        assert!(refused.code == 2 && refused.err.contains(words), "{bad:?}: {refused:?}");
+    }
+}
