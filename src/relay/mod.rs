@@ -27,7 +27,6 @@ mod tls;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -178,16 +177,14 @@ pub(crate) struct Shared {
     room: Semaphore,
     /// Somebody waits for room: idle connections give theirs up.
     crowded: Notify,
-    /// The broker was seen to know no enhanced authentication.
-    password_only: AtomicBool,
 }
 
 impl Shared {
-    /// The method by which the next connection shows its token, unless it goes as password.
-    fn method(&self) -> Option<&'static str> {
+    /// The method by which a device's next connection shows its token, unless it goes as password.
+    fn method(&self, password_only: bool) -> Option<&'static str> {
         let known = match self.options.reauth {
             Reauth::Always => true,
-            Reauth::Auto => !self.password_only.load(Ordering::Relaxed),
+            Reauth::Auto => !password_only,
             Reauth::Never => false,
         };
         self.options.profile.method().filter(|_| known)
@@ -225,7 +222,6 @@ impl Relay {
             clock,
             metrics,
             crowded: Notify::new(),
-            password_only: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared), devices: Mutex::default() })
     }
