@@ -88,7 +88,8 @@ impl Site {
 
     fn client(&self, id: &str) -> OauthIssuer {
         let key = SigningKey::load(&self.folder.path().join(format!("{id}.pem"))).unwrap();
-        let options = OauthOptions { url: self.issuer_url.clone(), client_id: id.to_owned(), key, ca: None };
+        let options =
+            OauthOptions { url: self.issuer_url.clone(), client_id: id.to_owned(), key, ca: None, certificate: None };
         OauthIssuer::new(options, Clock::system()).unwrap()
     }
 

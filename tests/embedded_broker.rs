@@ -5,7 +5,8 @@
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
 
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 use clawgate::clock::Clock;
 use clawgate::ids::DeviceId;
@@ -13,7 +14,7 @@ use clawgate::standalone::{Broker, BrokerOptions, TlsFiles};
 use clawgate::token::key::SigningKey;
 use clawgate::token::local::{DenyList, LocalIssuer, Mint};
 use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{Issuer, Limits, Stage, TokenRequest};
+use clawgate::token::{Issuer, Limits, Stage, Thumbprint, TokenRequest};
 use mqtt_client::{By, Connect, MqttClient};
 
 /// The life of a token whose end a test waits for; long enough to connect with on a busy machine.
@@ -92,6 +93,7 @@ fn subscriber_token(issuer: &LocalIssuer, life_s: u64) -> String {
         topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
         life: Duration::from_secs(life_s),
         limits: Limits::default(),
+        certificate: None,
     };
     issuer.mint(mint).unwrap()
 }
@@ -209,6 +211,52 @@ async fn re_authentication_with_a_bad_or_anothers_token_ends_the_connection() {
         let _ = device.reauthenticate(&bad).await;
         device.ended().await;
     }
+}
+
+#[tokio::test]
+async fn a_token_for_some_addresses_is_taken_as_password_from_them_and_in_no_way_from_others() {
+    let bed = Bed::start().await;
+    for (addresses, by_password) in [("127.0.0.0/8", None), ("192.0.2.0/24", Some("NotAuthorized"))] {
+        let limits = Limits::new(vec![addresses.parse().unwrap()], None).unwrap();
+        let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 60) }).await.unwrap();
+        let answer = |by| MqttClient::connect(Connect { by, ..bed.how("g.pump-3", token.bearer()) });
+        assert_eq!(answer(By::Password).await.err().as_deref(), by_password, "{addresses}");
+        assert_eq!(answer(By::EnhancedAuth).await.err().as_deref(), Some("BadAuthenticationMethod"), "{addresses}");
+        // Nor is it a way in for a connection that stands already.
+        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+        let _ = device.reauthenticate(token.bearer()).await;
+        device.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_certificate_is_refused_where_none_can_be_seen() {
+    let bed = Bed::start().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rcgen::generate_simple_self_signed(["g".to_owned()]).unwrap().cert.pem()).unwrap();
+    let issuer = bed.issuer.clone().bound_to(Some(Thumbprint::of_file(file.path()).unwrap()));
+    let token = token(&issuer, "pump-3", 60).await;
+    for by in [By::EnhancedAuth, By::Password] {
+        let answer = MqttClient::connect(Connect { by, ..bed.how("g.pump-3", &token) }).await;
+        assert_eq!(answer.err().as_deref(), Some("NotAuthorized"), "{by:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_publishes_faster_than_its_token_allows_waits_for_its_turn_and_loses_nothing() {
+    let bed = Bed::start().await;
+    let limits = Limits::new(Vec::new(), NonZeroU32::new(20)).unwrap();
+    let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 60) }).await.unwrap();
+    let begun = Instant::now();
+    // Twice: coming back does not fill the purse.
+    for _ in 0..2 {
+        let device = bed.connect("g.pump-3", token.bearer()).await.unwrap();
+        for n in 0..30 {
+            assert_eq!(device.publish(UP, &n.to_string()).await, "Success");
+        }
+    }
+    // 40 at once, the rest at 20 a second.
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use clawgate::token::key::{Jwks, SigningKey};
 use clawgate::token::local::{DenyList, LocalIssuer};
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::scope::{Action, Scope};
-use clawgate::token::{Issuer, IssuerError, Limits, Remedy, Stage, TokenRequest};
+use clawgate::token::{Issuer, IssuerError, Limits, Remedy, Stage, Thumbprint, TokenRequest};
 use serde_json::{Value, json};
 
 const READ: &str = "claw/v1/default/+/+/up/#";
@@ -83,7 +83,8 @@ impl Bed {
 }
 
 fn client(url: &str, id: &str, key: &SigningKey) -> OauthIssuer {
-    let options = OauthOptions { url: url.to_owned(), client_id: id.to_owned(), key: key.clone(), ca: None };
+    let options =
+        OauthOptions { url: url.to_owned(), client_id: id.to_owned(), key: key.clone(), ca: None, certificate: None };
     OauthIssuer::new(options, Clock::system()).unwrap()
 }
 
@@ -137,6 +138,26 @@ async fn a_gateway_gets_tokens_of_its_devices_that_verify_with_the_published_key
     assert_eq!(bed.issuer.verifier("claw").unwrap().verify(token.bearer().as_bytes()).unwrap(), *token.claims());
     let jwks: Jwks = serde_json::from_str(&get(format!("{}/jwks", bed.url)).await).unwrap();
     assert_eq!(jwks, bed.issuer.jwks());
+    bed.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_with_a_certificate_gets_tokens_that_are_bound_to_it() {
+    let bed = Bed::start().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let made = rcgen::generate_simple_self_signed(["gw-1".to_owned()]).unwrap();
+    std::fs::write(file.path(), made.cert.pem()).unwrap();
+    let certificate = Thumbprint::of_file(file.path()).unwrap();
+    let options = OauthOptions {
+        url: bed.url.clone(),
+        client_id: "gw-1".to_owned(),
+        key: bed.gateway_key.clone(),
+        ca: None,
+        certificate: Some(certificate.clone()),
+    };
+    let gateway = OauthIssuer::new(options, Clock::system()).unwrap();
+    let token = gateway.issue(&request("gw-1", "pump-3")).await.unwrap();
+    assert_eq!(token.claims().cnf, Some(certificate.into()));
     bed.server.stop().await;
 }
 

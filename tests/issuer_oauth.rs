@@ -70,8 +70,13 @@ impl Site {
     }
 
     fn client(&self, grant: Grant, families: &Arc<Shelf>) -> OauthIssuer {
-        let options =
-            OauthOptions { url: self.url.clone(), client_id: "gw-1".to_owned(), key: self.key.clone(), ca: None };
+        let options = OauthOptions {
+            url: self.url.clone(),
+            client_id: "gw-1".to_owned(),
+            key: self.key.clone(),
+            ca: None,
+            certificate: None,
+        };
         OauthIssuer::with_grant(options, grant, families.clone(), Clock::system()).unwrap()
     }
 

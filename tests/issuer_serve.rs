@@ -61,7 +61,8 @@ impl Site {
 impl Serving {
     fn gateway(&self, site: &Site) -> OauthIssuer {
         let key = SigningKey::load(&site.path("gw-1.pem")).unwrap();
-        let options = OauthOptions { url: self.url.clone(), client_id: "gw-1".to_owned(), key, ca: None };
+        let options =
+            OauthOptions { url: self.url.clone(), client_id: "gw-1".to_owned(), key, ca: None, certificate: None };
         OauthIssuer::new(options, Clock::system()).unwrap()
     }
 

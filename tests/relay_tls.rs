@@ -1,34 +1,19 @@
 //! The relay over TLS: the pinned CA and no other, a client certificate where asked for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
 
+#[path = "support/authority.rs"]
+mod authority;
 #[path = "support/back_half.rs"]
 mod back_half;
 mod support;
 
-use std::path::Path;
-
+use authority::authority;
 use back_half::{Gateway, submit};
 use clawgate::clock::Clock;
 use clawgate::metrics::Metrics;
 use clawgate::relay::{Relay, RelayError, RelayOptions, RelayState, TlsFiles};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::CertificateParams;
 use support::{Mosquitto, until};
-
-/// Writes a CA and what it signed: `NAME.pem`, and `NAME-leaf.pem` with its key for `localhost`.
-fn authority(folder: &Path, name: &str, leaf: impl FnOnce(&mut CertificateParams)) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, format!("{name} CA"));
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    leaf(&mut params);
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
-    let write = |suffix: &str, text: String| std::fs::write(folder.join(format!("{name}{suffix}")), text).unwrap();
-    write(".pem", issuer.pem());
-    write("-leaf.pem", certificate.pem());
-    write("-leaf.key", key.serialize_pem());
-}
 
 fn broker(leaf: impl FnOnce(&mut CertificateParams), more: &str) -> Mosquitto {
     let folder = tempfile::tempdir().unwrap();

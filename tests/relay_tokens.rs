@@ -37,6 +37,10 @@ impl Site {
     }
 
     async fn token(&self, device: &str, life_s: u64) -> Arc<AccessToken> {
+        self.limited_token(device, life_s, Limits::default()).await
+    }
+
+    async fn limited_token(&self, device: &str, life_s: u64, limits: Limits) -> Arc<AccessToken> {
         let request = TokenRequest {
             tenant: "default".to_owned(),
             gateway: "site-1".to_owned(),
@@ -44,7 +48,7 @@ impl Site {
             scope: vec![Scope::TelemetryWrite],
             life: Duration::from_secs(life_s),
             audience: "claw".to_owned(),
-            limits: Limits::default(),
+            limits,
             stage: Stage::default(),
         };
         Arc::new(self.issuer.issue(&request).await.unwrap())
@@ -64,6 +68,7 @@ impl Site {
             topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
             life: Duration::from_secs(600),
             limits: Limits::default(),
+            certificate: None,
         };
         let token = self.issuer.mint(mint).unwrap();
         let how = Connect {
@@ -104,6 +109,33 @@ async fn a_stream_goes_on_through_re_authentications_without_a_loss_or_a_repetit
         assert!(payload.contains(&format!("\"v\":{seq}}}")), "{payload} instead of {seq}");
     }
     assert_eq!(gateway.relay.status()[0].connects, 1);
+    gateway.stop().await;
+    site.broker.stop().await;
+}
+
+/// The embedded broker can check such a token only where it comes as password.
+#[tokio::test]
+async fn a_device_whose_token_the_broker_takes_as_password_only_reconnects_and_its_neighbour_re_authenticates() {
+    let site = Site::start().await;
+    let gateway = Gateway::start(site.broker.addr().port(), |_| ());
+    let here = || Limits::new(vec!["127.0.0.0/8".parse().unwrap()], None).unwrap();
+    let first = TokenState::Valid(site.limited_token("pump-3", 600, here()).await);
+    let (limited, handle) = TokenFeed::new("pump-3".parse().unwrap(), first);
+    let lane = gateway.attach_with("pump-3", handle);
+    let (free, handle) = site.feed("pump-4").await;
+    let other = gateway.attach_with("pump-4", handle);
+    submit(&lane, 1..=10);
+    submit(&other, 1..=10);
+    until("both deliver", || gateway.spool.status().depth == 0).await;
+    let before = gateway.relay.status()[0].connects;
+    limited.state.send_replace(TokenState::Valid(site.limited_token("pump-3", 600, here()).await));
+    free.state.send_replace(TokenState::Valid(site.token("pump-4", 600).await));
+    until("both have renewed", || {
+        let status = gateway.relay.status();
+        status[0].connects == before + 1 && status[1].reauths == 1
+    })
+    .await;
+    assert_eq!((gateway.relay.status()[0].reauths, gateway.relay.status()[1].connects), (0, 1));
     gateway.stop().await;
     site.broker.stop().await;
 }

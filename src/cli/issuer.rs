@@ -83,7 +83,13 @@ pub(super) fn key(terminal: &Terminal, path: &Path) -> Result<Exit, Failure> {
 pub(super) async fn token(terminal: &Terminal, asked: &super::args::OwnToken) -> Result<Exit, Failure> {
     let cloud = |error: &dyn std::fmt::Display| Failure::new(Exit::Cloud, "no_token", error.to_string(), "");
     let key = SigningKey::load(&asked.key).map_err(|error| Failure::usage(error.to_string(), ""))?;
-    let options = OauthOptions { url: asked.url.clone(), client_id: asked.client.clone(), key, ca: asked.ca.clone() };
+    let options = OauthOptions {
+        url: asked.url.clone(),
+        client_id: asked.client.clone(),
+        key,
+        ca: asked.ca.clone(),
+        certificate: None,
+    };
     let issuer = OauthIssuer::new(options, Clock::system()).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let token = issuer.own_token(&asked.audience).await.map_err(|error| cloud(&error))?;
     let token = OwnToken { access_token: token.bearer().to_owned(), expires_in: token.life().as_secs() };

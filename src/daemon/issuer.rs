@@ -21,7 +21,7 @@ use crate::token::azure::SasIssuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
-use crate::token::{ClaimForm, Issuer, Stage};
+use crate::token::{BindingError, ClaimForm, Issuer, Stage, Thumbprint};
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
@@ -50,6 +50,9 @@ pub enum IssuingError {
     /// The OAuth server.
     #[error(transparent)]
     Oauth(#[from] OauthSetupError),
+    /// The certificate that tokens are bound to.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// `issuer.kind = "oauth"` without its key.
     #[error("issuer.url and issuer.client_key are needed with kind = \"oauth\"")]
     Incomplete,
@@ -120,7 +123,8 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let ring = key_ring(store, stage, terms.life)?;
     let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone())
         .of_stage(stage)
-        .with_claims(ClaimForm::of(config.broker.profile));
+        .with_claims(ClaimForm::of(config.broker.profile))
+        .bound_to(certificate(config)?);
     let options =
         ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
@@ -161,6 +165,7 @@ fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, Issui
         client_id: config.issuer.client_id.clone().unwrap_or_else(|| config.gateway.id.to_string()),
         key: SigningKey::load(key)?,
         ca: config.issuer.ca.clone(),
+        certificate: certificate(config)?,
     };
     let families = Arc::new(StoredFamilies(store.clone()));
     let issuer = OauthIssuer::with_grant(options, config.issuer.grant, families, clock.clone())?;
@@ -173,6 +178,13 @@ fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
     };
     let issuer = Arc::new(SasIssuer::new(&broker.host, keys, clock.clone()));
     Ok(Issuing { issuer, local: None, url: format!("https://{}", broker.host), terms: None })
+}
+
+/// The certificate that this gateway shows its broker: devices' tokens are bound to it. The broker of standalone mode
+/// asks for none.
+fn certificate(config: &Config) -> Result<Option<Thumbprint>, BindingError> {
+    let shown = config.broker.url.as_ref().is_some_and(|broker| broker.tls);
+    config.broker.client_cert.as_deref().filter(|_| shown).map(Thumbprint::of_file).transpose()
 }
 
 /// Refresh tokens of devices, sealed in the registry's database.

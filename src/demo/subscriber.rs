@@ -76,7 +76,7 @@ pub async fn run(options: SubscriberOptions) -> Result<(), SubscriberError> {
     let log = Log(OpenOptions::new().create(true).append(true).open(&options.log)?);
     let key = SigningKey::load(&options.key)?;
     let client_id = options.client.clone();
-    let oauth = OauthOptions { url: options.issuer.clone(), client_id, key, ca: None };
+    let oauth = OauthOptions { url: options.issuer.clone(), client_id, key, ca: None, certificate: None };
     let clock = Clock::system();
     let subscriber = Subscriber { issuer: OauthIssuer::new(oauth, clock.clone())?, options, clock, log };
     tokio::select! {

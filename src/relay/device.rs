@@ -253,6 +253,7 @@ impl Task {
         }
         end
     }
+
     /// What a token does not allow is not sent: the broker would refuse it, and a mistake must be seen here.
     fn out_of_scope(&self, token: &AccessToken) -> Option<End> {
         let [telemetry, event, _] = self.composer.topics();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits;
 use super::scope::{Action, Topics};
-use super::{AddressRange, Limits, MAX_TOKEN_BYTES, Stage};
+use super::{AddressRange, Confirmation, Limits, MAX_TOKEN_BYTES, Stage};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -63,6 +63,9 @@ pub struct Claims {
     /// The stage it is good in. Not every server sets it: its issuer and its audience are of one stage anyway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claw_stage: Option<Stage>,
+    /// Who may show it; whoever has it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
     /// Who acts for whom it stands for (RFC 8693, section 4.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,

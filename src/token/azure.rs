@@ -60,6 +60,7 @@ impl SasIssuer {
             claw_addresses: request.limits.addresses.clone(),
             claw_rate: request.limits.per_second,
             claw_stage: Some(request.stage),
+            cnf: None,
             act: None,
         };
         Ok(AccessToken::opaque(signature, claims, &self.clock))

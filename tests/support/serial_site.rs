@@ -65,7 +65,7 @@ impl Site {
     pub(crate) async fn subscribe(&self) {
         let key = SigningKey::load(&self.folder.path().join("dash.pem")).unwrap();
         let url = format!("http://{}", self.issuer);
-        let options = OauthOptions { url, client_id: "dash".to_owned(), key, ca: None };
+        let options = OauthOptions { url, client_id: "dash".to_owned(), key, ca: None, certificate: None };
         let token = OauthIssuer::new(options, Clock::system()).unwrap().own_token("claw").await.unwrap();
         let connect = Connect {
             addr: self.broker,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,10 @@ use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::packet::publish::PublishPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::warn;
 
+use super::pace::Pace;
 use crate::token::scope::{Action, permits_client_id};
 use crate::token::verify::Verifier;
 use crate::token::{AUTH_METHOD, Claims};
@@ -48,6 +50,16 @@ struct Admitted {
     /// What the client wanted published should it vanish. The broker itself would refuse it once the token is gone,
     /// and the cloud would see a device that was cut off as online for ever.
     will: Option<PublishPacket>,
+    pace: Pace,
+}
+
+/// Who shows a token, as far as mqtt5 lets it be seen: no certificate ever, an address only with a password.
+struct Peer<'a> {
+    client_id: &'a str,
+    /// `None` in enhanced authentication.
+    address: Option<IpAddr>,
+    /// Who the connection belongs to already.
+    principal: Option<&'a str>,
 }
 
 /// A client whose token is no longer good.
@@ -72,7 +84,8 @@ impl Admission {
     }
 
     /// Admits the client if its token is good for this client id; the name of its principal, or what to answer it.
-    fn admit(&self, token: &[u8], client_id: &str, principal: Option<&str>) -> Result<String, ReasonCode> {
+    fn admit(&self, token: &[u8], peer: &Peer<'_>) -> Result<String, ReasonCode> {
+        let client_id = peer.client_id;
         let (claims, key) = match self.verifier.verify_signed(token) {
             Ok(signed) => signed,
             Err(refusal) => return Err(self.refuse(client_id, &refusal.to_string())),
@@ -80,8 +93,26 @@ impl Admission {
         if !permits_client_id(&claims, client_id) {
             return Err(self.refuse(client_id, "the token belongs to another client id"));
         }
+        if claims.cnf.is_some() {
+            return Err(self.refuse(client_id, "the token is bound to a certificate, and none can be seen here"));
+        }
+        let limits = claims.limits();
+        match peer.address {
+            None if !limits.addresses.is_empty() => {
+                self.refuse(
+                    client_id,
+                    "the token is for certain addresses, which only a CONNECT with a password shows",
+                );
+                // A client that has another way takes it.
+                return Err(ReasonCode::BadAuthenticationMethod);
+            }
+            Some(address) if !limits.permits_address(address) => {
+                return Err(self.refuse(client_id, &format!("the token is not for address {address}")));
+            }
+            _ => {}
+        }
         let name = format!("{}/{}", claims.client_id, claims.sub);
-        if principal.is_some_and(|before| before != name) {
+        if peer.principal.is_some_and(|before| before != name) {
             return Err(self.refuse(client_id, "a connection cannot change its owner"));
         }
         let mut admitted = self.admitted();
@@ -89,8 +120,10 @@ impl Admission {
             drop(admitted);
             return Err(self.refuse(client_id, "too many clients"));
         }
-        let will = admitted.get_mut(client_id).and_then(|known| known.will.take());
-        admitted.insert(client_id.to_owned(), Admitted { claims: Arc::new(claims), key, will });
+        let known = admitted.get_mut(client_id);
+        // Who comes back has not more.
+        let (will, pace) = known.map(|known| (known.will.take(), known.pace)).unwrap_or_default();
+        admitted.insert(client_id.to_owned(), Admitted { claims: Arc::new(claims), key, will, pace });
         drop(admitted);
         self.changed.notify_one();
         Ok(name)
@@ -114,6 +147,13 @@ impl Admission {
     fn allows(&self, client_id: &str, topic: &str, action: Action) -> bool {
         let claims = self.admitted().get(client_id).map(|admitted| Arc::clone(&admitted.claims));
         claims.is_some_and(|claims| claims.claw_aif.allows(topic, action) && self.verifier.still_good(&claims).is_ok())
+    }
+
+    /// Counts a publish; how long it has to wait for its turn.
+    fn pace(&self, client_id: &str) -> Duration {
+        let mut admitted = self.admitted();
+        let paced = admitted.get_mut(client_id).and_then(|it| it.claims.claw_rate.map(|rate| (&mut it.pace, rate)));
+        paced.map_or(Duration::ZERO, |(pace, rate)| pace.take(rate, Instant::now()))
     }
 
     /// Takes out every client whose token is no longer good.
@@ -160,7 +200,8 @@ impl Admission {
             self.refuse(client_id, "unknown authentication method");
             return EnhancedAuthResult::fail(method, ReasonCode::BadAuthenticationMethod);
         }
-        match self.admit(data.unwrap_or_default(), client_id, user) {
+        let peer = Peer { client_id, address: None, principal: user };
+        match self.admit(data.unwrap_or_default(), &peer) {
             Ok(name) => EnhancedAuthResult::success_with_user(method, name),
             Err(code) => EnhancedAuthResult::fail(method, code),
         }
@@ -171,11 +212,12 @@ impl AuthProvider for Admission {
     fn authenticate<'a>(
         &'a self,
         connect: &'a ConnectPacket,
-        _client_addr: SocketAddr,
+        client_addr: SocketAddr,
     ) -> Decision<'a, mqtt5::Result<AuthResult>> {
         // MQTT 3.1.1 has no answer for a refused publish: it would be confirmed and dropped.
         let decision = if connect.protocol_version == 5 {
-            self.admit(connect.password.as_deref().unwrap_or_default(), &connect.client_id, None)
+            let peer = Peer { client_id: &connect.client_id, address: Some(client_addr.ip()), principal: None };
+            self.admit(connect.password.as_deref().unwrap_or_default(), &peer)
         } else {
             Err(ReasonCode::UnsupportedProtocolVersion)
         };
@@ -186,7 +228,18 @@ impl AuthProvider for Admission {
     }
 
     fn authorize_publish<'a>(&'a self, client_id: &str, _user: Option<&'a str>, topic: &'a str) -> Decision<'a, bool> {
-        Box::pin(std::future::ready(self.allows(client_id, topic, Action::Publish)))
+        if !self.allows(client_id, topic, Action::Publish) {
+            return Box::pin(std::future::ready(false));
+        }
+        let wait = self.pace(client_id);
+        if wait.is_zero() {
+            return Box::pin(std::future::ready(true));
+        }
+        let client_id = client_id.to_owned();
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            self.allows(&client_id, topic, Action::Publish)
+        })
     }
 
     fn authorize_subscribe<'a>(

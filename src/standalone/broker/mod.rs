@@ -2,6 +2,7 @@
 
 mod admission;
 mod cut;
+mod pace;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -133,6 +133,10 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
     if scopes.is_empty() {
         return Err(Refused::because("invalid_scope", "a scope is wanted"));
     }
+    let certificate = detail.cnf.as_ref().and_then(|cnf| cnf.certificate.clone());
+    if detail.cnf.is_some() && certificate.is_none() {
+        return Err(Refused::because("invalid_authorization_details", "cnf: x5t#S256 is known"));
+    }
     let asked = detail.life_s.map_or(site.life(), Duration::from_secs);
     let wanted = Mint {
         sub: device.to_string(),
@@ -142,6 +146,7 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
         topics: Topics::of_device(&detail.tenant, &client.id, &device, &scopes),
         life: asked.min(site.life()),
         limits: detail.limits.clone(),
+        certificate,
     };
     Ok((wanted, Some(detail)))
 }
@@ -160,6 +165,7 @@ fn of_subscriber(site: &Site, client: &Client, topics: &[String], form: &TokenFo
         topics: Topics::new(topics),
         life: site.life(),
         limits: Limits::default(),
+        certificate: None,
     })
 }
 

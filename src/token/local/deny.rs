@@ -291,6 +291,7 @@ mod tests {
             claw_addresses: Vec::new(),
             claw_rate: None,
             claw_stage: None,
+            cnf: None,
             act: None,
         }
     }

@@ -11,7 +11,7 @@ use crate::token::key::{Jwks, KeyError, SigningKey};
 use crate::token::scope::{self, Topics};
 use crate::token::vendor::{ClaimForm, Signed};
 use crate::token::verify::Verifier;
-use crate::token::{AccessToken, Claims, Issuer, IssuerError, Limits, Stage, TokenFuture, TokenRequest};
+use crate::token::{AccessToken, Claims, Issuer, IssuerError, Limits, Stage, Thumbprint, TokenFuture, TokenRequest};
 
 /// A token never lives longer, whatever is asked: it bounds the deny list and what a stolen token is worth.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -26,6 +26,7 @@ pub struct LocalIssuer {
     clock: Clock,
     stage: Stage,
     form: ClaimForm,
+    certificate: Option<Thumbprint>,
 }
 
 /// What a token shall say.
@@ -45,6 +46,8 @@ pub struct Mint {
     pub life: Duration,
     /// From where it may be used, and how often.
     pub limits: Limits,
+    /// Whose certificate must come with it; anybody may show it without.
+    pub certificate: Option<Thumbprint>,
 }
 
 impl LocalIssuer {
@@ -58,7 +61,8 @@ impl LocalIssuer {
     #[must_use]
     pub fn with_ring(name: &str, ring: KeyRing, deny: DenyList, clock: Clock) -> Self {
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
-        Self { name: name.to_owned(), ring, deny, time, clock, stage: Stage::default(), form: ClaimForm::default() }
+        let (stage, form) = (Stage::default(), ClaimForm::default());
+        Self { name: name.to_owned(), ring, deny, time, clock, stage, form, certificate: None }
     }
 
     /// The same issuer for another stage; its name and key should be that stage's alone.
@@ -72,6 +76,13 @@ impl LocalIssuer {
     #[must_use]
     pub fn with_claims(mut self, form: ClaimForm) -> Self {
         self.form = form;
+        self
+    }
+
+    /// The same issuer, whose tokens for devices only the holder of this certificate may show.
+    #[must_use]
+    pub fn bound_to(mut self, certificate: Option<Thumbprint>) -> Self {
+        self.certificate = certificate;
         self
     }
 
@@ -106,6 +117,7 @@ impl LocalIssuer {
             claw_addresses: wanted.limits.addresses,
             claw_rate: wanted.limits.per_second,
             claw_stage: Some(self.stage),
+            cnf: wanted.certificate.map(Thumbprint::into),
             act: None,
         };
         self.ring.sign("at+jwt", &Signed::new(&claims, self.form), life, now)
@@ -189,6 +201,7 @@ impl Issuer for LocalIssuer {
                     topics: request.topics(),
                     life: request.life,
                     limits: request.limits.clone(),
+                    certificate: self.certificate.clone(),
                 })
                 .map_err(|error| IssuerError::Local(error.to_string()))?;
             AccessToken::received(jwt, &self.clock).map_err(|error| IssuerError::Local(error.to_string()))

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use super::answer::plain;
 use crate::token::scope::{TELEMETRY_READ, to_claim};
-use crate::token::{AccessToken, AddressRange, Claims, IssuerError, TokenRequest};
+use crate::token::{AccessToken, AddressRange, Claims, IssuerError, Thumbprint, TokenRequest};
 
 /// A device's token, if it is that of the device that was asked for.
 pub(super) fn device(
@@ -13,6 +13,7 @@ pub(super) fn device(
     issuer: &str,
     client_id: &str,
     request: &TokenRequest,
+    certificate: Option<&Thumbprint>,
 ) -> Result<AccessToken, IssuerError> {
     let claims = token.claims();
     same("iss", issuer, claims.iss.trim_end_matches('/'))?;
@@ -25,6 +26,7 @@ pub(super) fn device(
         return Err(mismatch("scope", &asked, &claims.scope));
     }
     limits(claims, request)?;
+    binding(claims, certificate)?;
     let topics = request.topics();
     if claims.claw_aif.is_empty() {
         // Not every server knows the claim; the rights follow from the scopes then, here as at such a server's broker.
@@ -46,6 +48,17 @@ fn limits(claims: &Claims, request: &TokenRequest) -> Result<(), IssuerError> {
     same("claw_addresses", &words(&asked.addresses), &words(&got.addresses))?;
     let number = |rate: Option<NonZeroU32>| rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
     same("claw_rate", &number(asked.per_second), &number(got.per_second))
+}
+
+/// A token that is bound to what the gateway cannot show is of no use. One that is bound to nothing is what a server
+/// gives that does not know how: it is good for whoever has it, as without a certificate of ours.
+fn binding(claims: &Claims, certificate: Option<&Thumbprint>) -> Result<(), IssuerError> {
+    let Some(cnf) = &claims.cnf else { return Ok(()) };
+    let words = |certificate: Option<&Thumbprint>| certificate.map_or("none", Thumbprint::as_str).to_owned();
+    match (certificate, &cnf.certificate) {
+        (Some(asked), Some(got)) if asked == got => Ok(()),
+        (asked, got) => Err(mismatch("cnf", &words(asked), &words(got.as_ref()))),
+    }
 }
 
 /// A token that came for the gateway's word names it as the one who acts (RFC 8693, section 4.1).
@@ -80,7 +93,7 @@ mod tests {
     use crate::token::key::SigningKey;
     use crate::token::local::{DenyList, LocalIssuer};
     use crate::token::scope::{Scope, Topics};
-    use crate::token::{Issuer as _, Limits, Stage};
+    use crate::token::{Confirmation, Issuer as _, Limits, Stage};
 
     const ISSUER: &str = "https://id.example";
 
@@ -105,7 +118,29 @@ mod tests {
 
     fn checked(claims: &Claims) -> Result<AccessToken, IssuerError> {
         let jwt = SigningKey::generate().unwrap().sign("at+jwt", claims).unwrap();
-        device(AccessToken::received(jwt, &Clock::system()).unwrap(), ISSUER, "g", &request())
+        device(AccessToken::received(jwt, &Clock::system()).unwrap(), ISSUER, "g", &request(), None)
+    }
+
+    #[tokio::test]
+    async fn a_token_is_bound_to_our_certificate_or_to_none() {
+        let thumbprint = |text: &str| serde_json::from_value::<Thumbprint>(text.into()).unwrap();
+        let (ours, theirs) = (thumbprint("ours"), thumbprint("theirs"));
+        let mut claims = good_claims().await;
+        for (cnf, certificate, good) in [
+            (None, Some(&ours), true),
+            (Some(ours.clone().into()), Some(&ours), true),
+            (Some(theirs.into()), Some(&ours), false),
+            (Some(ours.clone().into()), None, false),
+            (Some(Confirmation { certificate: None }), Some(&ours), false),
+        ] {
+            claims.cnf = cnf;
+            let jwt = SigningKey::generate().unwrap().sign("at+jwt", &claims).unwrap();
+            let token = AccessToken::received(jwt, &Clock::system()).unwrap();
+            match device(token, ISSUER, "g", &request(), certificate) {
+                Ok(_) => assert!(good, "{:?}", claims.cnf),
+                Err(error) => assert!(!good && error.to_string().contains("cnf"), "{error}"),
+            }
+        }
     }
 
     #[tokio::test]

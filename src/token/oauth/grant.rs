@@ -124,16 +124,16 @@ impl Inner {
     pub(super) fn issue(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
         let token = match self.grant {
             // For itself it needs nobody's word: it is the client.
-            _ if request.device.is_gateway() => self.ask(CLIENT_CREDENTIALS, for_device(request)?)?.token,
-            Grant::ClientCredentials => self.ask(CLIENT_CREDENTIALS, for_device(request)?)?.token,
+            _ if request.device.is_gateway() => self.ask(CLIENT_CREDENTIALS, self.for_device(request)?)?.token,
+            Grant::ClientCredentials => self.ask(CLIENT_CREDENTIALS, self.for_device(request)?)?.token,
             Grant::TokenExchange => self.exchange(request)?,
             Grant::DeviceCode => self.by_approval(request)?,
         };
-        check::device(token, &self.url, &self.client_id, request)
+        check::device(token, &self.url, &self.client_id, request, self.certificate.as_ref())
     }
 
     fn exchange(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
-        let mut form = for_device(request)?;
+        let mut form = self.for_device(request)?;
         form.push(("subject_token", self.assertion(request.device.as_str())?));
         form.push(("subject_token_type", JWT.to_owned()));
         form.push(("requested_token_type", ACCESS_TOKEN.to_owned()));
@@ -159,7 +159,7 @@ impl Inner {
             endpoint: self.url.clone(),
             reason: "its metadata names no device authorization endpoint; correct issuer.grant".to_owned(),
         })?;
-        let mut form = for_device(request)?;
+        let mut form = self.for_device(request)?;
         self.authenticate(&mut form)?;
         let reply = self.transport.post(&endpoint, &form)?;
         let asked = answer::device_authorization(&endpoint, &reply, &self.clock)?;
@@ -182,7 +182,7 @@ impl Inner {
     }
 
     fn refresh(&self, request: &TokenRequest, refresh: &Secret<String>) -> Result<AccessToken, IssuerError> {
-        let mut form = for_device(request)?;
+        let mut form = self.for_device(request)?;
         form.push(("refresh_token", refresh.expose().clone()));
         match self.ask(REFRESH, form) {
             Ok(granted) => Ok(self.take(&request.device, granted)),
@@ -212,13 +212,13 @@ impl Inner {
         }
         Ok(refresh)
     }
-}
 
-/// What every way of asking for a device's token has in common.
-fn for_device(request: &TokenRequest) -> Result<Vec<(&'static str, String)>, IssuerError> {
-    Ok(vec![
-        ("scope", scope::to_claim(&request.scope)),
-        ("resource", request.audience.clone()),
-        ("authorization_details", details(request)?),
-    ])
+    /// What every way of asking for a device's token has in common.
+    fn for_device(&self, request: &TokenRequest) -> Result<Vec<(&'static str, String)>, IssuerError> {
+        Ok(vec![
+            ("scope", scope::to_claim(&request.scope)),
+            ("resource", request.audience.clone()),
+            ("authorization_details", details(request, self.certificate.as_ref())?),
+        ])
+    }
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::SigningKey;
 use super::scope::TELEMETRY_READ;
-use super::{AccessToken, Issuer, IssuerError, Limits, Stage, TokenFuture, TokenRequest};
+use super::{AccessToken, Confirmation, Issuer, IssuerError, Limits, Stage, Thumbprint, TokenFuture, TokenRequest};
 use crate::clock::Clock;
 use answer::{Endpoints, Granted};
 use approval::Approvals;
@@ -57,6 +57,9 @@ pub struct DeviceDetail {
     /// From where it shall be usable and how often: `addresses` and `per_second`.
     #[serde(flatten)]
     pub limits: Limits,
+    /// Who alone shall be able to show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
 }
 
 /// How to reach the server, and as whom.
@@ -70,6 +73,8 @@ pub struct OauthOptions {
     pub key: SigningKey,
     /// The only CA (PEM file) that the server's certificate may come from; the web's roots when there is none.
     pub ca: Option<PathBuf>,
+    /// The certificate that we show the broker: tokens shall be bound to it.
+    pub certificate: Option<Thumbprint>,
 }
 
 /// A client of one OAuth server. Cheap to clone.
@@ -81,6 +86,7 @@ struct Inner {
     url: String,
     client_id: String,
     key: SigningKey,
+    certificate: Option<Thumbprint>,
     transport: Transport,
     clock: Clock,
     grant: Grant,
@@ -137,12 +143,23 @@ impl OauthIssuer {
         families: Arc<dyn Families>,
         clock: Clock,
     ) -> Result<Self, OauthSetupError> {
-        let OauthOptions { url, client_id, key, ca } = options;
+        let OauthOptions { url, client_id, key, ca, certificate } = options;
         let transport = Transport::new(&url, ca.as_deref())?;
         let url = url.trim_end_matches('/').to_owned();
         let kept = Kept::new(families);
         let (approvals, endpoints) = (Approvals::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { url, client_id, key, transport, clock, grant, kept, approvals, endpoints })))
+        Ok(Self(Arc::new(Inner {
+            url,
+            client_id,
+            key,
+            certificate,
+            transport,
+            clock,
+            grant,
+            kept,
+            approvals,
+            endpoints,
+        })))
     }
 
     /// A token of the client itself, as a subscriber has one.
@@ -198,7 +215,7 @@ impl Inner {
             None => {}
         }
         if endpoints.knows_devices {
-            form.push(("authorization_details", details(request)?));
+            form.push(("authorization_details", details(request, self.certificate.as_ref())?));
         }
         let endpoint = endpoints.revocation.ok_or_else(|| IssuerError::Answer {
             endpoint: self.url.clone(),
@@ -278,7 +295,7 @@ impl Issuer for OauthIssuer {
 }
 
 /// The device of a request, as authorization details.
-fn details(request: &TokenRequest) -> Result<String, IssuerError> {
+fn details(request: &TokenRequest, certificate: Option<&Thumbprint>) -> Result<String, IssuerError> {
     let details = [DeviceDetail {
         kind: DETAIL_TYPE.to_owned(),
         tenant: request.tenant.clone(),
@@ -287,6 +304,7 @@ fn details(request: &TokenRequest) -> Result<String, IssuerError> {
         life_s: Some(request.life.max(Duration::from_secs(1)).as_secs()),
         stage: Some(request.stage),
         limits: request.limits.clone(),
+        cnf: certificate.cloned().map(Thumbprint::into),
     }];
     serde_json::to_string(&details).map_err(|error| IssuerError::Local(error.to_string()))
 }
