@@ -1,12 +1,17 @@
 //! The plugin in Debian's mosquitto, as a real MQTT client meets it: the same promises as the embedded broker's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "mosquitto_plugin/limits.rs"]
+mod limits;
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
 #[path = "support/plugin.rs"]
 mod plugin;
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clawgate::clock::Clock;
@@ -24,26 +29,31 @@ const ALL: &str = "claw/v1/default/+/+/up/#";
 
 struct Bed {
     issuer: LocalIssuer,
+    key: SigningKey,
     broker: Mosquitto,
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Bed {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), "")
+    }
+
+    /// With these lines of configuration for the listener.
+    fn start_in(folder: tempfile::TempDir, listener: &str) -> Self {
         let deny = DenyList::open(&folder.path().join("denylist")).unwrap();
-        let issuer = LocalIssuer::new("https://issuer.test", SigningKey::generate().unwrap(), deny, Clock::system());
+        let key = SigningKey::generate().unwrap();
+        let issuer = LocalIssuer::new("https://issuer.test", key.clone(), deny, Clock::system());
         std::fs::write(folder.path().join("jwks"), serde_json::to_string(&issuer.jwks()).unwrap()).unwrap();
-        let broker = Mosquitto::start_in(
-            folder,
-            &(plugin::config("https://issuer.test") + "persistence true\npersistence_location {dir}/\n"),
-        );
-        Self { issuer, broker }
+        let config = plugin::config("https://issuer.test") + "persistence true\npersistence_location {dir}/\n";
+        let broker = Mosquitto::start_in(folder, &(listener.to_owned() + &config));
+        Self { issuer, key, broker, tls: None }
     }
 
     fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
         Connect {
             addr: self.broker.addr(),
-            tls: None,
+            tls: self.tls.clone(),
             client_id,
             token,
             by: By::EnhancedAuth,
@@ -69,6 +79,7 @@ impl Bed {
             topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
             life: Duration::from_secs(life_s),
             limits: Limits::default(),
+            certificate: None,
         };
         self.issuer.mint(mint).unwrap()
     }
@@ -187,6 +198,15 @@ async fn re_authentication_with_anothers_token_ends_the_connection() {
         let _ = device.reauthenticate(bad).await;
         device.ended().await;
     }
+}
+
+#[tokio::test]
+async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
+    let bed = Bed::start();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    device.retain("claw/v1/default/g/pump-3/up/state", "online").await;
+    let message = bed.subscriber().await.next().await;
+    assert!(message.retain && message.payload == "online");
 }
 
 #[tokio::test]

@@ -106,6 +106,7 @@ impl Site {
             topics: Topics::new(vec![("claw/v1/#".to_owned(), vec![Action::Subscribe])]),
             life: Duration::from_secs(600),
             limits: Limits::default(),
+            certificate: None,
         };
         let (client, mut events) = self.connect("dash", "dash", &self.issuer.mint(mint).unwrap());
         client.subscribe("claw/v1/#", QoS::AtLeastOnce).await.unwrap();

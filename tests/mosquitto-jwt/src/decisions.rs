@@ -2,24 +2,17 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::deny::DenyList;
+use crate::options::Options;
+use crate::peer::Peer;
+use crate::rate::Rates;
+use crate::token::{Claims, Keys, MAX_FILE};
 use crate::topics::{covers, shared_filter};
 
-/// A longer token is refused unread.
-const MAX_TOKEN: usize = 8 * 1024;
-/// Bound of the files that are read.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// How long the rights of a closed connection are kept, for its will and its session.
 const WILL_LIFE: Duration = Duration::from_secs(300);
-/// Scope of a token that only reads.
-const TELEMETRY_READ: &str = "telemetry:read";
 
 /// A connection, by the address of the broker's record of it.
 pub(crate) type ConnectionId = usize;
@@ -33,28 +26,6 @@ pub(crate) enum Access {
     Subscribe,
     /// Get a message of it, now or, for a session whose client is away, later.
     Read,
-}
-
-/// The options of the plugin.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Options {
-    pub(crate) key_file: PathBuf,
-    pub(crate) issuer: String,
-    pub(crate) audience: String,
-    pub(crate) denylist_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Claims {
-    sub: String,
-    client_id: String,
-    iat: u64,
-    exp: u64,
-    jti: String,
-    #[serde(default)]
-    scope: String,
-    #[serde(default)]
-    claw_aif: Vec<(String, Vec<String>)>,
 }
 
 struct Connection {
@@ -90,42 +61,14 @@ impl std::fmt::Display for Refusal {
 /// All connections and what they may do.
 pub(crate) struct Decisions {
     options: Options,
-    keys: Vec<(Option<String>, DecodingKey)>,
+    keys: Keys,
     deny: DenyList,
     /// Modification time and length of the deny list that is in `deny`.
     deny_seen: Option<(SystemTime, u64)>,
     connections: HashMap<ConnectionId, Connection>,
+    rates: Rates,
     /// The client that is being cut off right now.
     cutting: Option<Overdue>,
-}
-
-impl Options {
-    /// From the pairs of the broker's configuration.
-    ///
-    /// # Errors
-    /// Which option is missing or not known.
-    pub(crate) fn from_pairs<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
-        let mut options = Self::default();
-        for (key, value) in pairs {
-            match key {
-                "key_file" => options.key_file = value.into(),
-                "issuer" => value.clone_into(&mut options.issuer),
-                "audience" => value.clone_into(&mut options.audience),
-                "denylist_file" => options.denylist_file = Some(value.into()),
-                other => return Err(format!("plugin_opt_{other} is not known")),
-            }
-        }
-        for (name, empty) in [
-            ("key_file", options.key_file.as_os_str().is_empty()),
-            ("issuer", options.issuer.is_empty()),
-            ("audience", options.audience.is_empty()),
-        ] {
-            if empty {
-                return Err(format!("plugin_opt_{name} is missing"));
-            }
-        }
-        Ok(options)
-    }
 }
 
 impl Decisions {
@@ -134,13 +77,14 @@ impl Decisions {
     /// # Errors
     /// Which file cannot be used, and why.
     pub(crate) fn new(options: Options) -> Result<Self, String> {
-        let keys = read_keys(&options.key_file)?;
+        let keys = Keys::read(&options)?;
         let mut decisions = Self {
             options,
             keys,
             deny: DenyList::default(),
             deny_seen: None,
             connections: HashMap::new(),
+            rates: Rates::default(),
             cutting: None,
         };
         decisions.read_deny_list()?;
@@ -152,7 +96,7 @@ impl Decisions {
     /// # Errors
     /// Why they are.
     pub(crate) fn reload_keys(&mut self) -> Result<(), String> {
-        self.keys = read_keys(&self.options.key_file)?;
+        self.keys = Keys::read(&self.options)?;
         Ok(())
     }
 
@@ -180,24 +124,15 @@ impl Decisions {
         Ok(())
     }
 
-    /// Admits a connection whose token is good for its client id; again for a fresh token on a live connection.
+    /// Admits a connection whose token is good for this client; again for a fresh token on a live connection, of
+    /// which the same is asked.
     ///
     /// # Errors
     /// For the broker's log; the peer only learns that it is not authorized.
-    pub(crate) fn admit(&mut self, id: ConnectionId, mqtt_id: &str, token: &[u8], again: bool) -> Result<(), String> {
-        let checked = self.verify(token).and_then(|claims| {
-            let owner = self.connections.get(&id).map(|connection| &connection.claims);
-            if !permits_client_id(&claims, mqtt_id) {
-                Err(format!("the token of {} is not for client id {mqtt_id:?}", claims.sub))
-            } else if again && owner.is_none_or(|o| o.sub != claims.sub || o.client_id != claims.client_id) {
-                Err("a connection cannot change its owner".to_owned())
-            } else {
-                Ok(claims)
-            }
-        });
-        match checked {
+    pub(crate) fn admit(&mut self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<(), String> {
+        match self.check(id, peer, token, again) {
             Ok(claims) => {
-                let connection = Connection { claims, mqtt_id: mqtt_id.to_owned(), closed: None };
+                let connection = Connection { claims, mqtt_id: peer.mqtt_id.to_owned(), closed: None };
                 self.connections.insert(id, connection);
                 Ok(())
             }
@@ -208,9 +143,30 @@ impl Decisions {
         }
     }
 
+    fn check(&self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<Claims, String> {
+        let claims = self.keys.verify(token)?;
+        self.still_good(&claims).map_err(|refusal| refusal.to_string())?;
+        claims.permits(peer)?;
+        let owner = self.connections.get(&id).map(|connection| connection.claims.owner());
+        if again && owner != Some(claims.owner()) {
+            return Err("a connection cannot change its owner".to_owned());
+        }
+        Ok(claims)
+    }
+
     /// Whether this connection was admitted and is not closed.
     pub(crate) fn is_live(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| connection.closed.is_none())
+    }
+
+    /// Whether a live connection's publish is within the rate of its token; counts it.
+    pub(crate) fn within_rate(&mut self, id: ConnectionId) -> bool {
+        let live = self.connections.get(&id).filter(|connection| connection.closed.is_none());
+        let Some((connection, rate)) = live.and_then(|connection| Some((connection, connection.claims.claw_rate?)))
+        else {
+            return true;
+        };
+        self.rates.take(&connection.claims.owner(), rate.get(), Instant::now())
     }
 
     /// Whether the connection may do that now.
@@ -271,37 +227,6 @@ impl Decisions {
         self.cutting = client;
     }
 
-    fn verify(&self, token: &[u8]) -> Result<Claims, String> {
-        if token.is_empty() || token.len() > MAX_TOKEN {
-            return Err("no token, or one that is too long".to_owned());
-        }
-        let token = str::from_utf8(token).map_err(|_| "not a JWT".to_owned())?;
-        let header = jsonwebtoken::decode_header(token).map_err(|_| "not a JWT".to_owned())?;
-        if !header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case("at+jwt")) {
-            return Err("not an access token: its type is not at+jwt".to_owned());
-        }
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.set_issuer(&[&self.options.issuer]);
-        validation.set_audience(&[&self.options.audience]);
-        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-        // Checked below: without leeway, and not before the issuer's own time.
-        validation.validate_exp = false;
-        let mut refusal = "unknown key id".to_owned();
-        for (kid, key) in &self.keys {
-            if kid.is_some() && *kid != header.kid {
-                continue;
-            }
-            match jsonwebtoken::decode::<Claims>(token, key, &validation) {
-                Ok(token) => {
-                    let good = self.still_good(&token.claims).map_err(|refusal| refusal.to_string());
-                    return good.map(|()| token.claims);
-                }
-                Err(error) => refusal = error.to_string(),
-            }
-        }
-        Err(refusal)
-    }
-
     fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = wall.max(self.deny.time);
@@ -313,33 +238,4 @@ impl Decisions {
         }
         Ok(())
     }
-}
-
-/// A device has exactly `GATEWAY.DEVICE`, so that no other token can take its connection over; a subscriber has its
-/// own name, or `NAME.anything`.
-fn permits_client_id(claims: &Claims, mqtt_id: &str) -> bool {
-    if claims.scope == TELEMETRY_READ {
-        return mqtt_id.strip_prefix(&claims.sub).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    }
-    mqtt_id == format!("{}.{}", claims.client_id, claims.sub)
-}
-
-/// A JWKS, or one public key as PEM.
-fn read_keys(path: &PathBuf) -> Result<Vec<(Option<String>, DecodingKey)>, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    if fs::metadata(path).map_err(|error| failed(&error))?.len() > MAX_FILE {
-        return Err(failed(&"the file is too large"));
-    }
-    let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
-    if !text.trim_start().starts_with('{') {
-        let key = DecodingKey::from_ec_pem(text.as_bytes()).map_err(|error| failed(&error))?;
-        return Ok(vec![(None, key)]);
-    }
-    let set: JwkSet = serde_json::from_str(&text).map_err(|error| failed(&error))?;
-    let keys: Vec<_> = set
-        .keys
-        .iter()
-        .map(|jwk| Ok((jwk.common.key_id.clone(), DecodingKey::from_jwk(jwk).map_err(|error| failed(&error))?)))
-        .collect::<Result<_, String>>()?;
-    if keys.is_empty() { Err(failed(&"no key in it")) } else { Ok(keys) }
 }

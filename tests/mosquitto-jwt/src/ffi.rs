@@ -11,6 +11,8 @@ pub(crate) const ERR_INVAL: c_int = 3;
 pub(crate) const ERR_NOT_SUPPORTED: c_int = 10;
 pub(crate) const ERR_AUTH: c_int = 11;
 pub(crate) const ERR_ACL_DENIED: c_int = 12;
+/// Ends the connection: mosquitto 2.0 has no answer "quota exceeded" that a plugin could give.
+pub(crate) const ERR_UNKNOWN: c_int = 13;
 
 pub(crate) const EVT_RELOAD: c_int = 1;
 pub(crate) const EVT_ACL_CHECK: c_int = 2;
@@ -31,6 +33,18 @@ pub(crate) const LOG_ERR: c_int = 1 << 3;
 /// The broker's record of a client; only its address is of use here.
 #[repr(C)]
 pub(crate) struct Client {
+    _opaque: [u8; 0],
+}
+
+/// A certificate of OpenSSL's.
+#[repr(C)]
+pub(crate) struct X509 {
+    _opaque: [u8; 0],
+}
+
+/// A hash function of OpenSSL's.
+#[repr(C)]
+pub(crate) struct Digest {
     _opaque: [u8; 0],
 }
 
@@ -101,6 +115,20 @@ unsafe extern "C" {
     ) -> c_int;
     pub(crate) fn mosquitto_client_id(client: *const Client) -> *const c_char;
     pub(crate) fn mosquitto_client_protocol_version(client: *const Client) -> c_int;
+    pub(crate) fn mosquitto_client_address(client: *const Client) -> *const c_char;
+    pub(crate) fn mosquitto_client_certificate(client: *const Client) -> *mut X509;
     pub(crate) fn mosquitto_kick_client_by_clientid(client_id: *const c_char, with_will: bool) -> c_int;
     pub(crate) fn mosquitto_log_printf(level: c_int, format: *const c_char, ...);
+}
+
+// OpenSSL's, which the broker is linked to.
+unsafe extern "C" {
+    pub(crate) fn X509_digest(
+        certificate: *const X509,
+        hash: *const Digest,
+        out: *mut u8,
+        length: *mut std::ffi::c_uint,
+    ) -> c_int;
+    pub(crate) fn X509_free(certificate: *mut X509);
+    pub(crate) fn EVP_sha256() -> *const Digest;
 }

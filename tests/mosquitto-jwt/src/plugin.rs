@@ -8,8 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::decisions::{Access, Decisions, Options};
+use crate::certificate;
+use crate::decisions::{Access, Decisions};
 use crate::ffi;
+use crate::options::Options;
+use crate::peer::{self, Peer};
 
 /// The one authentication method.
 const METHOD: &CStr = c"OAUTH2-JWT";
@@ -57,9 +60,13 @@ impl Plugin {
         // SAFETY: the broker hands over the client that is connecting.
         let id = unsafe { ffi::mosquitto_client_id(client) };
         let Some(mqtt_id) = text(id) else { return ffi::ERR_AUTH };
+        // SAFETY: as above.
+        let address = unsafe { ffi::mosquitto_client_address(client) };
+        let address = text(address).and_then(peer::address);
+        let peer = Peer { mqtt_id, address, certificate: certificate::thumbprint(client) };
         // Between two ticks somebody may have been revoked.
         self.read_deny_list();
-        let admitted = self.decisions().admit(client.addr(), mqtt_id, token, again);
+        let admitted = self.decisions().admit(client.addr(), &peer, token, again);
         match admitted {
             Ok(()) => ffi::ERR_SUCCESS,
             Err(refusal) => {
@@ -79,7 +86,16 @@ impl Plugin {
         };
         let allowed =
             text(event.topic).is_some_and(|topic| self.decisions().allows(event.client.addr(), topic, access));
-        if allowed { ffi::ERR_SUCCESS } else { ffi::ERR_ACL_DENIED }
+        if !allowed {
+            return ffi::ERR_ACL_DENIED;
+        }
+        if access == Access::Publish && !self.decisions().within_rate(event.client.addr()) {
+            // SAFETY: the broker hands over the client that publishes.
+            let id = unsafe { ffi::mosquitto_client_id(event.client) };
+            log(ffi::LOG_WARNING, &format!("clawgate: client {:?} publishes faster than its token allows", text(id)));
+            return ffi::ERR_UNKNOWN;
+        }
+        ffi::ERR_SUCCESS
     }
 
     /// Cuts off who has no good token any more.

@@ -6,10 +6,22 @@
 mod decisions;
 #[path = "../src/deny.rs"]
 mod deny;
+#[path = "../src/options.rs"]
+mod options;
+#[path = "../src/peer.rs"]
+mod peer;
+#[path = "../src/rate.rs"]
+mod rate;
+#[path = "../src/token.rs"]
+mod token;
 #[path = "../src/topics.rs"]
 mod topics;
 
+use std::time::{Duration, Instant};
+
 use deny::DenyList;
+use peer::{address, lies_in};
+use rate::Rates;
 use topics::{covers, shared_filter};
 
 #[test]
@@ -49,7 +61,50 @@ fn a_deny_list_is_read_whole_or_not_at_all() {
 
 #[test]
 fn an_option_that_is_missing_or_unknown_is_named() {
-    let told = |pairs: &[(&str, &str)]| decisions::Options::from_pairs(pairs.iter().copied()).unwrap_err();
+    let told = |pairs: &[(&str, &str)]| options::Options::from_pairs(pairs.iter().copied()).unwrap_err();
     assert!(told(&[("key_file", "k"), ("issuer", "i")]).contains("audience"));
     assert!(told(&[("key", "k")]).contains("plugin_opt_key "));
+}
+
+#[test]
+fn a_range_holds_its_own_addresses_and_those_of_no_other_family() {
+    for (range, inside) in [
+        ("192.0.2.0/24", "192.0.2.255"),
+        ("192.0.2.7/24", "192.0.2.1"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7/32", "::ffff:192.0.2.7"),
+        ("0.0.0.0/0", "203.0.113.9"),
+        ("2001:db8::/32", "2001:db8:ffff::1%eth0"),
+        ("::1", "::1"),
+        ("::/0", "fe80::1"),
+    ] {
+        assert!(lies_in(range, address(inside).unwrap()), "{range} {inside}");
+    }
+    for (range, outside) in [
+        ("192.0.2.0/24", "192.0.3.0"),
+        ("192.0.2.7", "192.0.2.8"),
+        ("0.0.0.0/0", "2001:db8::1"),
+        ("::/0", "192.0.2.1"),
+        ("2001:db8::/32", "2001:db9::"),
+        ("192.0.2.0/33", "192.0.2.0"),
+        ("192.0.2.0/-1", "192.0.2.0"),
+        ("::/129", "::"),
+        ("localhost", "127.0.0.1"),
+        ("", "127.0.0.1"),
+    ] {
+        assert!(!lies_in(range, address(outside).unwrap()), "{range} {outside}");
+    }
+    assert_eq!(address("/run/mosquitto.sock"), None);
+}
+
+#[test]
+fn a_rate_allows_a_burst_then_its_pace_and_is_each_owners_own() {
+    let (start, mut rates) = (Instant::now(), Rates::default());
+    let owner = |name: &str| ("g".to_owned(), name.to_owned());
+    let mut taken =
+        |name: &str, at: Duration, asked: u32| (0..asked).filter(|_| rates.take(&owner(name), 50, start + at)).count();
+    assert_eq!(taken("a", Duration::ZERO, 1000), 100, "two seconds' worth");
+    assert_eq!(taken("b", Duration::ZERO, 1000), 100);
+    assert_eq!(taken("a", Duration::from_secs(1), 1000), 50);
+    assert_eq!(taken("a", Duration::from_secs(3600), 1000), 100, "a pause is not saved up");
 }
