@@ -1,7 +1,7 @@
 //! What a kind of broker cannot do, found before the daemon starts.
 
 use super::load::{Objection, objection};
-use super::{BrokerProfile as Kind, BrokerUrl, Config, IssuerKind, Payload, Reauth};
+use super::{BrokerProfile as Kind, BrokerUrl, CloudStatus, Config, IssuerKind, Payload, Reauth};
 use crate::relay::Profile;
 
 impl Kind {
@@ -53,6 +53,9 @@ pub(super) fn check(config: &Config, url: &BrokerUrl) -> Result<(), Objection> {
     })?;
     refuse(broker.auth_method.is_some() && !profile.reauthenticates(), "broker.auth_method", || {
         format!("has no use with profile = \"{name}\": it takes the token as password; remove it")
+    })?;
+    refuse(config.cloud.status == CloudStatus::On && !profile.takes_principal(), "cloud.status", || {
+        format!("\"on\" cannot be kept with profile = \"{name}\": the gateway's own topics need MQTT 5; write \"off\"")
     })?;
     check_authorizer(config, url)?;
     check_issuer(config)
@@ -164,6 +167,7 @@ mod tests {
             ("mqtts://b", "mqtt5", "", "device_keys = \"/k\"", "issuer.device_keys: "),
             ("mqtts://ns", "azure-event-grid", "", "", "issuer.audience: "),
             ("mqtt://b", "rabbitmq", "", "audience = \"https://b\"", "issuer.audience: "),
+            ("mqtt://b", "rabbitmq", "", "[cloud]\nstatus = \"on\"", "cloud.status: "),
         ] {
             let words = objection_to(url, profile, broker, issuer).unwrap_or_default();
             assert!(words.starts_with(key), "{profile} {broker} {issuer}: {words:?} instead of {key:?}");

@@ -50,7 +50,7 @@ pub(super) struct Table {
     in_flight: u16,
     /// Protocol name in the TLS handshake, where it insists on one.
     alpn: Option<&'static [u8]>,
-    /// Whether a connection there may live longer than its token: then it is ended here.
+    /// Whether a connection may live longer there than its token, as far as was seen: then it is ended here.
     pub(super) outlives_token: bool,
     /// What a connection that ends without a word is likely to mean.
     pub(super) silence: &'static str,
@@ -83,12 +83,13 @@ const RABBITMQ: Table = Table {
     ..MQTT5
 };
 
-const EMQX: Table = Table { method: None, ..MQTT5 };
+const EMQX: Table = Table { method: None, outlives_token: true, ..MQTT5 };
 
 const EVENT_GRID: Table = Table {
     method: Some(AuthMethod::CustomJwt),
     retain: false,
     keep_alive: (1, 1160),
+    outlives_token: true,
     max_packet: 512 * 1024,
     ..MQTT5
 };
@@ -99,6 +100,7 @@ const IOT_HUB: Table = Table {
     attributes: Attributes::PropertyBag,
     retain: false,
     keep_alive: (1, 1177),
+    outlives_token: true,
     max_packet: 256 * 1024,
     silence: "IoT Hub closed the connection without a reason: it does so when the signature expired, the device is \
               disabled or throttled, or another connection of it came",

@@ -1,5 +1,4 @@
 //! A RabbitMQ of the test's own: Debian's server with MQTT and the OAuth 2 backend, on loopback alone.
-#![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
