@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use crate::unit::{ROOT, built};
+use crate::unit::{Make, ROOT, built};
 
 /// Lines `board figure number...`; a `#` begins a comment.
 fn rows(text: &str) -> BTreeMap<String, Vec<u64>> {
@@ -17,7 +17,7 @@ fn rows(text: &str) -> BTreeMap<String, Vec<u64>> {
 
 #[test]
 fn nothing_costs_more_than_its_limit() {
-    let Some(out) = built() else { return };
+    let Some(out) = built(Make::C) else { return };
     let done = Command::new(format!("{ROOT}/hardware/sdk-c/bare/figures")).arg(out).output().unwrap();
     let measured = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{measured}{}", String::from_utf8_lossy(&done.stderr));

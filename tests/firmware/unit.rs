@@ -1,4 +1,4 @@
-//! One unit under `hardware/boards/run` with the Rust image, which is built once a process; its console, its line.
+//! One unit under `hardware/boards/run`: its image, its console, its line.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -8,46 +8,78 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clawgate_protocol::pairing::Suite;
 use serde_json::Value as Json;
 
 use crate::SOON;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A board that the image is built for.
+/// Whose image it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Make {
+    Rust,
+    C,
+}
+
+/// A board that an image is built for.
 pub(crate) struct Board {
-    pub(crate) name: &'static str,
-    /// Readings that surely fit into its memory.
-    pub(crate) held_at_once: u64,
-    /// Bytes that `build.rs` gives to the stack.
+    make: Make,
+    name: &'static str,
+    /// The highest suite that it does.
+    pub(crate) suite: Suite,
+    /// It uses the emulated chip's own random source, not the bench's seed.
+    pub(crate) has_random: bool,
+    /// Bytes that its linker script gives to the stack.
     stack: u64,
 }
 
-pub(crate) const BIG: Board = Board { name: "mps2-an386", held_at_once: 250, stack: 98_304 };
-pub(crate) const SMALL: Board = Board { name: "microbit", held_at_once: 30, stack: 15_360 };
+const fn board(make: Make, name: &'static str, suite: Suite, stack: u64) -> Board {
+    Board { make, name, suite, has_random: false, stack }
+}
 
-/// Where the images are; `None` when the compiler for it or the emulator is not there.
-fn built() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let tools = ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/bin/arm-none-eabi-ld", "/usr/bin/qemu-system-arm"];
-            if let Some(missing) = tools.into_iter().find(|tool| !Path::new(tool).exists()) {
-                eprintln!("NOT RUN: there is no {missing}; tests/run installs it");
-                return None;
-            }
-            let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("firmware-rust.lock")).unwrap();
-            lock.lock().unwrap();
-            let built = Command::new(format!("{ROOT}/hardware/firmware-rust/build")).output().unwrap();
-            assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+pub(crate) const RUST_BIG: Board = board(Make::Rust, "mps2-an386", Suite::Two, 98_304);
+pub(crate) const RUST_SMALL: Board = board(Make::Rust, "microbit", Suite::One, 15_360);
+pub(crate) const C_BIG: Board = board(Make::C, "mps2-an386", Suite::Two, 24_576);
+pub(crate) const C_SMALL: Board = board(Make::C, "stm32vldiscovery", Suite::One, 3_072);
+pub(crate) const C_ONE_UART: Board = Board { has_random: true, ..board(Make::C, "microbit", Suite::One, 3_072) };
+
+/// Where the images are, built once a process; `None` when a compiler for them or the emulator is not there.
+pub(crate) fn built(make: Make) -> Option<&'static Path> {
+    static RUST: OnceLock<Option<PathBuf>> = OnceLock::new();
+    static C: OnceLock<Option<PathBuf>> = OnceLock::new();
+    match make {
+        Make::Rust => RUST.get_or_init(|| {
+            let tools = ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/bin/arm-none-eabi-ld"];
+            build("firmware-rust", &tools, &mut Command::new(format!("{ROOT}/hardware/firmware-rust/build")))?;
             Some(Path::new(ROOT).join("target/firmware"))
-        })
-        .as_deref()
+        }),
+        Make::C => C.get_or_init(|| {
+            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sdk-c-bare");
+            let mut script = Command::new(format!("{ROOT}/hardware/sdk-c/bare/build"));
+            build("sdk-c-bare", &["/usr/bin/arm-none-eabi-gcc"], script.arg(&out))?;
+            Some(out)
+        }),
+    }
+    .as_deref()
+}
+
+fn build(name: &str, tools: &[&str], script: &mut Command) -> Option<()> {
+    if let Some(missing) = tools.iter().chain(&["/usr/bin/qemu-system-arm"]).find(|tool| !Path::new(tool).exists()) {
+        eprintln!("NOT RUN: there is no {missing}; tests/run installs it");
+        return None;
+    }
+    // Other tests build it at the same place.
+    let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let built = script.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Some(())
 }
 
 /// A running unit; ended when dropped.
 pub(crate) struct Unit {
-    pub(crate) board: &'static Board,
+    board: &'static Board,
     runner: Child,
     console: ChildStdin,
     said: Arc<Mutex<Vec<String>>>,
@@ -63,7 +95,8 @@ impl Unit {
 
     /// As [`Self::start`], without a look at what it says.
     pub(crate) fn start_any(board: &'static Board, folder: &Path, args: &[&str]) -> Option<Self> {
-        let image = built()?.join(format!("rust-{}.elf", board.name));
+        let of_rust = if board.make == Make::Rust { "rust-" } else { "" };
+        let image = built(board.make)?.join(format!("{of_rust}{}.elf", board.name));
         let mut runner = Command::new(format!("{ROOT}/hardware/boards/run"))
             .arg(board.name)
             .arg(image)
@@ -120,12 +153,11 @@ impl Unit {
         serde_json::from_str(&self.last_of(&["{"])).unwrap()
     }
 
-    /// Waits until it holds no reading any more: the gateway has said that all are safe.
-    pub(crate) fn until_all_are_safe(&mut self) {
-        let end = Instant::now() + SOON;
-        while self.status()["held"] != 0 {
-            assert!(Instant::now() < end, "{}: readings stay: {:?}", self.board.name, self.said.lock().unwrap().last());
-        }
+    /// Presses its button.
+    pub(crate) fn open_window(&mut self) {
+        let opened = self.count("pairing window open");
+        self.tell("button");
+        self.until("pairing window open", opened + 1);
     }
 
     /// Takes its power away, without a word before, and gives it back.
