@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::audit::Retention;
+use crate::principal::command::CommandName;
 use crate::token::Stage;
 use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
@@ -459,6 +460,31 @@ pub struct CloudConfig {
     /// Its status is said again after this time without a change; 10 s to 1 day.
     #[serde(deserialize_with = "values::status_every")]
     pub status_every: Duration,
+    /// Whether signed commands are taken while the kernel does not call its clock synchronised.
+    pub clock: CommandClock,
+    /// `[cloud.command_keys.NAME]`: who may command what. None by default: no command is taken.
+    pub command_keys: BTreeMap<Name, CommandKeyConfig>,
+}
+
+/// How sure the time must be at which a command is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommandClock {
+    /// As any NTP client keeps it.
+    #[default]
+    Synchronised,
+    /// As the machine has it: for sites whose time comes from elsewhere.
+    Any,
+}
+
+/// `[cloud.command_keys.NAME]`: who commands as NAME (the claim `iss`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommandKeyConfig {
+    /// The ES256 public key or keys: PEM, JWK, or JWK set.
+    pub public_key: PathBuf,
+    /// What may be commanded with it.
+    pub commands: Vec<CommandName>,
 }
 
 /// Whether the gateway speaks for itself.
@@ -594,7 +620,12 @@ impl Default for KeysConfig {
 
 impl Default for CloudConfig {
     fn default() -> Self {
-        Self { status: CloudStatus::default(), status_every: Duration::from_secs(300) }
+        Self {
+            status: CloudStatus::default(),
+            status_every: Duration::from_secs(300),
+            clock: CommandClock::default(),
+            command_keys: BTreeMap::new(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Stop is the other way round, so that nothing is asked of a part that has ended: [`stop`].
 
 mod act;
+mod commands;
 mod commission;
 mod decide;
 mod disk;
@@ -13,6 +14,7 @@ mod issuer;
 mod keys;
 mod metrics_http;
 mod options;
+mod overlay;
 mod principal;
 mod reload;
 #[cfg(feature = "standalone")]
@@ -53,6 +55,7 @@ use crate::notify;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::Codes;
 use crate::principal::Principal;
+use crate::principal::command::CommandKeys;
 use crate::relay::Relay;
 use crate::spool::Spool;
 use crate::store::{Store, StoreError};
@@ -97,6 +100,8 @@ struct Parts {
     pairing: Pairing,
     /// The gateway itself at the broker, where it speaks.
     principal: Option<Principal>,
+    /// Who may command it.
+    command_keys: ArcSwap<CommandKeys>,
 }
 
 impl Gateway {
@@ -287,7 +292,7 @@ async fn until_told(gateway: &Gateway, tasks: &mut Tasks, mut signals: Signals) 
             _ = signals.interrupt.recv() => return Exit::Ok,
             Some(()) = signals.hangup.recv() => {
                 notify::reloading();
-                reload::reload(gateway).await;
+                let _ = reload::reload(gateway).await;
                 notify::ready(&view::one_line(gateway));
             }
             ended = tasks.ended() => {

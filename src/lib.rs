@@ -20,7 +20,7 @@ pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod pairing;
-mod principal;
+pub mod principal;
 pub mod relay;
 pub mod secret;
 pub mod session;

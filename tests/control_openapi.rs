@@ -81,6 +81,10 @@ fn every_field_is_described() {
     assert_same_fields("RotateKeyRequest", &serde_json::from_value::<api::RotateKeyRequest>(rotate).unwrap());
     let rotated = json!({"kind": "issuer", "id": "a", "done": "", "next_step": ""});
     assert_same_fields("KeyRotated", &serde_json::from_value::<api::KeyRotated>(rotated).unwrap());
+    let overlaid: api::Overlaid =
+        serde_json::from_value(json!({"key": "log.level", "value": "debug", "by": "a", "at": "2026-01-01T00:00:00Z"}))
+            .unwrap();
+    assert_same_fields("Overlaid", &overlaid);
     assert_same_fields(
         "Status",
         &api::Status {
@@ -103,6 +107,7 @@ fn every_field_is_described() {
             restart_needed: Vec::new(),
             stage: String::new(),
             alarms: vec![alarm],
+            overlay: vec![overlaid],
         },
     );
     let letter = json!({"id": "a.b.1", "device": null, "kind": "gap", "bytes": 1, "reason": "0x95", "at": "2026-01-01T00:00:00Z"});

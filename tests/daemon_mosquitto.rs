@@ -217,7 +217,11 @@ impl Site {
 fn start_issuer(folder: &Path) -> (IssuerProcess, String) {
     let clawgate = env!("CARGO_BIN_EXE_clawgate");
     let mut config = "listen = \"127.0.0.1:0\"\nlife = \"10m\"\n".to_owned();
-    for (client, rights) in [("gw-1", "tenant = \"default\""), ("dash", "topics = [\"claw/v1/default/+/+/up/#\"]")] {
+    for (client, rights) in [
+        ("gw-1", "tenant = \"default\""),
+        ("dash", "topics = [\"claw/v1/default/+/+/up/#\"]"),
+        ("backend", "commands = [\"claw/v1/default/+/_gateway/down/cmd/#\"]"),
+    ] {
         let key = Command::new(clawgate).args(["issuer", "key"]).arg(folder.join(format!("{client}.pem"))).output();
         std::fs::write(folder.join(format!("{client}.pub")), key.unwrap().stdout).unwrap();
         let _ = writeln!(config, "[clients.{client}]\npublic_key = \"{client}.pub\"\n{rights}");

@@ -42,7 +42,7 @@ impl Bed {
             Client {
                 id: "dash".to_owned(),
                 key: dash_key.public().clone(),
-                rights: Rights::Subscriber { topics: vec![READ.to_owned()] },
+                rights: Rights::Subscriber { topics: vec![READ.to_owned()], commands: vec![] },
             },
         ];
         let options = ServerOptions { audience: "claw".to_owned(), life: Duration::from_secs(60), url: None };

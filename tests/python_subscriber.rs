@@ -178,7 +178,7 @@ async fn the_documented_subscriber_reads_on_over_the_end_of_its_token() {
     let client = Client {
         id: "dash".into(),
         key: SigningKey::load_or_create(&key_file).unwrap().public().clone(),
-        rights: Rights::Subscriber { topics: vec!["claw/v1/default/+/+/up/#".into()] },
+        rights: Rights::Subscriber { topics: vec!["claw/v1/default/+/+/up/#".into()], commands: vec![] },
     };
     let options = ServerOptions { audience: "claw".into(), life: LIFE, url: None };
     let server = IssuerServer::start(listener, issuer.clone(), Clients::new([client], Some("gw-1")).unwrap(), options);

@@ -26,7 +26,11 @@ pub enum Actor {
     /// This program by itself.
     Daemon,
     /// A command from the cloud.
-    Cloud,
+    Cloud {
+        /// The configured name of the key that signed it; none where nobody known did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
 }
 
 impl fmt::Display for Actor {
@@ -36,7 +40,8 @@ impl fmt::Display for Actor {
             Self::Uid { uid, name: None } => write!(f, "uid {uid}"),
             Self::Device { id } => write!(f, "device {id}"),
             Self::Daemon => f.write_str("the gateway"),
-            Self::Cloud => f.write_str("the cloud"),
+            Self::Cloud { key: Some(key) } => write!(f, "the cloud (key {})", key.escape_default()),
+            Self::Cloud { key: None } => f.write_str("the cloud"),
         }
     }
 }

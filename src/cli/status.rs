@@ -51,6 +51,10 @@ fn words(terminal: &Terminal, status: &Status) -> String {
     if let Some(address) = &status.metrics {
         let _ = writeln!(text, "metrics  {}", clean(address));
     }
+    for one in &status.overlay {
+        let value = one.value.to_string();
+        let _ = writeln!(text, "changed  {} = {} by {} at {}", clean(&one.key), clean(&value), clean(&one.by), one.at);
+    }
     for port in &status.ports {
         let device = port.device.as_deref().map(|d| format!(", session of {}", clean(d))).unwrap_or_default();
         let _ = writeln!(

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::locate::{key_at, line_of, line_of_key, nearest};
-use super::{BrokerConfig, BrokerUrl, Config, IssuerConfig, IssuerKind, Mode, default_audience};
+use super::{BrokerConfig, BrokerUrl, CloudStatus, Config, IssuerConfig, IssuerKind, Mode, default_audience};
 use crate::token::Stage;
 
 /// Largest configuration file that is read, in bytes.
@@ -182,6 +182,7 @@ fn check(config: &Config) -> Result<(), Objection> {
         }
     }
     check_loopback(config)?;
+    check_commands(config)?;
     match config.mode {
         Mode::Standalone if !cfg!(feature = "standalone") => {
             Err(objection("mode", "this build has no standalone mode; write a [broker] and mode = \"relay\""))
@@ -200,6 +201,30 @@ fn check(config: &Config) -> Result<(), Objection> {
             super::profile::check(config, url)
         }
     }
+}
+
+/// Who may command needs a key, something to command, and a connection to command over.
+fn check_commands(config: &Config) -> Result<(), Objection> {
+    for (name, key) in &config.cloud.command_keys {
+        let at = format!("cloud.command_keys.{name}");
+        if key.public_key.as_os_str().is_empty() {
+            let text = "is missing; write the file that holds the ES256 public key (PEM, JWK or JWK set)";
+            return Err((format!("{at}.public_key"), text.to_owned()));
+        }
+        if key.commands.is_empty() {
+            return Err((
+                format!("{at}.commands"),
+                "is missing; write what it may command: revoke, approve, code, config".to_owned(),
+            ));
+        }
+    }
+    if config.cloud.status == CloudStatus::Off && !config.cloud.command_keys.is_empty() {
+        return Err(objection(
+            "cloud.status",
+            "is \"off\": then no command is heard; remove cloud.command_keys, or write \"auto\"",
+        ));
+    }
+    Ok(())
 }
 
 /// What speaks no TLS listens on this machine only.

@@ -43,6 +43,9 @@ pub struct Status {
     pub stage: String,
     /// What a person should look at, the latest first.
     pub alarms: Vec<Alarm>,
+    /// Keys of the configuration that commands from the cloud changed; they lie over the files.
+    #[serde(default)]
+    pub overlay: Vec<Overlaid>,
 }
 
 /// Something that a person should look at although readings flow.
@@ -62,6 +65,19 @@ pub struct Alarm {
     pub last: String,
     /// Raised so often.
     pub count: u64,
+}
+
+/// A key of the configuration that a command changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlaid {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: serde_json::Value,
+    /// Who changed it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
 }
 
 /// The gateway at a glance.

@@ -5,12 +5,15 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 
+use clawgate_protocol::code::Code;
+
 use super::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest, WhyRequest};
 use super::devices::new_id;
 use super::failure::Failure;
 use super::links::{limits, scopes, ttl};
 use super::role::Caller;
 use super::routes::Body;
+use crate::audit::Actor;
 use crate::cli::exit::Exit;
 use crate::daemon::{Gateway, view};
 use crate::pairing::code::{self, CodeId, CodeRequest};
@@ -26,7 +29,23 @@ pub(super) async fn new(
     Extension(caller): Extension<Caller>,
     Body(asked): Body<NewCodeRequest>,
 ) -> Result<Json<NewCode>, Failure> {
-    let scopes = scopes(&gateway, &asked.scopes)?;
+    let (record, code) = mint(&gateway, asked, caller.actor()).await?;
+    Ok(Json(NewCode {
+        id: record.id.to_string(),
+        code: code.to_string(),
+        qr: code.qr(record.request.hardware_id.as_deref()).to_string(),
+        ttl_s: record.request.ttl.as_secs(),
+        attempts: record.request.max_attempts,
+    }))
+}
+
+/// Makes a code for whoever may: the same rules for an operator here and a command from the cloud.
+pub(crate) async fn mint(
+    gateway: &Gateway,
+    asked: NewCodeRequest,
+    actor: Actor,
+) -> Result<(code::CodeRecord, Code), Failure> {
+    let scopes = scopes(gateway, &asked.scopes)?;
     if asked.label.as_ref().is_some_and(|label| label.chars().count() > MAX_LABEL) {
         return Err(Failure::usage(format!("A label has at most {MAX_LABEL} characters."), ""));
     }
@@ -37,18 +56,11 @@ pub(super) async fn new(
         device: asked.device.as_deref().map(new_id).transpose()?,
         scopes: if scopes.is_empty() { vec![Scope::TelemetryWrite] } else { scopes },
         limits: limits(&asked.addresses, asked.per_second)?,
-        ttl: ttl(&gateway, asked.ttl_s)?,
+        ttl: ttl(gateway, asked.ttl_s)?,
         idle: asked.idle_s.map(Duration::from_secs),
         max_attempts: gateway.config().pairing.attempts,
     };
-    let (record, code) = book(gateway, move |gateway| gateway.codes().new_code(request, caller.actor())).await?;
-    Ok(Json(NewCode {
-        id: record.id.to_string(),
-        code: code.to_string(),
-        qr: code.qr(record.request.hardware_id.as_deref()).to_string(),
-        ttl_s: record.request.ttl.as_secs(),
-        attempts: record.request.max_attempts,
-    }))
+    book(gateway.clone(), move |gateway| gateway.codes().new_code(request, actor)).await
 }
 
 pub(super) async fn list(State(gateway): State<Gateway>) -> Result<Json<Vec<CodeRecord>>, Failure> {

@@ -36,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use crate::daemon::Gateway;
 use crate::logging::Burst;
 use crate::metrics::{Metrics, Reason};
+pub(crate) use codes::mint;
 use role::Caller;
 use socket::ControlSocket;
 

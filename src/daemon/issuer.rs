@@ -245,7 +245,7 @@ fn subscribers(config: &Config) -> Result<Clients, IssuingError> {
         let pem = fs::read_to_string(&path).map_err(|error| error.to_string());
         let key = pem.and_then(|pem| Jwk::from_pem(&pem).map_err(|error| error.to_string()));
         let refused = |reason| IssuingError::SubscriberKey { name: name.to_string(), path, reason };
-        let rights = Rights::Subscriber { topics: subscriber.topics.clone() };
+        let rights = Rights::Subscriber { topics: subscriber.topics.clone(), commands: Vec::new() };
         clients.push(Client { id: name.to_string(), key: key.map_err(refused)?, rights });
     }
     Ok(Clients::new(clients, Some(config.gateway.id.as_str()))?)

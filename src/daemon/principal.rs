@@ -5,15 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::options::relay_options;
-use super::{Gateway, view};
+use super::{Gateway, commands, view};
 use crate::clock::Clock;
 use crate::config::{BrokerUrl, CloudStatus, Config, Mode};
 use crate::ids::DeviceId;
-use crate::principal::{Facts, Principal, Received};
+use crate::principal::{Facts, Principal};
 use crate::relay::RelayError;
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
@@ -32,7 +31,7 @@ pub(super) fn is_wanted(config: &Config) -> bool {
         CloudStatus::On => true,
         CloudStatus::Off => false,
         // In standalone mode nobody but this machine would hear it.
-        CloudStatus::Auto => config.mode == Mode::Relay,
+        CloudStatus::Auto => config.mode == Mode::Relay || !config.cloud.command_keys.is_empty(),
     }
 }
 
@@ -57,10 +56,20 @@ pub(super) fn open(
     }
 }
 
-/// What the gateway itself may do.
+/// Other lives of tokens, or commands where there were none: another token.
+pub(super) fn renew(gateway: &Gateway, config: &Config) {
+    if gateway.0.principal.is_some()
+        && let Err(error) = gateway.keeper().add(&DeviceId::gateway(), grant(config))
+    {
+        tracing::warn!(%error, "the gateway itself keeps its token until it is refreshed");
+    }
+}
+
+/// What the gateway itself may do: commands are heard only where somebody may give them.
 fn grant(config: &Config) -> Grant {
+    let hears = !config.cloud.command_keys.is_empty();
     Grant {
-        scope: vec![Scope::StatusWrite],
+        scope: [Scope::StatusWrite].into_iter().chain(hears.then_some(Scope::CommandRead)).collect(),
         life: config.issuer.life,
         audience: config.audience().to_owned(),
         limits: Limits::default(),
@@ -70,7 +79,7 @@ fn grant(config: &Config) -> Grant {
 /// Speaks and listens until `stop`. A panic begins it anew and ends nobody else.
 pub(super) async fn run(gateway: Gateway, principal: Principal, token: TokenHandle, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let (inbox, commands) = Principal::inbox();
+        let (inbox, inbox_rx) = Principal::inbox();
         let ending = stop.child_token();
         let speaking = {
             let (principal, token, ending) = (principal.clone(), token.clone(), ending.clone());
@@ -81,7 +90,7 @@ pub(super) async fn run(gateway: Gateway, principal: Principal, token: TokenHand
         parts.spawn(tell_status(gateway.clone(), principal.clone(), ending.clone()));
         parts.spawn(tell_checkpoints(gateway.clone(), principal.clone(), ending.clone()));
         parts.spawn(tell_alarms(gateway.clone(), principal.clone(), ending.clone()));
-        parts.spawn(hear(commands, ending.clone()));
+        parts.spawn(commands::obey(gateway.clone(), principal.clone(), inbox_rx, ending.clone()));
         let Some(Err(error)) = parts.join_next().await.filter(|_| !stop.is_cancelled()) else {
             while parts.join_next().await.is_some() {}
             return;
@@ -107,7 +116,8 @@ async fn tell_status(gateway: Gateway, principal: Principal, stop: CancellationT
                     said = None;
                 }
                 let at = view::rfc3339(i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX));
-                said = Some(principal.say_status(&status, &at, &[], said.as_ref()));
+                let commands = gateway.0.command_keys.load().commands();
+                said = Some(principal.say_status(&status, &at, &commands, said.as_ref()));
             }
             Ok(Err(error)) => tracing::debug!(%error, "the status cannot be read now"),
             Err(error) => tracing::error!(%error, "the status could not be made"),
@@ -153,12 +163,5 @@ async fn tell_alarms(gateway: Gateway, principal: Principal, stop: CancellationT
             Some(Err(RecvError::Lagged(_))) => {}
             Some(Err(RecvError::Closed)) | None => return,
         }
-    }
-}
-
-/// Takes what comes down.
-async fn hear(mut commands: mpsc::Receiver<Received>, stop: CancellationToken) {
-    while let Some(Some(command)) = stop.run_until_cancelled(commands.recv()).await {
-        tracing::debug!(topic = command.topic, "a command came");
     }
 }

@@ -5,11 +5,12 @@ use std::sync::PoisonError;
 
 use serde_json::json;
 
-use super::Gateway;
 use super::issuer::Terms;
 use super::options::{ble_options, pairing_policy, uart_options};
+use super::{Gateway, overlay, principal};
 use crate::audit::{Actor, Event, Outcome};
 use crate::config::{self, Config};
+use crate::principal::command::CommandKeys;
 use crate::session::blocking;
 
 /// One key of the configuration.
@@ -107,6 +108,8 @@ const KEYS: &[Key] = &[
     live!(keys.master),
     fixed!(cloud.status),
     live!(cloud.status_every),
+    live!(cloud.clock),
+    live!(cloud.command_keys),
 ];
 
 /// What a reload did.
@@ -119,13 +122,19 @@ struct Changes {
 }
 
 /// Takes the configuration of the files as they are now.
-pub(super) async fn reload(gateway: &Gateway) {
-    let path = gateway.0.config_path.clone();
-    let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
-    let result = match loaded {
-        Ok(Ok(new)) => apply(gateway, new).await,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+///
+/// # Errors
+/// Why it is refused; the one before goes on.
+pub(super) async fn reload(gateway: &Gateway) -> Result<(), String> {
+    let (path, store) = (gateway.0.config_path.clone(), gateway.store().clone());
+    let loaded = blocking(move || {
+        let mut config = config::load(&path).map_err(|error| error.to_string())?;
+        overlay::lay(&mut config, &store).map_err(|error| error.to_string())?;
+        Ok::<_, String>(config)
+    });
+    let result = match loaded.await {
+        Ok(new) => apply(gateway, new).await,
+        Err(error) => Err(error),
     };
     let event = Event::done(Actor::Daemon, "config.reload", gateway.0.config_path.display().to_string());
     let event = match &result {
@@ -145,8 +154,10 @@ pub(super) async fn reload(gateway: &Gateway) {
             event.ended(Outcome::Refused).because(error)
         }
     };
-    *gateway.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
+    let ended = result.map(drop);
+    *gateway.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner) = ended.clone().err();
     gateway.record(event).await;
+    ended
 }
 
 /// Changes what may change while running.
@@ -155,6 +166,7 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
     let changes = compare(&old, &mut new);
     // First of all: the subscribers' keys are read again too (a file may have changed under the same name), and may be
     // refused.
+    let command_keys = CommandKeys::of(&new.cloud).map_err(|error| error.to_string())?;
     if let Some(terms) = &gateway.0.terms {
         terms.send_replace(Terms::of(&new).map_err(|error| error.to_string())?);
     }
@@ -176,6 +188,12 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
         let store = gateway.store().clone();
         let devices = blocking(move || store.devices()).await.map_err(|error| error.to_string())?;
         gateway.0.service.set_life(new.issuer.life, &devices);
+    }
+    let hears = |keys: &CommandKeys| !keys.is_empty();
+    let renew = hears(&command_keys) != hears(&gateway.0.command_keys.load()) || old.issuer.life != new.issuer.life;
+    gateway.0.command_keys.store(command_keys.into());
+    if renew {
+        principal::renew(gateway, &new);
     }
     gateway.0.config.store(new.into());
     Ok(changes)
@@ -280,6 +298,10 @@ mod tests {
             [cloud]
             status = "off"
             status_every = "1m"
+            clock = "any"
+            [cloud.command_keys.ops]
+            public_key = "/key"
+            commands = ["revoke"]
         "#;
         toml::from_str(changed).unwrap()
     }
@@ -296,7 +318,9 @@ mod tests {
             } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
                 let key = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
                 // Tables with names of the operator's are compared whole.
-                let whole = ["uart.ports", "standalone.subscribers"].into_iter().find(|whole| key.starts_with(whole));
+                let whole = ["uart.ports", "standalone.subscribers", "cloud.command_keys"]
+                    .into_iter()
+                    .find(|whole| key.starts_with(whole));
                 written.insert(whole.map_or(key, str::to_owned));
             }
         }

@@ -14,7 +14,7 @@ use super::disk::{self, Disk};
 use super::issuer::IssuingError;
 use super::options::{ble_options, keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
-use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, principal, token_audit, watchdog};
+use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, overlay, principal, token_audit, watchdog};
 use crate::alarm::Alarms;
 use crate::audit::AuditError;
 use crate::clock::Clock;
@@ -26,6 +26,7 @@ use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::CodeError;
+use crate::principal::command::{CommandKeyError, CommandKeys};
 use crate::relay::{Relay, RelayError};
 use crate::spool::SpoolError;
 #[cfg(feature = "standalone")]
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The codes of the run before cannot be voided.
     #[error(transparent)]
     Codes(#[from] CodeError),
+    /// Who may send commands.
+    #[error(transparent)]
+    CommandKey(#[from] CommandKeyError),
     /// The broker inside this process.
     #[cfg(feature = "standalone")]
     #[error(transparent)]
@@ -83,7 +87,7 @@ pub enum StartError {
 
 /// Starts everything. On an error the caller ends the tasks that run already.
 pub(super) async fn start(
-    config: Config,
+    mut config: Config,
     config_path: &Path,
     log: Log,
     started: Duration,
@@ -93,6 +97,8 @@ pub(super) async fn start(
     let clock = Clock::system();
     let metrics = Metrics::new();
     let disk = disk::open(&config, &clock).await?;
+    overlay::lay(&mut config, &disk.store)?;
+    log.set_level(config.log.level);
     let Disk { store, spool, audit, codes } = disk.clone();
     let running = spool.clone();
     tasks.spawn("spool", |stop| async move {
@@ -104,6 +110,7 @@ pub(super) async fn start(
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let relay = Arc::new(Relay::new(relay_options(&config, &broker), clock.clone(), metrics.relay.clone())?);
+    let command_keys = CommandKeys::of(&config.cloud)?;
     let own = principal::open(&config, &broker, &keeper, &clock)?;
     let service = Service::new(&disk, keeper.clone(), Arc::clone(&relay), &config);
     for device in store.devices()? {
@@ -144,6 +151,7 @@ pub(super) async fn start(
         links: links.clone(),
         pairing,
         principal: own.as_ref().map(|(principal, _)| principal.clone()),
+        command_keys: ArcSwap::from_pointee(command_keys),
     }));
     gauges::state_limits(&gateway);
     tasks.spawn("links", |stop| async move {

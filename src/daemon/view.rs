@@ -6,7 +6,9 @@ use super::Gateway;
 use super::commission::{scopes_of, slot_of};
 use crate::alarm::LiveAlarm;
 use crate::config::{CloudStatus, Mode};
-use crate::control::api::{Alarm, Decision, Device, Health, Port, Problem, Radio, Relay, Spool, Status, Token};
+use crate::control::api::{
+    Alarm, Decision, Device, Health, Overlaid, Port, Problem, Radio, Relay, Spool, Status, Token,
+};
 use crate::ids::{DeviceId, PairingId};
 use crate::link::{LineCondition, PortCondition, PortState, RadioState};
 use crate::principal::Standing;
@@ -76,6 +78,7 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
         config_refused,
         restart_needed: gateway.restart_needed().into_iter().map(str::to_owned).collect(),
         stage: config.gateway.stage.to_string(),
+        overlay: gateway.store().overlay()?.into_iter().map(overlaid).collect(),
         alarms: gateway.alarms().live().into_iter().map(alarm).collect(),
     })
 }
@@ -249,6 +252,11 @@ fn own_trouble(gateway: &Gateway) -> Option<String> {
             Some(format!("the gateway itself is refused: {why}; then: clawgate token rotate _gateway"))
         }
     }
+}
+
+fn overlaid(one: store::Overlaid) -> Overlaid {
+    let value = serde_json::from_str(&one.value).unwrap_or_default();
+    Overlaid { key: one.key, value, by: one.by, at: rfc3339(one.made_ms) }
 }
 
 fn problem(part: &str, message: &str) -> Problem {

@@ -5,6 +5,7 @@
 //! shares nothing with the devices' connections but the broker and the issuer; what it cannot say waits in bounded
 //! places ([`outbox`]) and holds nobody up.
 
+pub mod command;
 mod connection;
 mod outbox;
 mod speaker;
@@ -91,16 +92,11 @@ impl Principal {
         self.0.standing.borrow().clone()
     }
 
-    /// Messages that found no room, since the start.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.0.outbox.dropped()
-    }
-
     /// Says how the gateway is, if anything of it changed since `before` or `before` is none; what it said.
     pub(crate) fn say_status(&self, status: &Status, at: &str, commands: &[String], before: Option<&Facts>) -> Facts {
         let facts = Facts(status::facts(status), commands.to_vec());
         if before != Some(&facts) {
-            self.0.outbox.put(Item::Status(status::online(status, at, commands)));
+            self.0.outbox.put(Item::Status(status::online(status, at, commands, self.0.outbox.dropped())));
         }
         facts
     }

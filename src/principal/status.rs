@@ -28,12 +28,14 @@ fn absent(options: &RelayOptions, state: &str) -> Bytes {
 }
 
 /// The gateway as it is. `at` is RFC 3339.
-pub(super) fn online(status: &Status, at: &str, commands: &[String]) -> Bytes {
+pub(super) fn online(status: &Status, at: &str, commands: &[String], unsaid: u64) -> Bytes {
     let mut said = facts(status);
     said["state"] = json!("online");
     said["at"] = json!(at);
     said["uptime_s"] = json!(status.uptime_s);
     said["commands"] = json!(commands);
+    // Alarms and replies of the gateway's own that found no room.
+    said["unsaid"] = json!(unsaid);
     let spool = &status.spool;
     said["spool"] = json!({
         "waiting": spool.waiting, "bytes": spool.bytes, "max_bytes": spool.max_bytes,
@@ -66,7 +68,16 @@ pub(super) fn facts(status: &Status) -> Value {
     let devices: Vec<_> = status
         .devices
         .iter()
-        .map(|device| json!({ "id": device.id, "cloud": device.relay.state, "token": device.token.state }))
+        .map(|device| {
+            let mut said = json!({ "id": device.id, "cloud": device.relay.state, "token": device.token.state });
+            if let Some(decision) = device.decision.as_ref().filter(|decision| decision.state == "waiting") {
+                // What whoever decides compares.
+                said["decision"] = json!(decision.state);
+                said["sensor"] = json!(device.sensor);
+                said["fingerprint"] = json!(device.fingerprint);
+            }
+            said
+        })
         .collect();
     let ports = status.ports.iter().map(|port| json!({ "id": port.id, "kind": "uart", "state": port.state }));
     let radios = status.radios.iter().map(|radio| json!({ "id": radio.id, "kind": "ble", "state": radio.state }));
@@ -137,6 +148,7 @@ mod tests {
             metrics: None,
             stage: String::new(),
             alarms: vec![],
+            overlay: vec![],
             pid: 1,
             uptime_s: 7,
             ports: vec![],
@@ -150,14 +162,14 @@ mod tests {
 
     #[test]
     fn a_status_fits_however_much_there_is_to_say() {
-        let said = online(&status(5_000, 5_000), "now", &[]);
+        let said = online(&status(5_000, 5_000), "now", &[], 0);
         assert!(said.len() <= MAX_BYTES, "{}", said.len());
         let said: Value = serde_json::from_slice(&said).unwrap();
         assert_eq!(
             (&said["devices_omitted"], &said["problems_omitted"]),
             (&json!(5_000), &json!(5_000 - MOST_PROBLEMS))
         );
-        let said: Value = serde_json::from_slice(&online(&status(2, 0), "now", &[])).unwrap();
+        let said: Value = serde_json::from_slice(&online(&status(2, 0), "now", &[], 0)).unwrap();
         assert_eq!(said["devices"].as_array().unwrap().len(), 2);
     }
 

@@ -6,6 +6,7 @@
 
 mod anchors;
 mod codes;
+mod commands;
 mod decision;
 mod devices;
 mod dir;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 pub use anchors::Anchor;
+pub(crate) use commands::{Begun, CommandId, Overlaid};
 pub use decision::Decision;
 pub use devices::{Device, DeviceInfo, KeySlot, NewPairing, PendingSlot, Seen};
 pub use error::StoreError;

@@ -44,6 +44,14 @@ const STEPS: &[&str] = &[
      ALTER TABLE devices ADD COLUMN seen_ms INTEGER;
      ALTER TABLE devices ADD COLUMN seen_link TEXT;",
     "ALTER TABLE devices ADD COLUMN revoked_why TEXT;",
+    "CREATE TABLE commands (
+         signer TEXT NOT NULL, jti TEXT NOT NULL,
+         digest BLOB NOT NULL, iat_s INTEGER NOT NULL, exp_s INTEGER NOT NULL, reply TEXT,
+         PRIMARY KEY (signer, jti)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE overlay (
+         key TEXT PRIMARY KEY, value TEXT NOT NULL, made_by TEXT NOT NULL, made_ms INTEGER NOT NULL
+     ) STRICT;",
 ];
 
 /// The schema this program writes.

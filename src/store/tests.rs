@@ -101,7 +101,7 @@ fn a_decision_outlives_a_restart_and_is_about_one_pairing() {
     let store = fixture.open().unwrap();
     let decision = |store: &Store| store.device(&id("pump-3")).unwrap().unwrap().info.decision;
     let waiting = Decision::Waiting { since_ms: 5 };
-    let yes = Decision::Approved { at_ms: 6, by: crate::audit::Actor::Cloud, why: "known".to_owned() };
+    let yes = Decision::Approved { at_ms: 6, by: crate::audit::Actor::Cloud { key: None }, why: "known".to_owned() };
     let asked = |number: u8| {
         let new = pairing("pump-3", "th-1", number);
         NewPairing { info: DeviceInfo { decision: waiting.clone(), ..new.info }, ..new }

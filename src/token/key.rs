@@ -9,6 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use p256::elliptic_curve::point::AffineCoordinates as _;
 use p256::elliptic_curve::sec1::ToEncodedPoint as _;
 use p256::pkcs8::{
     DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding,
@@ -187,6 +188,17 @@ impl SigningKey {
         &self.0.jwk
     }
 
+    /// The secret that this key and `other` share (ECDH on P-256): the x coordinate of the common point.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPublicKey`] when the other is none.
+    pub(crate) fn agree(&self, other: &Jwk) -> Result<zeroize::Zeroizing<[u8; 32]>, KeyError> {
+        let scalar = self.0.secret.to_nonzero_scalar();
+        // The group has no small subgroup, and the point was checked to lie on the curve: the product is none either.
+        let common = (other.point()?.to_projective() * *scalar).to_affine();
+        Ok(zeroize::Zeroizing::new(common.x().into()))
+    }
+
     /// Its public half as PEM, for brokers that read keys from a file.
     ///
     /// # Errors
@@ -239,14 +251,19 @@ impl Jwk {
 
     /// The key for checking signatures; its point is checked to lie on the curve.
     pub(crate) fn decoding(&self) -> Result<DecodingKey, KeyError> {
+        self.point()?;
+        DecodingKey::from_ec_components(&self.x, &self.y).map_err(|_| KeyError::NoPublicKey)
+    }
+
+    /// Its point, on the curve.
+    fn point(&self) -> Result<p256::PublicKey, KeyError> {
         if self.kty != "EC" || self.crv != "P-256" {
             return Err(KeyError::NoPublicKey);
         }
         let coordinate = |text: &str| BASE64URL.decode(text).ok().filter(|bytes| bytes.len() == 32);
         let (Some(x), Some(y)) = (coordinate(&self.x), coordinate(&self.y)) else { return Err(KeyError::NoPublicKey) };
         let point = [&[4_u8][..], &x, &y].concat();
-        p256::PublicKey::from_sec1_bytes(&point).map_err(|_| KeyError::NoPublicKey)?;
-        DecodingKey::from_ec_components(&self.x, &self.y).map_err(|_| KeyError::NoPublicKey)
+        p256::PublicKey::from_sec1_bytes(&point).map_err(|_| KeyError::NoPublicKey)
     }
 }
 

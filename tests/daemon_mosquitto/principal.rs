@@ -1,11 +1,18 @@
 //! The gateway itself at the broker: what it says of itself, and the commands it takes.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value as Json;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clawgate::token::key::SigningKey;
+use serde_json::{Value as Json, json};
 
+use super::daemon::{Daemon, Sensor, quoted};
 use super::mqtt_client::MqttClient;
-use super::{Site, support};
+use super::{Site, goes_on, support};
+
+const TYPE: &str = "claw-cmd+jwt";
 
 /// A subscriber to everything that the gateway says of itself.
 async fn listener(site: &Site) -> MqttClient {
@@ -60,4 +67,228 @@ async fn the_gateway_says_how_it_is_publishes_its_checkpoints_and_is_missed_when
     hears(&mut heard, "status", |said| said["state"] == "online").await;
     assert!(daemon.stop());
     hears(&mut heard, "status", |said| said["state"] == "stopped").await;
+}
+
+/// Who may command: `ops` may revoke, make codes and change the configuration; `other` may only approve.
+struct Commanders {
+    ops: SigningKey,
+    other: SigningKey,
+}
+
+impl Commanders {
+    fn new(folder: &Path) -> Self {
+        let key = |name: &str| {
+            let key = SigningKey::generate().unwrap();
+            std::fs::write(folder.join(format!("{name}.cmd.pem")), key.public_pem().unwrap()).unwrap();
+            key
+        };
+        Self { ops: key("ops"), other: key("other") }
+    }
+
+    /// The daemon's configuration for them. The clock of a test machine may be kept by nobody.
+    fn config(folder: &Path) -> String {
+        let key = |name: &str, commands: &str| {
+            let file = quoted(&folder.join(format!("{name}.cmd.pem")));
+            format!("[cloud.command_keys.{name}]\npublic_key = {file}\ncommands = {commands}\n")
+        };
+        let ops = key("ops", r#"["revoke", "code", "config"]"#);
+        format!("[cloud]\nclock = \"any\"\n{ops}{}", key("other", r#"["approve"]"#))
+    }
+}
+
+/// A backend that sends commands: a client of the issuer and the broker beside the gateway.
+struct Backend {
+    client: MqttClient,
+    heard: MqttClient,
+}
+
+impl Backend {
+    async fn start(site: &Site) -> Self {
+        let token = site.client("backend").own_token("claw").await.unwrap();
+        let client = site.connect("backend", &token).await.unwrap();
+        Self { client, heard: listener(site).await }
+    }
+
+    /// Publishes to the topic of a command and says what the broker answered.
+    async fn sends(&self, command: &str, text: &str) -> String {
+        self.client.publish(&format!("claw/v1/default/gw-1/_gateway/down/cmd/{command}"), text).await
+    }
+
+    /// Sends what a key signs until the gateway hears it.
+    async fn commands(&self, key: &SigningKey, claims: &Json) {
+        let (text, command) = (key.sign(TYPE, claims).unwrap(), claims["cmd"].as_str().unwrap());
+        while self.sends(command, &text).await != "Success" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn answer(&mut self, jti: &str) -> Json {
+        hears(&mut self.heard, &format!("reply/{jti}"), |_| true).await
+    }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn claims(iss: &str, jti: &str, command: &str, args: Json) -> Json {
+    let now = now_s();
+    json!({
+        "iss": iss, "aud": "default/gw-1", "iat": now, "exp": now + 300, "jti": jti, "cmd": command, "args": args,
+    })
+}
+
+/// The lines of the audit log with this action.
+fn audited(daemon: &Daemon, action: &str) -> Vec<Json> {
+    daemon.json(&["audit", "export"]).into_iter().filter(|line| line["action"] == action).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothing_and_is_written_down() {
+    let site = Site::start().await;
+    let folder = site.folder.path();
+    let keys = Commanders::new(folder);
+    let mut sensors: Vec<Sensor> =
+        ["a", "b"].iter().map(|name| Sensor::start(&folder.join(name), &["--rate", "20"])).collect();
+    let mut daemon = site.daemon_with(&[("p1", &sensors[0]), ("p2", &sensors[1])], &Commanders::config(folder));
+    daemon.pair("p1", &mut sensors[0], "pump-3");
+    daemon.pair("p2", &mut sensors[1], "pump-4");
+    goes_on(&site, &daemon, "pump-4", 5);
+    let mut backend = Backend::start(&site).await;
+    let status =
+        hears(&mut backend.heard, "status", |said| said["devices"].as_array().is_some_and(|all| all.len() == 2)).await;
+    assert_eq!(status["commands"], json!(["revoke", "approve", "code", "config"]), "{status}");
+
+    // None of these does anything. What no configured key has signed gets no answer either.
+    let on = |jti: &str| claims("ops", jti, "revoke", json!({ "device": "pump-4" }));
+    let with = |jti: &str, name: &str, value: Json| {
+        let mut claims = on(jti);
+        claims[name] = value;
+        claims
+    };
+    let good = keys.ops.sign(TYPE, &on("bad-0")).unwrap();
+    let [_, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
+    let header = |alg: &str| URL_SAFE_NO_PAD.encode(json!({ "alg": alg, "typ": TYPE }).to_string());
+    let unsigned = [
+        format!("{}.{payload}.", header("none")),
+        format!("{}.{payload}.{signature}", header("HS256")),
+        on("bad-1").to_string(),
+        keys.other.sign(TYPE, &on("bad-2")).unwrap(),
+        keys.ops.sign("at+jwt", &on("bad-3")).unwrap(),
+        "x".repeat(20_000),
+    ];
+    for text in &unsigned {
+        while backend.sends("revoke", text).await != "Success" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let now = now_s();
+    let mut long = with("bad-6", "exp", json!(now + 7200));
+    long["iat"] = json!(now);
+    let signed = [
+        ("bad-4", with("bad-4", "aud", json!("default/gw-2")), "it is for"),
+        (
+            "bad-5",
+            {
+                let mut old = with("bad-5", "exp", json!(now - 1));
+                old["iat"] = json!(now - 100);
+                old
+            },
+            "expired",
+        ),
+        ("bad-6", long, "lives longer"),
+    ];
+    for (jti, claims, why) in &signed {
+        backend.commands(&keys.ops, claims).await;
+        let answer = backend.answer(jti).await;
+        assert_eq!(answer["status"], "refused", "{answer}");
+        assert!(answer["why"].as_str().unwrap().contains(why), "{answer}");
+    }
+    // A good key that may only approve.
+    backend.commands(&keys.other, &claims("other", "bad-7", "revoke", json!({ "device": "pump-4" }))).await;
+    assert!(backend.answer("bad-7").await["why"].as_str().unwrap().contains("may not command"));
+    daemon.wait("every refusal is written down", |daemon| {
+        audited(daemon, "command.refuse").len() == unsigned.len() + signed.len() + 1
+    });
+    for line in audited(&daemon, "command.refuse") {
+        assert_eq!((&line["outcome"], &line["actor"]["kind"]), (&json!("refused"), &json!("cloud")), "{line}");
+    }
+    assert!(audited(&daemon, "token.revoke").is_empty(), "nothing was done");
+    goes_on(&site, &daemon, "pump-4", 10);
+
+    // A good one, sent three times.
+    let revoke = claims("ops", "cut-1", "revoke", json!({ "device": "pump-4", "why": "stolen" }));
+    backend.commands(&keys.ops, &revoke).await;
+    let first = backend.answer("cut-1").await;
+    assert_eq!((&first["status"], &first["result"]["revoked"]), (&json!("done"), &json!("pump-4")), "{first}");
+    let at_rest = site.arrived("pump-4");
+    goes_on(&site, &daemon, "pump-3", 40);
+    assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
+    // The same signed text; also over a restart.
+    let text = keys.ops.sign(TYPE, &revoke).unwrap();
+    drop(text);
+    daemon.kill();
+    daemon.resume();
+    let again = claims("ops", "cut-1", "revoke", json!({ "device": "pump-3" }));
+    backend.commands(&keys.ops, &again).await;
+    let refused = backend.answer("cut-1").await;
+    assert!(refused["why"].as_str().unwrap().contains("used for another command"), "{refused}");
+    goes_on(&site, &daemon, "pump-3", 10);
+    let lines = audited(&daemon, "token.revoke");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["actor"]["key"], &lines[0]["reason"]), (&json!("ops"), &json!("stolen")), "{lines:?}");
+    assert_eq!(audited(&daemon, "command.revoke").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_few_keys_over_restarts() {
+    let site = Site::start().await;
+    let folder = site.folder.path();
+    let keys = Commanders::new(folder);
+    let mut daemon = site.daemon_with(&[], &Commanders::config(folder));
+    let mut backend = Backend::start(&site).await;
+    let recipient = SigningKey::generate().unwrap();
+    let mint = claims(
+        "ops",
+        "code-1",
+        "code",
+        json!({
+            "label": "pump house", "device": "pump-9", "ttl_s": 600, "encrypt_to": recipient.public(),
+        }),
+    );
+    let text = keys.ops.sign(TYPE, &mint).unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        while backend.sends("code", &text).await != "Success" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        answers.push(backend.answer("code-1").await);
+    }
+    assert_eq!(answers[0], answers[1], "the same answer, and no second code");
+    let codes = daemon.json(&["code", "ls"])[0].as_array().unwrap().clone();
+    assert_eq!((codes.len(), &codes[0]["id"]), (1, &answers[0]["result"]["id"]), "{codes:?}");
+    let jwe = answers[0]["result"]["code_jwe"].as_str().unwrap();
+    assert!(jwe.split('.').count() == 5, "{jwe}");
+    let clear = claims("ops", "code-2", "code", json!({ "label": "in clear" }));
+    backend.commands(&keys.ops, &clear).await;
+    let refused = backend.answer("code-2").await;
+    assert!(refused["why"].as_str().unwrap().contains("never travels in clear"), "{refused}");
+
+    let patch = |jti: &str, patch: Json| claims("ops", jti, "config", json!({ "patch": patch }));
+    backend.commands(&keys.ops, &patch("config-1", json!({ "pairing.ttl": "7m", "log.level": "debug" }))).await;
+    assert_eq!(backend.answer("config-1").await["status"], "done");
+    for (jti, bad) in
+        [("config-2", json!({ "broker.url": "mqtt://evil" })), ("config-3", json!({ "pairing.ttl": "9d" }))]
+    {
+        backend.commands(&keys.ops, &patch(jti, bad)).await;
+        assert_eq!(backend.answer(jti).await["status"], "failed");
+    }
+    let overlay = |daemon: &Daemon| daemon.json(&["status"])[0]["overlay"].clone();
+    assert_eq!(overlay(&daemon).as_array().unwrap().len(), 2, "{}", overlay(&daemon));
+    daemon.kill();
+    daemon.resume();
+    assert_eq!(overlay(&daemon)[1]["value"], "7m", "{}", overlay(&daemon));
+    backend.commands(&keys.ops, &patch("config-4", json!({ "pairing.ttl": null, "log.level": null }))).await;
+    assert_eq!(backend.answer("config-4").await["status"], "done");
+    assert_eq!(overlay(&daemon), json!([]));
 }

@@ -229,7 +229,7 @@ fn a_log_that_lost_its_oldest_lines_and_changed_its_key_twice_is_whole_for_both(
     let audit = Audit::open_with(&copy.log(), &keys, small, Clock::system()).unwrap();
     let record = |count: usize| {
         for number in 0..count {
-            let event = Event::done(Actor::Cloud, "test.it", format!("fühler-{number} \u{1f600}\n"));
+            let event = Event::done(Actor::Cloud { key: None }, "test.it", format!("fühler-{number} \u{1f600}\n"));
             audit.record(event.because("\u{202e}")).unwrap();
         }
     };

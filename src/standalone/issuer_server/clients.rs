@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::ids::is_valid_id;
+use crate::ids::{GATEWAY_PRINCIPAL, is_valid_id};
 use crate::token::key::Jwk;
 
 /// A site has some gateways and some consumers.
@@ -54,6 +54,8 @@ pub enum Rights {
     Subscriber {
         /// Topic filters.
         topics: Vec<String>,
+        /// Topics of gateways' commands that it may publish to, as filters below `_gateway/down/cmd/`.
+        commands: Vec<String>,
     },
 }
 
@@ -72,8 +74,11 @@ impl Clients {
             if !is_valid_id(&client.id) {
                 return Err(ClientError::BadId(client.id.chars().take(64).collect()));
             }
-            if let Rights::Subscriber { topics } = &client.rights
-                && let Some(bad) = topics.iter().find(|filter| !is_filter(filter))
+            if let Rights::Subscriber { topics, commands } = &client.rights
+                && let Some(bad) = topics
+                    .iter()
+                    .find(|filter| !is_filter(filter))
+                    .or_else(|| commands.iter().find(|filter| !is_command_filter(filter)))
             {
                 return Err(ClientError::BadFilter { client: client.id, filter: bad.clone() });
             }
@@ -89,6 +94,13 @@ impl Clients {
     pub(super) fn get(&self, id: &str) -> Option<&Client> {
         self.0.get(id)
     }
+}
+
+/// Whether it can match nothing but topics on which gateways hear commands.
+fn is_command_filter(filter: &str) -> bool {
+    let levels: Vec<&str> = filter.split('/').collect();
+    let (fixed, own) = (["claw", "v1"], [GATEWAY_PRINCIPAL, "down", "cmd"]);
+    is_filter(filter) && levels.len() >= 8 && levels[..2] == fixed && levels[4..7] == own
 }
 
 /// Whether this is an MQTT topic filter (MQTT 5, section 4.7.1).
@@ -112,7 +124,11 @@ mod tests {
 
     fn subscriber(id: &str, filter: &str) -> Client {
         let key = SigningKey::generate().unwrap().public().clone();
-        Client { id: id.to_owned(), key, rights: Rights::Subscriber { topics: vec![filter.to_owned()] } }
+        Client {
+            id: id.to_owned(),
+            key,
+            rights: Rights::Subscriber { topics: vec![filter.to_owned()], commands: vec![] },
+        }
     }
 
     #[test]
@@ -121,6 +137,22 @@ mod tests {
         assert!(Clients::new([subscriber("gw-1", "a/#")], Some("gw-1")).is_err());
         assert!(Clients::new([subscriber("da/sh", "a/#")], None).is_err());
         assert!(Clients::new([subscriber("dash", "a/#")], Some("gw-1")).is_ok());
+    }
+
+    #[test]
+    fn who_commands_publishes_to_topics_of_commands_and_to_no_other() {
+        let with = |filter: &str| {
+            let mut client = subscriber("backend", "a/#");
+            let Rights::Subscriber { commands, .. } = &mut client.rights else { unreachable!() };
+            commands.push(filter.to_owned());
+            Clients::new([client], None).is_ok()
+        };
+        assert!(with("claw/v1/default/+/_gateway/down/cmd/#") && with("claw/v1/t/g/_gateway/down/cmd/revoke"));
+        for bad in
+            ["#", "claw/#", "claw/v1/t/g/+/down/cmd/#", "claw/v1/t/g/_gateway/#", "claw/v1/t/g/pump-3/up/telemetry"]
+        {
+            assert!(!with(bad), "{bad} was allowed");
+        }
     }
 
     #[test]

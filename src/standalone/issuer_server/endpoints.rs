@@ -82,7 +82,7 @@ async fn token(State(site): Shared, Form(form): Form<TokenForm>) -> Result<Respo
     }
     let (wanted, detail) = match &client.rights {
         Rights::Gateway { .. } => of_device(&site, &client, &form)?,
-        Rights::Subscriber { topics } => (of_subscriber(&site, &client, topics, &form)?, None),
+        Rights::Subscriber { topics, commands } => (of_subscriber(&site, &client, (topics, commands), &form)?, None),
     };
     let (scope, life) = (wanted.scope.clone(), wanted.life);
     let access_token = site.issuer.mint(wanted).map_err(|problem| {
@@ -152,11 +152,17 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
 }
 
 /// A token of the subscriber itself.
-fn of_subscriber(site: &Site, client: &Client, topics: &[String], form: &TokenForm) -> Result<Mint, Refused> {
+fn of_subscriber(
+    site: &Site,
+    client: &Client,
+    (topics, commands): (&[String], &[String]),
+    form: &TokenForm,
+) -> Result<Mint, Refused> {
     if form.scope.as_deref().is_some_and(|scope| scope != TELEMETRY_READ) {
         return Err(Refused::because("invalid_scope", "a subscriber has telemetry:read"));
     }
-    let topics = topics.iter().map(|filter| (filter.clone(), vec![Action::Subscribe])).collect();
+    let reads = topics.iter().map(|filter| (filter.clone(), vec![Action::Subscribe]));
+    let topics = reads.chain(commands.iter().map(|filter| (filter.clone(), vec![Action::Publish]))).collect();
     Ok(Mint {
         sub: client.id.clone(),
         client_id: client.id.clone(),

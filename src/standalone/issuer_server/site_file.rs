@@ -48,7 +48,9 @@ pub enum SiteFileError {
         source: KeyError,
     },
     /// A client is neither a gateway nor a subscriber, or both.
-    #[error("clients.{0}: write either tenant (a gateway) or topics (a subscriber)")]
+    #[error(
+        "clients.{0}: write either tenant (a gateway) or topics (a subscriber; commands for one that commands gateways)"
+    )]
     Kind(String),
     /// A client cannot be registered.
     #[error(transparent)]
@@ -101,6 +103,8 @@ struct RawClient {
     public_key: PathBuf,
     tenant: Option<String>,
     topics: Option<Vec<String>>,
+    #[serde(default)]
+    commands: Vec<String>,
 }
 
 fn default_listen() -> SocketAddr {
@@ -158,9 +162,12 @@ impl RawClient {
         let pem = read(&path)?;
         let key = Jwk::from_pem(&pem).map_err(|source| SiteFileError::Key { client: id.clone(), path, source })?;
         let rights = match (self.tenant, self.topics) {
+            (Some(_), _) if !self.commands.is_empty() => return Err(SiteFileError::Kind(id)),
             (Some(tenant), None) if is_valid_id(&tenant) => Rights::Gateway { tenant },
             (Some(tenant), None) => return Err(ClientError::BadId(tenant).into()),
-            (None, Some(topics)) => Rights::Subscriber { topics },
+            (None, topics) if topics.is_some() || !self.commands.is_empty() => {
+                Rights::Subscriber { topics: topics.unwrap_or_default(), commands: self.commands }
+            }
             _ => return Err(SiteFileError::Kind(id)),
         };
         Ok(Client { id, key, rights })

@@ -1,0 +1,322 @@
+//! Carries out signed commands from the cloud, one at a time: each once, each with its line in the audit log and its
+//! answer on `up/reply/{jti}`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::decide::Verdict;
+use super::{Gateway, overlay, view};
+use crate::alarm::{Alarm, AlarmKind};
+use crate::audit::{Actor, Event, Outcome};
+use crate::cli::exit::Exit;
+use crate::clock;
+use crate::config::CommandClock;
+use crate::control;
+use crate::control::api::NewCodeRequest;
+use crate::control::failure::Failure;
+use crate::ids::DeviceId;
+use crate::pairing::code::CodeId;
+use crate::principal::command::{Claims, CommandName, Judged, Refused, Rules, encrypt, judge};
+use crate::principal::{Principal, Received};
+use crate::session::blocking;
+use crate::store::{Begun, CommandId};
+use crate::token::key::Jwk;
+use crate::token::local::IssuerTime;
+
+/// A command that takes longer has failed: what it began goes on where it can.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Refusals of one key within [`PERIOD`] that are written down and answered; what is beyond is counted.
+const LINES: u32 = 10;
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Takes commands until `stop`; one that is under way is ended first.
+pub(super) async fn obey(
+    gateway: Gateway,
+    principal: Principal,
+    mut commands: mpsc::Receiver<Received>,
+    stop: CancellationToken,
+) {
+    let store = gateway.store().clone();
+    // A clock that was set back must not make an old command good again.
+    let floor = match blocking(move || store.latest_command()).await {
+        Ok(floor) => floor,
+        Err(error) => {
+            tracing::error!(%error, "commands cannot be noted, so none is taken");
+            return stop.cancelled().await;
+        }
+    };
+    let time = IssuerTime::starting_at(floor, gateway.clock().clone());
+    let mut desk = Desk { gateway, principal, time, shares: HashMap::new() };
+    while let Some(Some(command)) = stop.run_until_cancelled(commands.recv()).await {
+        desk.take(command).await;
+    }
+}
+
+struct Desk {
+    gateway: Gateway,
+    principal: Principal,
+    time: IssuerTime,
+    /// By key; without a name, of those who signed with none.
+    shares: HashMap<String, Share>,
+}
+
+/// What one key has had written down of its refusals.
+#[derive(Debug, Default)]
+struct Share {
+    since: Duration,
+    said: u32,
+    unsaid: u64,
+}
+
+impl Share {
+    /// Takes one line at boot time `now`; how many found none left since the last one.
+    fn charge(&mut self, now: Duration) -> Option<u64> {
+        if self.said == 0 || now.saturating_sub(self.since) >= PERIOD {
+            (self.since, self.said) = (now, 0);
+        }
+        if self.said >= LINES {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+impl Desk {
+    async fn take(&mut self, Received { topic, payload }: Received) {
+        let leaf = topic.rsplit('/').next().unwrap_or_default();
+        let config = self.gateway.config();
+        let audience = format!("{}/{}", config.gateway.tenant, config.gateway.id);
+        let keys = self.gateway.0.command_keys.load_full();
+        let clock_is_right = config.cloud.clock == CommandClock::Any || clock::is_synchronised();
+        let rules = Rules { keys: &keys, audience: &audience, now_s: self.time.now(), clock_is_right };
+        match judge(&rules, leaf, &payload) {
+            Ok(Judged { claims }) => self.admit(claims, Sha256::digest(&payload).into()).await,
+            Err(Refused { why, signed }) => self.refuse(signed, &why.to_string()).await,
+        }
+    }
+
+    /// Carries an authentic command out, or answers as before.
+    async fn admit(&mut self, claims: Claims, digest: [u8; 32]) {
+        let store = self.gateway.store().clone();
+        let (key, jti, iat_s, exp_s) = (claims.iss.clone(), claims.jti.clone(), claims.iat, claims.exp);
+        let now_s = self.time.now();
+        let begun =
+            blocking(move || store.begin_command(CommandId { key: &key, jti: &jti, digest, iat_s, exp_s }, now_s))
+                .await;
+        let signed = Some((claims.iss.clone(), claims.jti.clone(), claims.cmd));
+        let reply = match begun {
+            Ok(Begun::New) => self.carry_out(&claims).await,
+            Ok(Begun::Before(Some(reply))) => {
+                tracing::info!(key = claims.iss, jti = claims.jti, "a command came again and is answered as before");
+                return self.principal.reply(&claims.jti, reply.into());
+            }
+            Ok(Begun::Before(None)) => {
+                let why =
+                    "the gateway stopped while it carried this out: look how things are, and send another command";
+                self.note(&claims, Outcome::Failed, Some(why), Value::Null).await;
+                self.answer(&claims, json!({ "status": "unclear", "why": why }))
+            }
+            Ok(Begun::Other) => return self.refuse(signed, "its id was used for another command").await,
+            Ok(Begun::Full) => return self.refuse(signed, "too many commands live; send fewer, or shorter ones").await,
+            Err(error) => return self.refuse(signed, &format!("it could not be noted: {error}")).await,
+        };
+        let (store, key, jti, kept) =
+            (self.gateway.store().clone(), claims.iss.clone(), claims.jti.clone(), reply.clone());
+        if let Err(error) = blocking(move || store.end_command(&key, &jti, &kept)).await {
+            tracing::error!(%error, "the answer to a command could not be kept");
+        }
+        self.principal.reply(&claims.jti, reply.into());
+    }
+
+    async fn carry_out(&self, claims: &Claims) -> String {
+        tracing::info!(key = claims.iss, jti = claims.jti, command = claims.cmd.as_str(), "a command is carried out");
+        let late =
+            || Failure::new(Exit::TimeOut, "too_slow", format!("It was not done within {} s.", LIMIT.as_secs()), "");
+        let done = tokio::time::timeout(LIMIT, self.execute(claims)).await.unwrap_or_else(|_| Err(late()));
+        match done {
+            Ok(result) => {
+                self.note(claims, Outcome::Ok, None, Value::Null).await;
+                self.answer(claims, json!({ "status": "done", "result": result }))
+            }
+            Err(failure) => {
+                self.note(claims, Outcome::Failed, Some(&failure.message), json!({ "code": failure.code })).await;
+                self.answer(
+                    claims,
+                    json!({
+                        "status": "failed", "code": failure.code, "why": failure.message,
+                        "next_step": failure.next_step,
+                    }),
+                )
+            }
+        }
+    }
+
+    async fn execute(&self, claims: &Claims) -> Result<Value, Failure> {
+        let actor = Actor::Cloud { key: Some(claims.iss.clone()) };
+        let args = claims.args.clone();
+        match claims.cmd {
+            CommandName::Revoke => revoke(&self.gateway, args_of(args)?, actor).await,
+            CommandName::Code => mint(&self.gateway, args, actor).await,
+            CommandName::Config => {
+                let patch = args_of::<Patch>(args)?.patch;
+                let changed = overlay::change(&self.gateway, patch, &actor).await?;
+                Ok(json!({ "changed": changed }))
+            }
+            CommandName::Approve => approve(&self.gateway, args_of(args)?, actor).await,
+        }
+    }
+
+    /// An answer; the same bytes for every repetition.
+    fn answer(&self, claims: &Claims, mut said: Value) -> String {
+        said["iss"] = json!(claims.iss);
+        said["jti"] = json!(claims.jti);
+        said["cmd"] = json!(claims.cmd);
+        said["at"] = json!(self.at());
+        said.to_string()
+    }
+
+    fn at(&self) -> String {
+        view::rfc3339(i64::try_from(self.gateway.clock().wall().as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// A command that is not carried out: written down, and answered where its signature was good.
+    async fn refuse(&mut self, signed: Option<(String, String, CommandName)>, why: &str) {
+        let key = signed.as_ref().map(|(key, ..)| key.clone());
+        let share = self.shares.entry(key.clone().unwrap_or_default()).or_default();
+        let Some(unsaid) = share.charge(self.gateway.clock().boot()) else { return };
+        let subject = signed.as_ref().map_or("unsigned", |(_, jti, _)| jti.as_str());
+        let details = json!({
+            "cmd": signed.as_ref().map(|(_, _, command)| command), "unsaid_before": unsaid,
+        });
+        let event = Event::done(Actor::Cloud { key: key.clone() }, "command.refuse", subject);
+        self.gateway.record(event.ended(Outcome::Refused).because(why).with(details)).await;
+        self.gateway.alarms().raise(Alarm {
+            kind: AlarmKind::Command,
+            subject: key.unwrap_or_else(|| "unsigned".to_owned()),
+            words: format!("a command was refused: {why}"),
+            next_step: "Whoever sent it must mend it; if nobody of yours did, see who may publish below down/cmd."
+                .to_owned(),
+        });
+        // What anybody can send gets no answer.
+        if let Some((iss, jti, cmd)) = signed {
+            let said = json!({ "status": "refused", "why": why, "iss": iss, "jti": jti, "cmd": cmd, "at": self.at() });
+            self.principal.reply(&jti, said.to_string().into());
+        }
+    }
+
+    async fn note(&self, claims: &Claims, outcome: Outcome, why: Option<&str>, details: Value) {
+        let action = match claims.cmd {
+            CommandName::Revoke => "command.revoke",
+            CommandName::Approve => "command.approve",
+            CommandName::Code => "command.code",
+            CommandName::Config => "command.config",
+        };
+        let mut event = Event::done(Actor::Cloud { key: Some(claims.iss.clone()) }, action, claims.jti.as_str());
+        event.reason = why.map(str::to_owned);
+        self.gateway.record(event.ended(outcome).with(details)).await;
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeArgs {
+    device: Option<String>,
+    code: Option<String>,
+    #[serde(default)]
+    why: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApproveArgs {
+    device: String,
+    decision: Decision,
+    #[serde(default)]
+    why: String,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Decision {
+    Yes,
+    No,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Patch {
+    patch: serde_json::Map<String, Value>,
+}
+
+fn args_of<T: serde::de::DeserializeOwned>(args: Value) -> Result<T, Failure> {
+    serde_json::from_value(args).map_err(|error| Failure::usage(format!("args: {error}."), ""))
+}
+
+fn device(text: &str) -> Result<DeviceId, Failure> {
+    text.parse().map_err(|_| Failure::not_found(format!("There is no device {text:?}."), ""))
+}
+
+async fn approve(gateway: &Gateway, args: ApproveArgs, actor: Actor) -> Result<Value, Failure> {
+    let id = device(&args.device)?;
+    let (verdict, word) = match args.decision {
+        Decision::Yes => (Verdict::Approve, "approved"),
+        Decision::No => (Verdict::Reject, "rejected"),
+    };
+    gateway.decide(&id, verdict, &args.why, actor).await?;
+    Ok(json!({ word: id }))
+}
+
+async fn revoke(gateway: &Gateway, args: RevokeArgs, actor: Actor) -> Result<Value, Failure> {
+    let why = if args.why.is_empty() { "by a command from the cloud".to_owned() } else { args.why };
+    match (args.device, args.code) {
+        (Some(name), None) => {
+            let id = device(&name)?;
+            gateway.revoke_token(&id, &why, actor).await?;
+            Ok(json!({ "revoked": id }))
+        }
+        (None, Some(code)) => {
+            let id: CodeId = code.parse().map_err(|error| Failure::usage(format!("{error}."), ""))?;
+            let codes = gateway.codes().clone();
+            let record = blocking(move || codes.revoke(&id, actor, &why)).await;
+            let record = record.map_err(|error| Failure::usage(format!("{error}."), ""))?;
+            Ok(json!({ "revoked": record.id }))
+        }
+        _ => Err(Failure::usage("args: device or code, one of them.", "")),
+    }
+}
+
+/// Makes a code. It leaves encrypted to the key in the command, or not at all.
+async fn mint(gateway: &Gateway, mut args: Value, actor: Actor) -> Result<Value, Failure> {
+    let recipient = args.as_object_mut().and_then(|args| args.remove("encrypt_to"));
+    let recipient = recipient.ok_or_else(|| {
+        Failure::usage("args: encrypt_to is missing: a P-256 public JWK; a code never travels in clear.", "")
+    })?;
+    let recipient: Jwk = args_of(recipient)?;
+    // Before the code is made: one that nobody can read would only replace another.
+    encrypt(&recipient, b"").map_err(|error| Failure::usage(format!("args: {error}."), ""))?;
+    let asked: NewCodeRequest = args_of(args)?;
+    let (record, code) = control::mint(gateway, asked, actor).await?;
+    let sealed = encrypt(&recipient, code.to_string().as_bytes()).map_err(|error| Failure::internal(&error))?;
+    Ok(json!({ "id": record.id, "ttl_s": record.request.ttl.as_secs(), "code_jwe": sealed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_written_down_up_to_a_share_and_then_counted() {
+        let mut share = Share::default();
+        let said: Vec<_> = (0..100).filter_map(|_| share.charge(Duration::from_secs(1))).collect();
+        assert_eq!(said, vec![0; 10]);
+        assert_eq!(share.charge(Duration::from_secs(61)), Some(90));
+    }
+}
