@@ -3,10 +3,14 @@
 //!
 //! Who raises one says what happened and what to do; here is decided how often that is said.
 
+mod attempts;
+pub(crate) mod rate;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -14,6 +18,7 @@ use tokio::sync::broadcast;
 use crate::audit::{Actor, Audit, Event};
 use crate::clock::Clock;
 use crate::metrics::{Kind, Metrics};
+use attempts::Attempts;
 
 /// The same alarm is not said again within this time; it is counted.
 const SILENCE: Duration = Duration::from_secs(600);
@@ -93,6 +98,23 @@ pub struct LiveAlarm {
     pub count: u64,
 }
 
+/// From when on something is an alarm; a reload may change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AlarmPolicy {
+    /// So many wrong codes within [`AlarmPolicy::window`].
+    pub failed_attempts: u16,
+    /// The sliding time in which wrong codes are counted.
+    pub window: Duration,
+    /// So many times a device's own baseline of readings a second.
+    pub rate_factor: u16,
+}
+
+impl Default for AlarmPolicy {
+    fn default() -> Self {
+        Self { failed_attempts: 5, window: Duration::from_secs(600), rate_factor: 10 }
+    }
+}
+
 /// Takes alarms from every part and tells them on. Cheap to clone.
 #[derive(Clone)]
 pub struct Alarms(Arc<Inner>);
@@ -104,6 +126,8 @@ struct Inner {
     clock: Clock,
     subscribers: broadcast::Sender<Alarm>,
     live: Mutex<HashMap<(AlarmKind, String), State>>,
+    policy: ArcSwap<AlarmPolicy>,
+    attempts: Mutex<Attempts>,
 }
 
 struct State {
@@ -130,7 +154,43 @@ impl Alarms {
     fn with(audit: Option<Audit>, metrics: Metrics, clock: Clock) -> Self {
         let (subscribers, _) = broadcast::channel(QUEUE);
         metrics.limit("alarms_live", MOST);
-        Self(Arc::new(Inner { audit, metrics, clock, subscribers, live: Mutex::default() }))
+        let policy = ArcSwap::from_pointee(AlarmPolicy::default());
+        let (live, attempts) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { audit, metrics, clock, subscribers, live, policy, attempts }))
+    }
+
+    /// From when on something is an alarm now.
+    #[must_use]
+    pub fn policy(&self) -> AlarmPolicy {
+        **self.0.policy.load()
+    }
+
+    /// From now on.
+    pub fn set_policy(&self, policy: AlarmPolicy) {
+        self.0.policy.store(Arc::new(policy));
+    }
+
+    /// A sensor that calls itself so had another code than was asked of it. Too many of those, by whatever names, are an
+    /// alarm.
+    pub fn wrong_code(&self, sensor: &str) {
+        let AlarmPolicy { failed_attempts, window, .. } = self.policy();
+        let count = {
+            let mut attempts = self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+            attempts.note(self.0.clock.boot(), window)
+        };
+        if count < usize::from(failed_attempts) {
+            return;
+        }
+        let minutes = window.as_secs().div_ceil(60);
+        self.raise(Alarm {
+            kind: AlarmKind::FailedAttempts,
+            subject: "pairing".to_owned(),
+            words: format!("{count} wrong codes within {minutes} min, the last one at the sensor {sensor}"),
+            next_step:
+                "If nobody mistypes, somebody guesses: clawgate audit tail; live codes: clawgate code ls, and end \
+                        them: clawgate code revoke ID."
+                    .to_owned(),
+        });
     }
 
     /// Raises an alarm. Said again at most every ten minutes for the same kind and subject; never waits.
@@ -310,6 +370,27 @@ mod tests {
         assert_eq!(live.len(), MOST);
         assert!(live[0].alarm.subject.starts_with("09999"), "{:?}", live[0]);
         assert!(live.iter().all(|live| live.alarm.subject.len() == MAX_SUBJECT));
+    }
+
+    #[test]
+    fn wrong_codes_are_an_alarm_from_the_threshold_on_whatever_the_sensor_calls_itself() {
+        let (alarms, clock) = alarms();
+        alarms.set_policy(AlarmPolicy {
+            failed_attempts: 3,
+            window: Duration::from_secs(60),
+            ..AlarmPolicy::default()
+        });
+        let mut heard = alarms.subscribe();
+        alarms.wrong_code("th-1");
+        alarms.wrong_code("th-2");
+        clock.advance(Duration::from_secs(60));
+        alarms.wrong_code("th-3");
+        alarms.wrong_code("th-4");
+        assert!(heard.try_recv().is_err(), "the first two are too long ago");
+        alarms.wrong_code("th-5");
+        let alarm = heard.try_recv().unwrap();
+        assert_eq!(alarm.kind, AlarmKind::FailedAttempts);
+        assert_eq!(alarm.words, "3 wrong codes within 1 min, the last one at the sensor th-5");
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Config {
     pub ble: BleConfig,
     /// Codes and their limits.
     pub pairing: PairingConfig,
+    /// From when on something is an alarm.
+    pub alarms: AlarmsConfig,
     /// What waits for the broker.
     pub spool: SpoolConfig,
     /// The broker, unless standalone.
@@ -207,6 +209,21 @@ pub enum PairingApproval {
     None,
     /// The backend's, by a signed command or an admin here.
     Backend,
+}
+
+/// `[alarms]`: from when on something is an alarm.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlarmsConfig {
+    /// So many wrong codes within `window`; 1 to 1000.
+    #[serde(deserialize_with = "values::alarm_number")]
+    pub failed_attempts: u16,
+    /// The sliding time in which wrong codes are counted; 1 s to 1 day.
+    #[serde(deserialize_with = "values::code_life")]
+    pub window: Duration,
+    /// So many times a device's own baseline of readings a second; 2 to 1000.
+    #[serde(deserialize_with = "values::rate_factor")]
+    pub rate_factor: u16,
 }
 
 /// `[spool]`: what waits for the broker, in memory and on disk.
@@ -515,6 +532,7 @@ impl Default for Config {
             uart: UartConfig::default(),
             ble: BleConfig::default(),
             pairing: PairingConfig::default(),
+            alarms: AlarmsConfig::default(),
             spool: SpoolConfig::default(),
             broker: BrokerConfig::default(),
             issuer: IssuerConfig::default(),
@@ -575,6 +593,12 @@ impl AuditConfig {
     #[must_use]
     pub fn retention(&self) -> Retention {
         Retention { max_bytes: self.max_bytes, max_age: self.max_age }
+    }
+}
+
+impl Default for AlarmsConfig {
+    fn default() -> Self {
+        Self { failed_attempts: 5, window: Duration::from_secs(600), rate_factor: 10 }
     }
 }
 

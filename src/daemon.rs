@@ -4,6 +4,7 @@
 //! Stop is the other way round, so that nothing is asked of a part that has ended: [`stop`].
 
 mod act;
+mod alarm_watch;
 mod commands;
 mod commission;
 mod decide;

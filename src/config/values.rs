@@ -132,6 +132,14 @@ pub(super) fn attempts<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Erro
     number_between(from, 1, 10)
 }
 
+pub(super) fn alarm_number<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    number_between(from, 1, 1000)
+}
+
+pub(super) fn rate_factor<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    number_between(from, 2, 1000)
+}
+
 pub(super) fn ble_links<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     number_between(from, 1, 32)
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use clawgate_protocol::pairing::Suite;
 
-use crate::config::{BleEnabled, BrokerConfig, BrokerUrl, Config, Name, PairingApproval, PortConfig};
+use crate::alarm::AlarmPolicy;
+use crate::config::{AlarmsConfig, BleEnabled, BrokerConfig, BrokerUrl, Config, Name, PairingApproval, PortConfig};
 use crate::link::ble::{BleOptions, BleUse};
 use crate::link::uart::{PortOptions, UartOptions};
 use crate::pairing::PairingPolicy;
@@ -49,6 +50,12 @@ pub(super) fn pairing_policy(config: &Config) -> PairingPolicy {
     let min_suite = if config.pairing.min_suite == 2 { Suite::Two } else { Suite::One };
     let asks_backend = config.pairing.approval == PairingApproval::Backend;
     PairingPolicy { min_suite, attempts: config.pairing.attempts, asks_backend }
+}
+
+/// From when on something is an alarm.
+pub(super) fn alarm_policy(config: &Config) -> AlarmPolicy {
+    let AlarmsConfig { failed_attempts, window, rate_factor } = config.alarms;
+    AlarmPolicy { failed_attempts, window, rate_factor }
 }
 
 /// BLE of a configuration, as the links take it.

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use serde_json::json;
 
 use super::issuer::Terms;
-use super::options::{ble_options, pairing_policy, uart_options};
+use super::options::{alarm_policy, ble_options, pairing_policy, uart_options};
 use super::{Gateway, overlay, principal};
 use crate::audit::{Actor, Event, Outcome};
 use crate::config::{self, Config};
@@ -73,6 +73,9 @@ const KEYS: &[Key] = &[
     live!(pairing.min_suite),
     live!(pairing.approval),
     live!(pairing.approval_time),
+    live!(alarms.failed_attempts),
+    live!(alarms.window),
+    live!(alarms.rate_factor),
     fixed!(spool.commit_ms),
     fixed!(spool.max_bytes),
     fixed!(broker.url),
@@ -174,6 +177,7 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
         gateway.links().reload(uart_options(&new));
     }
     gateway.links().set_policy(pairing_policy(&new));
+    gateway.alarms().set_policy(alarm_policy(&new));
     gateway.0.service.set_decision_time(new.pairing.approval_time);
     if old.ble != new.ble {
         gateway.links().reload_ble(ble_options(&new));
@@ -252,6 +256,10 @@ mod tests {
             min_suite = 2
             approval = "backend"
             approval_time = "1m"
+            [alarms]
+            failed_attempts = 6
+            window = "1h"
+            rate_factor = 3
             [audit]
             max_bytes = "2MiB"
             max_age = "90d"

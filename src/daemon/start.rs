@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::commission::Service;
 use super::disk::{self, Disk};
 use super::issuer::IssuingError;
-use super::options::{ble_options, keeper_options, pairing_policy, relay_options, uart_options};
+use super::options::{alarm_policy, ble_options, keeper_options, pairing_policy, relay_options, uart_options};
 use super::tasks::Tasks;
-use super::{Gateway, Parts, gauges, issuer, keys, metrics_http, overlay, principal, token_audit, watchdog};
+use super::{
+    Gateway, Parts, alarm_watch, gauges, issuer, keys, metrics_http, overlay, principal, token_audit, watchdog,
+};
 use crate::alarm::Alarms;
 use crate::audit::AuditError;
 use crate::clock::Clock;
@@ -119,6 +121,7 @@ pub(super) async fn start(
         }
     }
     let alarms = Alarms::new(audit.clone(), metrics.clone(), clock.clone());
+    alarms.set_policy(alarm_policy(&config));
     let parts = link_parts(&config, disk, service.clone(), &metrics, &alarms, &clock)?;
     let stop_links = CancellationToken::new();
     let links = Links::start(uart_options(&config), ble_options(&config), parts, stop_links.clone());
@@ -161,6 +164,7 @@ pub(super) async fn start(
     });
     let socket = ControlSocket::open(passed, &socket_path)?;
     tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
+    tasks.spawn("alarms", |stop| alarm_watch::watch(gateway.clone(), stop));
     tasks.spawn("token_audit", |stop| token_audit::watch(gateway.clone(), stop));
     tasks.spawn("keys", |stop| keys::tend(gateway.clone(), stop));
     if let Some((own, token)) = own {

@@ -10,7 +10,15 @@ use crate::audit::{Actor, Event};
 pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
     tracing::info!("clawgate stops");
     gateway.0.stopping.cancel();
-    let first = [("watchdog", 2), ("control", 3), ("keys", 5), ("principal", 8), ("links", 5), ("token_audit", 2)];
+    let first = [
+        ("watchdog", 2),
+        ("control", 3),
+        ("keys", 5),
+        ("principal", 8),
+        ("links", 5),
+        ("alarms", 2),
+        ("token_audit", 2),
+    ];
     for (name, seconds) in first {
         if !tasks.stop(name, Duration::from_secs(seconds)).await {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");

@@ -118,6 +118,7 @@ mod tests {
             next_request_in_s: None,
             refreshes,
             failures,
+            limited_refusals: 0,
         }
     }
 

@@ -234,6 +234,9 @@ impl Engine {
         let ended = Run::make(self, link, plan, report).await;
         if let Ended::Failed(failure) = &ended {
             self.count_failure(failure.cause.name());
+            if failure.cause == Cause::WrongCode {
+                self.parts.alarms.wrong_code(plan.hardware_id.as_str());
+            }
         }
         ended
     }

@@ -1,6 +1,8 @@
 //! What a code and a pairing are allowed: limits, stage, and a backend that says yes or no; with the whole daemon.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -98,6 +100,45 @@ fn nobody_deciding_leaves_a_device_waiting_over_a_restart_and_a_no_unpairs_it() 
     assert!(audit.iter().any(|line| line["action"] == "device.unpair"));
 }
 
+/// What the issuer inside answers at `path`.
+fn issuer_says(status: &Value, path: &str) -> Value {
+    let url = status["issuer"].as_str().unwrap();
+    let address = url.trim_start_matches("http://").split('/').next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+}
+
+#[test]
+fn wrong_codes_are_an_alarm_in_log_metrics_audit_and_status() {
+    let site = site("[alarms]\nfailed_attempts = 2\n");
+    let mut sensor = site.thermometer("bench", &[]);
+    let _daemon = site.start();
+    // A code as good as any, and not the one on the label.
+    let other = site.run(&["code", "new", "--json"]).ok().json()["code"].as_str().unwrap().to_owned();
+    for round in 1..=2 {
+        assert_eq!(site.status()["alarms"], json!([]), "before round {round}");
+        let wrong = until("the sensor takes a code", || {
+            site.open_window("bench", &mut sensor);
+            let ended = site.run_with(&["pair", "bench", "--name", "pump-3"], &other);
+            ended.err.contains("does not match").then_some(ended)
+        });
+        assert_eq!(wrong.code, 4, "{wrong:?}");
+    }
+    let alarms = site.status()["alarms"].clone();
+    assert_eq!((&alarms[0]["kind"], &alarms[0]["subject"]), (&json!("failed_attempts"), &json!("pairing")));
+    assert!(alarms[0]["words"].as_str().unwrap().starts_with("2 wrong codes within 10 min"), "{alarms}");
+    assert!(site.run(&["status"]).out.contains("clawgate audit tail"));
+    let metrics = site.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(metrics.contains("clawgate_alarms_total{kind=\"failed_attempts\"} 1"), "{metrics}");
+    assert!(site.log().contains("alarm") && site.log().contains("failed_attempts"));
+    let line = until("the audit line", || site.audit().into_iter().find(|line| line["action"] == "alarm.raise"));
+    assert_eq!((&line["subject"], &line["details"]["kind"]), (&json!("pairing"), &json!("failed_attempts")));
+}
+
 #[test]
 fn a_device_of_another_stage_is_not_served_and_says_why() {
     let site = site("");
@@ -107,6 +148,7 @@ fn a_device_of_another_stage_is_not_served_and_says_why() {
     let status = site.status();
     assert_eq!(status["stage"], "prod");
     assert!(!status["issuer"].as_str().unwrap().ends_with("/dev"));
+    let key_of_prod = issuer_says(&status, "/jwks")["keys"][0]["kid"].clone();
     let refused = site.run(&["code", "new", "--stage", "dev"]);
     assert!(refused.code == 2 && refused.err.contains("of the stage dev, this gateway of prod"), "{refused:?}");
     assert_eq!(daemon.stop(), 0);
@@ -120,7 +162,11 @@ fn a_device_of_another_stage_is_not_served_and_says_why() {
     assert_eq!(held["relay"]["confirmed"], 0);
     let status = site.run(&["status", "--json"]);
     assert_eq!(status.code, 8, "{status:?}");
-    assert!(status.json()["issuer"].as_str().unwrap().ends_with("/dev"));
+    let status = status.json();
+    assert!(status["issuer"].as_str().unwrap().ends_with("/dev"));
+    assert_ne!(issuer_says(&status, "/jwks")["keys"][0]["kid"], key_of_prod);
+    let metadata = issuer_says(&status, "/.well-known/oauth-authorization-server/dev");
+    assert_eq!(metadata["issuer"], status["issuer"]);
     let made = site.run(&["code", "new", "--json"]).ok().json();
     let shown = site.run(&["code", "show", made["id"].as_str().unwrap(), "--json"]).ok().json();
     assert_eq!(shown["stage"], "dev");

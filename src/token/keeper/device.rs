@@ -166,8 +166,9 @@ impl DeviceTask {
 
     /// The broker refused a token: the first time get another, the second time wait for an operator.
     async fn refused(&mut self, TokenWish::Refused { jti }: TokenWish) {
-        if self.current().is_none_or(|token| token.jti() != jti) {
-            return;
+        let Some(token) = self.current().filter(|token| token.jti() == jti) else { return };
+        if !token.claims().claw_addresses.is_empty() {
+            self.status.limited_refusal();
         }
         if self.refused_before {
             let reason = "the broker refused two tokens in a row (0x87): check the broker's access rules and that it \

@@ -32,6 +32,8 @@ pub struct TokenStatus {
     pub refreshes: u64,
     /// Requests that failed since the start.
     pub failures: u64,
+    /// Times since the start that the broker refused (0x87) a token that may be used from some addresses only.
+    pub limited_refusals: u64,
 }
 
 /// Sums over all devices.
@@ -85,6 +87,7 @@ struct Facts {
     next_request: Option<Duration>,
     refreshes: u64,
     failures: u64,
+    limited_refusals: u64,
 }
 
 impl SharedStatus {
@@ -98,6 +101,7 @@ impl SharedStatus {
             next_request: None,
             refreshes: 0,
             failures: 0,
+            limited_refusals: 0,
         })))
     }
 
@@ -132,6 +136,11 @@ impl SharedStatus {
         });
     }
 
+    /// The broker refused a token that may be used from some addresses only.
+    pub(super) fn limited_refusal(&self) {
+        self.with(|facts| facts.limited_refusals += 1);
+    }
+
     /// The next request is due at this boot time.
     pub(super) fn next_request(&self, at: Option<Duration>) {
         self.with(|facts| facts.next_request = at);
@@ -151,6 +160,7 @@ impl SharedStatus {
                 next_request_in_s: facts.next_request.map(|at| at.saturating_sub(clock.boot()).as_secs()),
                 refreshes: facts.refreshes,
                 failures: facts.failures,
+                limited_refusals: facts.limited_refusals,
             }
         })
     }

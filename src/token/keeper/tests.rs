@@ -398,3 +398,20 @@ async fn a_device_that_is_held_later_loses_its_token_and_the_one_that_is_on_its_
     assert!(rotating.await.unwrap().is_err());
     assert!(matches!(*handle.watch().borrow(), TokenState::Held { .. }));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_a_token_that_is_limited_to_addresses_is_told_apart() {
+    let bed = Bed::new();
+    let limits = Limits::new(vec!["192.0.2.0/24".parse().unwrap()], None).unwrap();
+    let limited = bed.keeper.add(&id("pump-3"), Grant { limits, ..grant() }).unwrap();
+    let free = bed.add("pump-4");
+    bed.pass(Duration::from_secs(1)).await;
+    for handle in [&limited, &free] {
+        handle.refused(&Bed::jti(handle));
+        // Nobody's token.
+        handle.refused("other");
+    }
+    bed.pass(Duration::from_secs(1)).await;
+    let refusals = |device| bed.keeper.status(&id(device)).unwrap().limited_refusals;
+    assert_eq!((refusals("pump-3"), refusals("pump-4")), (1, 0));
+}
