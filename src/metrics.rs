@@ -164,6 +164,8 @@ pub struct RelayMetrics {
     pub published: Family<Device, Counter>,
     /// Messages confirmed by the broker, by device.
     pub confirmed: Family<Device, Counter>,
+    /// Times that a token's rate was used up.
+    pub held: Counter,
     /// Confirmed with "no matching subscribers".
     pub unheard: Counter,
     /// Messages that the broker refused, by reason.
@@ -318,6 +320,7 @@ impl RelayMetrics {
             disconnects: Family::default(),
             published: Family::default(),
             confirmed: Family::default(),
+            held: Counter::default(),
             unheard: Counter::default(),
             refused: Family::default(),
             reauths: Counter::default(),
@@ -329,6 +332,11 @@ impl RelayMetrics {
         to.register("disconnects", "Connections that failed or ended", it.disconnects.clone());
         to.register("published", "Messages published", it.published.clone());
         to.register("confirmed", "Messages confirmed by the broker", it.confirmed.clone());
+        to.register(
+            "held",
+            "Times that the rate of a device's token was used up, and its readings waited",
+            it.held.clone(),
+        );
         to.register("unheard", "Confirmed with no matching subscribers", it.unheard.clone());
         to.register("refused", "Messages that the broker refused", it.refused.clone());
         to.register("reauths", "Re-authentications on a live connection", it.reauths.clone());

@@ -14,10 +14,10 @@ use clawgate::config::Payload;
 use clawgate::ids::{DeviceId, PairingId};
 use clawgate::relay::RelayState;
 use clawgate::spool::{Capture, Incoming, Kind};
-use clawgate::token::scope::{Action, Topics};
-use clawgate::token::{TokenState, TokenWish};
+use clawgate::token::scope::{Action, Scope, Topics};
+use clawgate::token::{TokenFeed, TokenState, TokenWish};
 use clawgate_protocol::senml::{self, Record, Value};
-use support::{Mosquitto, Subscriber, token, token_for, until, within};
+use support::{Mosquitto, Subscriber, limited_token, token, token_for, until, within};
 
 /// A broker that keeps sessions over its own restart.
 const DURABLE: &str = "allow_anonymous true\npersistence true\npersistence_location {dir}/\nautosave_interval 1\n";
@@ -281,5 +281,31 @@ async fn more_devices_than_connections_take_turns() {
             arrives(&subscriber, device, round * 10 + 10).await;
         }
     }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_than_the_tokens_rate_is_published_and_what_waits_is_not_lost() {
+    let broker = Mosquitto::start();
+    let subscriber = Subscriber::start(&broker).await;
+    let gateway = Gateway::start(broker.port(), |_| ());
+    let device: DeviceId = "pump-3".parse().unwrap();
+    let topics = Topics::of_device("default", "site-1", &device, &[Scope::TelemetryWrite]);
+    let rated = |id: &str, rate| {
+        let life = Duration::from_secs(600);
+        TokenState::Valid(Arc::new(limited_token(&device, id, life, &topics, Some(rate))))
+    };
+    let (feed, handle) = TokenFeed::new(device.clone(), rated("first", 1));
+    let lane = gateway.attach_with("pump-3", handle);
+    submit(&lane, 1..=60);
+    // The presence and one reading are two seconds' worth; the sensor is told that all are safe long before they went.
+    let mut progress = lane.progress();
+    within("all is safe", progress.wait_for(|progress| progress.safe == 60)).await.unwrap();
+    until("something arrives", || subscriber.on("/pump-3/up/telemetry").len() > 1).await;
+    let status = gateway.relay.status().remove(0);
+    assert!(status.held > 0 && status.published < 60, "{status:?}");
+    // A token with more lets the rest go, in order.
+    feed.state.send_replace(rated("second", 1000));
+    arrives(&subscriber, "pump-3", 60).await;
     gateway.stop().await;
 }

@@ -9,7 +9,7 @@ use crate::audit::Digest;
 use crate::clock::Clock;
 use crate::config::{DEFAULT_PATH, parse_duration};
 
-/// Where the daemon's socket is, unless said otherwise.
+/// Where the package puts the daemon's socket.
 const DEFAULT_SOCKET: &str = "/run/clawgate/control.sock";
 
 /// The OpenClaw pairing agent: pairs sensors by a short code and relays their readings, each under its own token.
@@ -30,10 +30,10 @@ pub(super) struct Cli {
 #[derive(Debug, Args)]
 pub(super) struct Common {
     /// The daemon's control socket
-    #[arg(long, global = true, value_name = "PATH", env = "CLAWGATE_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", env = "OPENCLAW_SOCKET", default_value_os_t = default_socket())]
     pub(super) socket: PathBuf,
     /// Results as JSON on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, env = "OPENCLAW_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) json: bool,
 }
 
@@ -213,7 +213,7 @@ pub(super) enum Code {
         /// Its id, ocpc_...
         id: String,
         /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
         why: String,
     },
     /// Say what became of one, and how to go on
@@ -226,27 +226,30 @@ pub(super) enum Code {
 /// `code new`.
 #[derive(Debug, Args)]
 pub(super) struct NewCode {
+    /// One code for one key: asked again with it, the same id comes, and no other code is made
+    #[arg(long, value_name = "KEY", env = "OPENCLAW_IDEMPOTENCY_KEY")]
+    pub(super) idempotency_key: Option<String>,
     /// The name that the sensor gets
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "OPENCLAW_DEVICE")]
     pub(super) device: Option<String>,
     /// The one sensor it is for, by its own id; without it the first to claim it
-    #[arg(long, value_name = "SENSOR")]
+    #[arg(long, value_name = "SENSOR", env = "OPENCLAW_SENSOR")]
     pub(super) sensor: Option<String>,
     /// Where the device will serve: dev, staging or prod; must be this gateway's stage
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", env = "OPENCLAW_STAGE")]
     pub(super) stage: Option<String>,
     /// What it is for
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", env = "OPENCLAW_LABEL")]
     pub(super) label: Option<String>,
     /// Its life
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "OPENCLAW_TTL")]
     pub(super) ttl: Option<Duration>,
     /// Void when no sensor has claimed it within this time
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) idle: Option<Duration>,
     /// What the device's token grants (telemetry:write, command:read), if wanted with the service before it
     /// (claw/telemetry:write); may be given again
-    #[arg(long = "scope", value_name = "SCOPE")]
+    #[arg(long = "scope", value_name = "SCOPE", env = "OPENCLAW_SCOPES", value_delimiter = ',')]
     pub(super) scopes: Vec<String>,
     /// What the device's token is limited to
     #[command(flatten)]
@@ -279,7 +282,7 @@ pub(super) enum Token {
         /// The device
         device: String,
         /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
         why: String,
     },
 }
@@ -323,7 +326,7 @@ pub(super) enum DeadLetters {
         /// The device
         device: String,
         /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
         why: String,
     },
 }
@@ -455,6 +458,11 @@ pub(super) struct OwnToken {
 pub(super) enum Config {
     /// Check the configuration; exits 78 with file, line and key when it is refused
     Check(ConfigFile),
+}
+
+/// Where the daemon's socket is, unless said otherwise.
+fn default_socket() -> PathBuf {
+    std::env::var_os("CLAWGATE_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// A time or a duration back from now, in milliseconds since 1970.

@@ -16,22 +16,24 @@ use crate::control::failure::Failure;
 
 pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Result<Exit, Failure> {
     match verb {
-        Code::New(args::NewCode { device, sensor, stage, label, ttl, idle, scopes, limits }) => {
+        Code::New(args::NewCode { idempotency_key, device, sensor, stage, label, ttl, idle, scopes, limits }) => {
             let seconds = |time: Duration| time.as_secs().max(1);
             let (ttl_s, idle_s) = (ttl.map(seconds), idle.map(seconds));
             let args::Limits { addresses, per_second } = limits;
-            let request = NewCodeRequest { device, sensor, stage, label, ttl_s, scopes, idle_s, addresses, per_second };
+            let request = NewCodeRequest {
+                device,
+                sensor,
+                stage,
+                label,
+                ttl_s,
+                scopes,
+                idle_s,
+                addresses,
+                per_second,
+                idempotency_key,
+            };
             let code: NewCode = client.send(Method::POST, "/v1/codes", &request).await?;
-            terminal.result(&code, |code| {
-                format!(
-                    "{}\n{}  lives {}, {} attempts, for one sensor. It is shown this once.\nWhat became of it: clawgate code explain {}",
-                    picture(&code.code, &code.qr),
-                    clean(&code.id),
-                    span(code.ttl_s),
-                    code.attempts,
-                    clean(&code.id),
-                )
-            });
+            terminal.result(&code, made);
         }
         Code::Ls => {
             let codes: Vec<CodeRecord> = client.get("/v1/codes").await?;
@@ -52,6 +54,22 @@ pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Re
         }
     }
     Ok(Exit::Ok)
+}
+
+/// A code that was made, now or before.
+fn made(code: &NewCode) -> String {
+    let id = clean(&code.id);
+    let story = format!("What became of it: clawgate code explain {id}");
+    match (&code.code, &code.qr) {
+        (Some(text), Some(qr)) => {
+            let (picture, life) = (picture(text, qr), span(code.ttl_s));
+            format!(
+                "{picture}\n{id}  lives {life}, {} attempts, for one sensor. It is shown this once.\n{story}",
+                code.attempts
+            )
+        }
+        _ => format!("{id} was made before under this key, and shown then.\n{story}"),
+    }
 }
 
 /// The code as text and as a QR of half blocks.

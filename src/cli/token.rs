@@ -39,10 +39,12 @@ fn list(tokens: &[Token]) -> String {
             token.state.clone(),
             token.expires_in_s.map_or_else(|| "-".to_owned(), span),
             token.scope.clone(),
-            token.refreshed.to_string(),
+            token.limits.clone(),
+            token.refreshed_at.clone().map_or_else(|| "-".to_owned(), |at| format!("{at} ({}x)", token.refreshed)),
+            token.refresh_in_s.map_or_else(|| "-".to_owned(), span),
             token.reason.clone().unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();
-    table(&["DEVICE", "STATE", "LEFT", "SCOPE", "REFRESHED", "REASON"], &rows)
+    table(&["DEVICE", "STATE", "LEFT", "SCOPE", "LIMITS", "REFRESHED", "NEXT", "REASON"], &rows)
 }

@@ -219,6 +219,14 @@ pub struct Token {
     pub reason: Option<String>,
     /// Refreshed so often since start.
     pub refreshed: u64,
+    /// The last time, RFC 3339.
+    pub refreshed_at: Option<String>,
+    /// Seconds until the next request for one.
+    pub refresh_in_s: Option<u64>,
+    /// Requests that failed since start.
+    pub failed: u64,
+    /// What it is limited to, in words: addresses, rate; empty where to nothing.
+    pub limits: String,
 }
 
 /// What waits for the broker.
@@ -400,6 +408,9 @@ pub struct NewCodeRequest {
     /// Publishes a second that the device's token allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_second: Option<u32>,
+    /// Asked again with the same key by the same user, no other code is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
 }
 
 /// The answer to `POST /v1/codes`: the only time a code is shown.
@@ -407,10 +418,12 @@ pub struct NewCodeRequest {
 pub struct NewCode {
     /// `ocpc_...`.
     pub id: String,
-    /// The code.
-    pub code: String,
-    /// What a QR of it says.
-    pub qr: String,
+    /// Whether it was made now; not where the idempotency key had made it before.
+    pub made: bool,
+    /// The code; none where it was shown before.
+    pub code: Option<String>,
+    /// What a QR of it says; none where it was shown before.
+    pub qr: Option<String>,
     /// It lives so long.
     pub ttl_s: u64,
     /// Guesses it survives.

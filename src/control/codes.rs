@@ -1,5 +1,6 @@
 //! Pairing codes made here: new, list, revoke, explain. A code itself is told once, when it is made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -11,12 +12,14 @@ use super::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest, Why
 use super::devices::new_id;
 use super::failure::Failure;
 use super::links::{limits, scopes, ttl};
+use super::once::{Once, Outcome};
 use super::role::Caller;
 use super::routes::Body;
+use super::system::blocking;
 use crate::audit::Actor;
 use crate::cli::exit::Exit;
 use crate::daemon::{Gateway, view};
-use crate::pairing::code::{self, CodeId, CodeRequest};
+use crate::pairing::code::{self, CodeId, CodeRequest, CodeState};
 use crate::pairing::code_book::CodeError;
 use crate::token::scope::Scope;
 use crate::token::{Stage, UnknownStage};
@@ -27,16 +30,26 @@ const MAX_LABEL: usize = 64;
 pub(super) async fn new(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
+    Extension(once): Extension<Arc<Once>>,
     Body(asked): Body<NewCodeRequest>,
 ) -> Result<Json<NewCode>, Failure> {
-    let (record, code) = mint(&gateway, asked, caller.actor()).await?;
-    Ok(Json(NewCode {
-        id: record.id.to_string(),
-        code: code.to_string(),
-        qr: code.qr(record.request.hardware_id.as_deref()).to_string(),
-        ttl_s: record.request.ttl.as_secs(),
-        attempts: record.request.max_attempts,
-    }))
+    let (key, request) = (asked.idempotency_key.clone(), wished(&gateway, asked)?);
+    let (ttl_s, attempts) = (request.ttl.as_secs(), request.max_attempts);
+    let (again, creator) = (request.clone(), caller.actor());
+    let make = async || {
+        let (record, code) = book(gateway, move |gateway| gateway.codes().new_code(again, creator)).await?;
+        let (text, qr) = (code.to_string(), code.qr(record.request.hardware_id.as_deref()).to_string());
+        let id = record.id.to_string();
+        Ok((record.id, NewCode { id, made: true, code: Some(text), qr: Some(qr), ttl_s, attempts }))
+    };
+    let made = match key {
+        None => make().await?.1,
+        Some(key) => match once.make(&caller.actor(), &key, &request, make).await? {
+            Outcome::Now(made) => made,
+            Outcome::Before(id) => NewCode { id: id.to_string(), made: false, code: None, qr: None, ttl_s, attempts },
+        },
+    };
+    Ok(Json(made))
 }
 
 /// Makes a code for whoever may: the same rules for an operator here and a command from the cloud.
@@ -45,11 +58,17 @@ pub(crate) async fn mint(
     asked: NewCodeRequest,
     actor: Actor,
 ) -> Result<(code::CodeRecord, Code), Failure> {
+    let request = wished(gateway, asked)?;
+    book(gateway.clone(), move |gateway| gateway.codes().new_code(request, actor)).await
+}
+
+/// What is asked for, if it may be.
+fn wished(gateway: &Gateway, asked: NewCodeRequest) -> Result<CodeRequest, Failure> {
     let scopes = scopes(gateway, &asked.scopes)?;
     if asked.label.as_ref().is_some_and(|label| label.chars().count() > MAX_LABEL) {
         return Err(Failure::usage(format!("A label has at most {MAX_LABEL} characters."), ""));
     }
-    let request = CodeRequest {
+    Ok(CodeRequest {
         label: asked.label,
         stage: stage(asked.stage.as_deref(), gateway.config().gateway.stage)?,
         hardware_id: asked.sensor,
@@ -59,8 +78,7 @@ pub(crate) async fn mint(
         ttl: ttl(gateway, asked.ttl_s)?,
         idle: asked.idle_s.map(Duration::from_secs),
         max_attempts: gateway.config().pairing.attempts,
-    };
-    book(gateway.clone(), move |gateway| gateway.codes().new_code(request, actor)).await
+    })
 }
 
 pub(super) async fn list(State(gateway): State<Gateway>) -> Result<Json<Vec<CodeRecord>>, Failure> {
@@ -76,8 +94,19 @@ pub(super) async fn revoke(
     Body(request): Body<WhyRequest>,
 ) -> Result<Json<Done>, Failure> {
     let id = known_id(&id)?;
-    let record = book(gateway, move |gateway| gateway.codes().revoke(&id, caller.actor(), request.reason())).await?;
-    Ok(Json(Done { done: format!("{} is revoked.", record.id) }))
+    let name = id.clone();
+    let revoked = blocking(move || {
+        let done = match gateway.codes().revoke(&id, caller.actor(), request.reason()) {
+            // It cannot be used any more, which is what was asked for. A used one became a device: that is another thing.
+            Err(CodeError::NotUsable(told)) if told.state != CodeState::Used => {
+                format!("{name} cannot be used any more already: it is {}.", told.state.as_str())
+            }
+            Err(error) => return Ok(Err(failure(&error))),
+            Ok(record) => format!("{} is revoked.", record.id),
+        };
+        Ok::<_, String>(Ok(Done { done }))
+    });
+    revoked.await?.map(Json)
 }
 
 pub(super) async fn explain(

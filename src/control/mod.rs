@@ -13,6 +13,7 @@ pub mod failure;
 mod keys;
 mod links;
 mod live;
+mod once;
 pub mod role;
 pub mod routes;
 pub mod socket;

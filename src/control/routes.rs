@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::calls::Calls;
 use super::failure::Failure;
+use super::once::Once;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
 use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, dead_letters, devices, keys, links, system, tokens};
@@ -82,6 +83,7 @@ pub(super) fn router(gateway: &Gateway) -> Router {
         .fallback(|| async { no_route() })
         .method_not_allowed_fallback(|| async { no_route() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(Extension(Arc::new(Once::default())))
         .with_state(gateway.clone())
 }
 

@@ -113,6 +113,7 @@ mod tests {
             reason: Some("refused".to_owned()),
             jti: None,
             scope: None,
+            limits: None,
             expires_in_s: None,
             refreshed_at: None,
             next_request_in_s: None,

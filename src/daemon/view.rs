@@ -184,6 +184,10 @@ fn token(status: TokenStatus) -> Token {
         expires_in_s: status.expires_in_s,
         reason: status.reason,
         refreshed: status.refreshes,
+        refreshed_at: status.refreshed_at.map(|at| rfc3339(i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX))),
+        refresh_in_s: status.next_request_in_s,
+        failed: status.failures,
+        limits: status.limits.unwrap_or_default(),
     }
 }
 
@@ -196,6 +200,10 @@ fn no_token(known: &store::Device) -> Token {
         expires_in_s: None,
         reason: None,
         refreshed: 0,
+        refreshed_at: None,
+        refresh_in_s: None,
+        failed: 0,
+        limits: String::new(),
     }
 }
 

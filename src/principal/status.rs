@@ -120,6 +120,10 @@ mod tests {
                 expires_in_s: None,
                 reason: None,
                 refreshed: 0,
+                refreshed_at: None,
+                refresh_in_s: None,
+                failed: 0,
+                limits: String::new(),
             },
             relay: Relay {
                 state: "connected".to_owned(),

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::backoff::Backoff;
 use super::message::Composer;
 use super::mqtt::{Connection, Failure, Target};
+use super::rate::Rate;
 use super::status::{Cell, RelayState};
 use crate::config::Reauth;
 use crate::ids::DeviceId;
@@ -57,6 +59,8 @@ pub(super) struct Task {
     refused: Option<String>,
     /// Messages still to be sent one by one.
     careful: u64,
+    /// What the token's rate leaves, over all connections.
+    rate: Rate,
     /// Connections in a row that ended with messages unanswered and none confirmed.
     fruitless: u32,
     /// The broker takes this device's tokens as password only. Not for all devices at once: a broker may want it for
@@ -92,6 +96,7 @@ impl Task {
             backoff,
             refused: None,
             careful: 0,
+            rate: Rate::none(Instant::now()),
             fruitless: 0,
             password_only: false,
         })

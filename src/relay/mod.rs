@@ -21,6 +21,7 @@ mod device;
 mod message;
 mod mqtt;
 mod profile;
+mod rate;
 mod senml;
 mod status;
 mod tls;

@@ -50,6 +50,8 @@ pub struct RelayStatus {
     pub unheard: u64,
     /// Messages the broker refused.
     pub refused: u64,
+    /// How often the token's rate was used up: what came then waited.
+    pub held: u64,
     /// Connects that succeeded.
     pub connects: u64,
     /// Tokens replaced on the live connection.
@@ -71,6 +73,7 @@ pub(super) struct Figures {
     pub(super) confirmed: u64,
     pub(super) unheard: u64,
     pub(super) refused: u64,
+    pub(super) held: u64,
     pub(super) connects: u64,
     pub(super) reauths: u64,
 }
@@ -148,6 +151,7 @@ impl Cell {
             confirmed: inner.figures.confirmed,
             unheard: inner.figures.unheard,
             refused: inner.figures.refused,
+            held: inner.figures.held,
             connects: inner.figures.connects,
             reauths: inner.figures.reauths,
         }

@@ -8,5 +8,6 @@ mod keys;
 mod lifecycle;
 mod pairing;
 mod policy;
+mod scripts;
 mod secrets;
 mod site;

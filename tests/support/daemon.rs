@@ -132,6 +132,12 @@ impl Daemon {
 
     /// Pairs the sensor on a port by its label.
     pub(crate) fn pair(&self, port: &str, sensor: &mut Sensor, name: &str) {
+        let done = self.pairing(port, sensor, name).wait_with_output().unwrap();
+        assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stderr), self.log());
+    }
+
+    /// Begins to; what it says is the caller's to read.
+    pub(crate) fn pairing(&self, port: &str, sensor: &mut Sensor, name: &str) -> Child {
         // The port is found open a moment after the start.
         self.wait("the sensor is seen", |daemon| {
             String::from_utf8_lossy(&daemon.cli(&["scan", "--for", "1s", "--json"]).stdout)
@@ -141,8 +147,7 @@ impl Daemon {
         sensor.tell("button");
         self.wait("the window is open", |_| sensor.windows() > windows);
         let mut pair = self.command(&["pair", port, "--name", name]);
-        let done = pair.env("OPENCLAW_PAIRING_CODE", &sensor.label).output().unwrap();
-        assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stderr), self.log());
+        pair.env("OPENCLAW_PAIRING_CODE", &sensor.label).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 }
 

@@ -255,11 +255,23 @@ pub fn token(device: &str, id: &str, life: Duration) -> AccessToken {
 
 /// A token for a device with topics of the test's choice.
 pub fn token_for(device: &DeviceId, id: &str, life: Duration, topics: &Topics) -> AccessToken {
+    limited_token(device, id, life, topics, None)
+}
+
+/// The same with so many publishes a second.
+pub fn limited_token(
+    device: &DeviceId,
+    id: &str,
+    life: Duration,
+    topics: &Topics,
+    per_second: Option<u32>,
+) -> AccessToken {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = part(serde_json::json!({ "alg": "ES256", "typ": "at+jwt" }));
     let claims = part(serde_json::json!({
         "iss": "test", "sub": device, "aud": "claw", "client_id": "site-1", "jti": id,
         "iat": 1_000_000, "exp": 1_000_000 + life.as_secs(), "scope": "telemetry:write", "claw_aif": topics,
+        "claw_rate": per_second,
     }));
     AccessToken::received(format!("{header}.{claims}.c2ln"), &Clock::system()).unwrap()
 }

@@ -58,6 +58,8 @@ impl Task {
             {
                 return end;
             }
+            self.rate.set(it.token.claims().claw_rate);
+            let room = self.rate.room(Instant::now());
             let deadline = self.deadline(it);
             tokio::select! {
                 biased;
@@ -93,10 +95,10 @@ impl Task {
                     }
                 }
                 ready = next(&self.lane, !self.later.is_empty()),
-                    if it.draining.is_none() && (self.careful == 0 || it.connection.is_idle()) =>
+                    if it.draining.is_none() && room > 0 && (self.careful == 0 || it.connection.is_idle()) =>
                 {
                     if ready {
-                        self.publish(it);
+                        self.publish(it, room);
                     } else if let Some(next) = self.later.pop_front() {
                         self.lane = next;
                     }
@@ -105,10 +107,15 @@ impl Task {
         }
     }
 
-    /// Sends what the lane has, within the bounds.
-    fn publish(&self, it: &mut Serving) {
-        let taken = self.lane.take(if self.careful == 0 { usize::MAX } else { 1 });
+    /// Sends what the lane has, within the bounds; `room` is what the token's rate leaves.
+    fn publish(&mut self, it: &mut Serving, room: usize) {
+        let taken = self.lane.take(if self.careful == 0 { room } else { 1 });
         it.active = Instant::now();
+        self.rate.take(taken.len(), it.active);
+        if taken.len() == room {
+            self.cell.count(|figures| figures.held += 1);
+            self.shared.metrics.held.inc();
+        }
         let mut published = 0;
         for entry in taken {
             let message = match self.composer.entry(&entry) {
@@ -207,12 +214,14 @@ impl Task {
         }
     }
 
-    fn presence(&self, it: &mut Serving, state: &str) {
+    fn presence(&mut self, it: &mut Serving, state: &str) {
         let [_, _, topic] = self.composer.topics();
         if !it.token.allows(topic, Action::Publish) {
             return;
         }
         let retain = self.shared.options.profile.table.retain;
+        // The broker counts it too; it never waits.
+        self.rate.take(1, Instant::now());
         // An error means that the connection has ended: its own end says why.
         let _ = it.connection.publish(None, self.composer.presence(state), retain);
     }
@@ -232,7 +241,9 @@ impl Task {
             Some(sent) => sent + options.ack_timeout,
             None => it.active + options.idle,
         };
-        self.left(it).map_or(due, |left| due.min(Instant::now() + left))
+        let now = Instant::now();
+        let due = self.rate.next(now).map_or(due, |room| due.min(room));
+        self.left(it).map_or(due, |left| due.min(now + left))
     }
 
     /// What is left of the token, where the broker lets a connection live longer than that.
@@ -240,7 +251,7 @@ impl Task {
         self.shared.options.profile.table.outlives_token.then(|| it.token.left(&self.shared.clock))
     }
 
-    fn overdue(&self, it: &mut Serving) -> Option<End> {
+    fn overdue(&mut self, it: &mut Serving) -> Option<End> {
         if let Some((end, _)) = it.draining.take() {
             return Some(end);
         }

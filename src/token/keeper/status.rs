@@ -22,6 +22,9 @@ pub struct TokenStatus {
     pub jti: Option<String>,
     /// Its scopes.
     pub scope: Option<String>,
+    /// What it is limited to, in words.
+    #[serde(default)]
+    pub limits: Option<String>,
     /// Seconds until it expires.
     pub expires_in_s: Option<u64>,
     /// When it was received, seconds since 1970.
@@ -155,6 +158,7 @@ impl SharedStatus {
                 reason: facts.reason.clone(),
                 jti: token.map(|token| token.jti().to_owned()),
                 scope: token.map(|token| token.claims().scope.clone()),
+                limits: token.map(|token| token.claims().limits().in_words()),
                 expires_in_s: token.map(|token| token.left(clock).as_secs()),
                 refreshed_at: facts.refreshed_at.map(|at| at.as_secs()),
                 next_request_in_s: facts.next_request.map(|at| at.saturating_sub(clock.boot()).as_secs()),
