@@ -107,6 +107,7 @@ mod tests {
             reason: Some("refused twice".to_owned()),
             jti: None,
             scope: None,
+            limits: None,
             expires_in_s: None,
             refreshed_at: None,
             next_request_in_s: None,
