@@ -114,7 +114,8 @@ impl Site {
                     Event::Incoming(Incoming::SubAck(_)) => drop(ready.take().map(|ready| ready.send(()))),
                     Event::Incoming(Incoming::Publish(publish)) => {
                         let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
-                        into.lock().unwrap().push((topic, publish.payload.to_vec(), Instant::now()));
+                        let payload = publish.payload.to_vec();
+                        into.lock().unwrap().push(Heard { topic, payload, at: Instant::now() });
                     }
                     _ => {}
                 }
@@ -133,8 +134,15 @@ enum Said {
     Refused(ConnectReturnCode),
 }
 
+/// A message, and when it came.
+struct Heard {
+    topic: String,
+    payload: Vec<u8>,
+    at: Instant,
+}
+
 struct Subscriber {
-    heard: Arc<Mutex<Vec<(String, Vec<u8>, Instant)>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     task: JoinHandle<()>,
 }
 
@@ -142,12 +150,12 @@ impl Subscriber {
     /// The CloudEvents on a topic, and when each came.
     fn events(&self, topic: &str) -> Vec<(serde_json::Value, Instant)> {
         let heard = self.heard.lock().unwrap();
-        let on_topic = heard.iter().filter(|(on, _, _)| on == topic);
-        on_topic.map(|(_, payload, at)| (serde_json::from_slice(payload).unwrap(), *at)).collect()
+        let on_topic = heard.iter().filter(|heard| heard.topic == topic);
+        on_topic.map(|heard| (serde_json::from_slice(&heard.payload).unwrap(), heard.at)).collect()
     }
 
     fn count(&self, topic: &str) -> usize {
-        self.heard.lock().unwrap().iter().filter(|(on, _, _)| on == topic).count()
+        self.heard.lock().unwrap().iter().filter(|heard| heard.topic == topic).count()
     }
 }
 
