@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use crate::audit::Retention;
 use crate::principal::command::CommandName;
+use crate::secret_source::{SecretSource, VaultConfig};
 use crate::token::Stage;
 use crate::token::oauth::Grant;
 pub use load::{ConfigError, load};
@@ -69,6 +70,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// When keys are changed without being asked.
     pub keys: KeysConfig,
+    /// The store of secrets that `"vault:PATH#FIELD"` is read from.
+    pub vault: VaultConfig,
     /// The gateway itself at the broker.
     pub cloud: CloudConfig,
 }
@@ -261,8 +264,8 @@ pub struct BrokerConfig {
     pub ca: Option<PathBuf>,
     /// Client certificate chain (PEM), where the broker asks for one.
     pub client_cert: Option<PathBuf>,
-    /// Its key (PEM).
-    pub client_key: Option<PathBuf>,
+    /// Its key (PEM): a file, or another place of a secret.
+    pub client_key: Option<SecretSource>,
     /// How a fresh token reaches the live connection.
     pub reauth: Reauth,
     /// How a reading is written.
@@ -372,8 +375,9 @@ pub struct IssuerConfig {
     pub url: Option<String>,
     /// OAuth: this gateway's client id; its gateway id by default.
     pub client_id: Option<String>,
-    /// OAuth: the ES256 key (PEM) that signs client assertions.
-    pub client_key: Option<PathBuf>,
+    /// OAuth: the ES256 key (PEM) that signs client assertions: a file, or another place of a
+    /// secret.
+    pub client_key: Option<SecretSource>,
     /// OAuth: the only CA (PEM) that the issuer's certificate may come from.
     pub ca: Option<PathBuf>,
     /// OAuth: how a device's token is asked for.
@@ -460,6 +464,9 @@ pub struct KeysConfig {
     /// How long the issuer's new key is published before it signs; up to 1 day.
     #[serde(deserialize_with = "values::lead")]
     pub issuer_lead: Duration,
+    /// The key that signs the audit log.
+    #[serde(deserialize_with = "values::schedule")]
+    pub audit: Option<Duration>,
     /// The gateway's static key; pairings keep the one that they were made with.
     #[serde(deserialize_with = "values::schedule")]
     pub gateway: Option<Duration>,
@@ -540,6 +547,7 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
             keys: KeysConfig::default(),
+            vault: VaultConfig::default(),
             cloud: CloudConfig::default(),
             audit: AuditConfig::default(),
         }
@@ -636,6 +644,7 @@ impl Default for KeysConfig {
         Self {
             issuer: None,
             issuer_lead: Duration::from_secs(600),
+            audit: None,
             gateway: Some(Duration::from_secs(365 * 86_400)),
             master: None,
         }

@@ -5,6 +5,7 @@
 
 mod act;
 mod alarm_watch;
+pub(crate) mod audit_key;
 mod commands;
 mod commission;
 mod decide;

@@ -23,6 +23,7 @@ pub mod pairing;
 pub mod principal;
 pub mod relay;
 pub mod secret;
+pub mod secret_source;
 pub mod session;
 pub mod spool;
 pub mod standalone;

@@ -25,7 +25,7 @@ fn broker(leaf: impl FnOnce(&mut CertificateParams), more: &str) -> Mosquitto {
 
 fn gateway(broker: &Mosquitto, ca: &str, client: Option<&str>) -> Gateway {
     let file = |name: &str| broker.folder().join(name);
-    let client = client.map(|name| (file(&format!("{name}-leaf.pem")), file(&format!("{name}-leaf.key"))));
+    let client = client.map(|name| (file(&format!("{name}-leaf.pem")), file(&format!("{name}-leaf.key")).into()));
     let tls = TlsFiles { ca: file(ca), client };
     Gateway::start(broker.port(), |options| {
         "localhost".clone_into(&mut options.host);

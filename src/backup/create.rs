@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::envelope::Sealing;
 use super::{BackupError, KEY_ENTRY, MANIFEST_ENTRY, Manifest, Unlock, archive, failed, give_to_owner, random};
-use crate::audit::{Actor, Audit, Event};
+use crate::audit::{Actor, Event};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::daemon::audit_key;
 use crate::secret::Secret;
 use crate::store::{self, Store, StoreOptions};
 
@@ -48,7 +49,7 @@ pub(crate) fn create(
         made: crate::daemon::view::rfc3339(i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX)),
         moved: fence,
     };
-    let audit = Audit::open(&dir.join("audit"), &store.seed("audit-key")?, clock)?;
+    let audit = audit_key::open::<BackupError>(&store, config.audit.retention(), clock)?;
     let details = json!({ "file": file, "moved": fence });
     audit.record(Event::done(actor, "backup.create", &manifest.id).with(details))?;
     store.fold_journal()?;

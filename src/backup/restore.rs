@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::envelope::Opening;
 use super::{BackupError, KEY_ENTRY, MANIFEST_ENTRY, Manifest, Unlock, archive, failed, give_to_owner};
-use crate::audit::{Actor, Audit, Event};
+use crate::audit::{Actor, Event};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::daemon::audit_key;
 use crate::store::{self, Store, StoreError, StoreOptions};
 
 /// More than that is no backup of a gateway.
@@ -71,7 +72,7 @@ pub(crate) fn restore(
     let store = Store::open(&StoreOptions { dir: dir.clone(), ..StoreOptions::default() }, clock.clone())?;
     // Used since by the old board, they would end at the issuer as stolen ones do.
     let ended = store.remove_refresh_tokens()?;
-    let audit = Audit::open(&dir.join("audit"), &store.seed("audit-key")?, clock)?;
+    let audit = audit_key::open::<BackupError>(&store, config.audit.retention(), clock)?;
     audit.record(
         Event::done(actor, "backup.restore", &manifest.id)
             .with(json!({ "made": manifest.made, "moved": manifest.moved, "refresh_tokens_dropped": ended })),

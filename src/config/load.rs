@@ -181,6 +181,7 @@ fn check(config: &Config) -> Result<(), Objection> {
             return Err(("issuer.audience".to_owned(), text));
         }
     }
+    config.vault.check().map_err(|(key, text)| (key.to_owned(), text))?;
     check_loopback(config)?;
     check_commands(config)?;
     match config.mode {

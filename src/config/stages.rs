@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, IssuerKind};
+use crate::secret_source::SecretSource;
 use crate::token::Stage;
 use crate::token::key::SigningKey;
 
@@ -65,7 +66,12 @@ pub enum StageError {
 impl Served {
     fn of(config: &Config) -> Result<Self, StageError> {
         let key = config.issuer.client_key.as_ref().filter(|_| config.issuer.kind == IssuerKind::Oauth);
-        let key = key.map(|path| SigningKey::load(path)).transpose()?.map(|key| key.public().kid.clone());
+        let key = match key {
+            Some(SecretSource::File(path)) => Some(SigningKey::load(path)?.public().kid.clone()),
+            // Read when it is needed; here its place stands for it.
+            Some(place) => Some(place.to_string()),
+            None => None,
+        };
         let issuer = config.issuer.url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
         Ok(Self { audience: config.audience().to_owned(), issuer, key })
     }
@@ -172,7 +178,7 @@ mod tests {
         SigningKey::load_or_create(&key).unwrap();
         let mut prod = config(dir.path(), Stage::Prod);
         (prod.issuer.kind, prod.issuer.url) = (IssuerKind::Oauth, Some("https://id.example/".to_owned()));
-        (prod.issuer.audience, prod.issuer.client_key) = (Some("urn:shed".to_owned()), Some(key));
+        (prod.issuer.audience, prod.issuer.client_key) = (Some("urn:shed".to_owned()), Some(SecretSource::File(key)));
         enter(dir.path(), &prod).unwrap();
         let mut dev = prod.clone();
         dev.gateway.stage = Stage::Dev;
@@ -196,7 +202,8 @@ mod tests {
     fn a_key_file_that_is_none_is_found_before_the_start() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path(), Stage::Prod);
-        (config.issuer.kind, config.issuer.client_key) = (IssuerKind::Oauth, Some(dir.path().join("client.pem")));
+        (config.issuer.kind, config.issuer.client_key) =
+            (IssuerKind::Oauth, Some(SecretSource::File(dir.path().join("client.pem"))));
         let found = || examine(Path::new("clawgate.toml"), &config).unwrap_err().to_string();
         assert!(found().contains("issuer.client_key: "), "{}", found());
         OpenOptions::new()

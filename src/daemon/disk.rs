@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::StartError;
-use crate::audit::{Audit, AuditKeys};
+use super::{StartError, audit_key};
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::{Config, stages};
 use crate::pairing::code_book::Codes;
@@ -38,9 +38,7 @@ pub(super) async fn open(config: &Config, clock: &Clock) -> Result<Disk, StartEr
         // The store first: it takes the directory for this process, and the others stand in it.
         let store = Store::open(&options, clock.clone())?;
         stages::enter(store.dir(), &config)?;
-        let (audit_dir, seed) = (store.dir().join("audit"), store.seed("audit-key")?);
-        let keys = AuditKeys { current: &seed, next: None };
-        let audit = Audit::open_with(&audit_dir, &keys, retention, clock.clone())?;
+        let audit = audit_key::open::<StartError>(&store, retention, clock.clone())?;
         let spool = Spool::open(&store.dir().join("spool.db"), spool_options, clock.clone())?;
         let codes = Codes::start(store.clone(), audit.clone(), clock, stage)?;
         Ok(Disk { store, spool, audit, codes })

@@ -1,5 +1,7 @@
 //! Who issues this gateway's tokens: an issuer in this process, with its endpoints, or an OAuth server elsewhere.
 
+mod late;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
 use crate::ids::DeviceId;
 use crate::secret::Secret;
+use crate::secret_source::{SecretSource, Secrets};
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
@@ -160,16 +163,25 @@ fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, Issui
     let (Some(url), Some(key)) = (config.issuer.url.clone(), &config.issuer.client_key) else {
         return Err(IssuingError::Incomplete);
     };
-    let options = OauthOptions {
-        url: url.clone(),
-        client_id: config.issuer.client_id.clone().unwrap_or_else(|| config.gateway.id.to_string()),
-        key: SigningKey::load(key)?,
-        ca: config.issuer.ca.clone(),
-        certificate: certificate(config)?,
+    let families: Arc<dyn Families> = Arc::new(StoredFamilies(store.clone()));
+    let client_id = config.issuer.client_id.clone().unwrap_or_else(|| config.gateway.id.to_string());
+    let (ca, grant, clock) = (config.issuer.ca.clone(), config.issuer.grant, clock.clone());
+    let certificate = certificate(config)?;
+    let with_key = {
+        let (url, clock) = (url.clone(), clock.clone());
+        move |key| {
+            let (url, client_id, ca, certificate) = (url.clone(), client_id.clone(), ca.clone(), certificate.clone());
+            let options = OauthOptions { url, client_id, key, ca, certificate };
+            OauthIssuer::with_grant(options, grant, Arc::clone(&families), clock.clone())
+        }
     };
-    let families = Arc::new(StoredFamilies(store.clone()));
-    let issuer = OauthIssuer::with_grant(options, config.issuer.grant, families, clock.clone())?;
-    Ok(Issuing { issuer: Arc::new(issuer), local: None, url, terms: None })
+    let issuer: Arc<dyn Issuer> = match key {
+        SecretSource::File(path) => Arc::new(with_key(SigningKey::load(path)?)?),
+        source => {
+            Arc::new(late::LateOauth::new(Secrets::new(&config.vault, clock.clone()), source.clone(), clock, with_key))
+        }
+    };
+    Ok(Issuing { issuer, local: None, url, terms: None })
 }
 
 fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {

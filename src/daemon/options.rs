@@ -9,7 +9,7 @@ use crate::config::{AlarmsConfig, BleEnabled, BrokerConfig, BrokerUrl, Config, N
 use crate::link::ble::{BleOptions, BleUse};
 use crate::link::uart::{PortOptions, UartOptions};
 use crate::pairing::PairingPolicy;
-use crate::relay::{Profile, RelayOptions, TlsFiles};
+use crate::relay::{ClientKey, Profile, RelayOptions, TlsFiles};
 use crate::token::keeper::KeeperOptions;
 
 /// Whose tokens are kept.
@@ -22,9 +22,9 @@ pub(super) fn keeper_options(config: &Config) -> KeeperOptions {
 }
 
 /// How the relay reaches the broker.
-pub(super) fn relay_options(config: &Config, broker: &BrokerUrl) -> RelayOptions {
+pub(super) fn relay_options(config: &Config, broker: &BrokerUrl, key: Option<ClientKey>) -> RelayOptions {
     let (tenant, gateway) = (config.gateway.tenant.to_string(), config.gateway.id.to_string());
-    let client = config.broker.client_cert.clone().zip(config.broker.client_key.clone());
+    let client = config.broker.client_cert.clone().zip(key);
     let tls = |ca: &Path| TlsFiles { ca: ca.to_owned(), client };
     RelayOptions {
         // The configuration's check insists on a CA where TLS is spoken.

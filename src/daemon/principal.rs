@@ -7,13 +7,12 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::options::relay_options;
 use super::{Gateway, commands, view};
 use crate::clock::Clock;
-use crate::config::{BrokerUrl, CloudStatus, Config, Mode};
+use crate::config::{CloudStatus, Config, Mode};
 use crate::ids::DeviceId;
 use crate::principal::{Facts, Principal};
-use crate::relay::RelayError;
+use crate::relay::{RelayError, RelayOptions};
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
 use crate::token::{Limits, TokenHandle};
@@ -38,11 +37,10 @@ pub(super) fn is_wanted(config: &Config) -> bool {
 /// The principal with its token, if the configuration has one.
 pub(super) fn open(
     config: &Config,
-    broker: &BrokerUrl,
+    options: RelayOptions,
     keeper: &TokenKeeper,
     clock: &Clock,
 ) -> Result<Option<(Principal, TokenHandle)>, RelayError> {
-    let options = relay_options(config, broker);
     if !is_wanted(config) || !options.profile.takes_principal() {
         return Ok(None);
     }

@@ -107,8 +107,16 @@ const KEYS: &[Key] = &[
     live!(log.level),
     live!(keys.issuer),
     live!(keys.issuer_lead),
+    live!(keys.audit),
     live!(keys.gateway),
     live!(keys.master),
+    fixed!(vault.url),
+    fixed!(vault.ca),
+    fixed!(vault.namespace),
+    fixed!(vault.mount),
+    fixed!(vault.token),
+    fixed!(vault.role_id),
+    fixed!(vault.secret_id),
     fixed!(cloud.status),
     live!(cloud.status_every),
     live!(cloud.clock),
@@ -301,8 +309,17 @@ mod tests {
             [keys]
             issuer = "90d"
             issuer_lead = "3m"
+            audit = "200d"
             gateway = "30d"
             master = "300d"
+            [vault]
+            url = "https://vault"
+            ca = "/ca"
+            namespace = "site"
+            mount = "kv"
+            token = "/token"
+            role_id = "role"
+            secret_id = "credential:id"
             [cloud]
             status = "off"
             status_every = "1m"

@@ -29,7 +29,8 @@ use crate::metrics::Metrics;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::CodeError;
 use crate::principal::command::{CommandKeyError, CommandKeys};
-use crate::relay::{Relay, RelayError};
+use crate::relay::{ClientKey, Relay, RelayError};
+use crate::secret_source::{SecretSource, Secrets, SourceError};
 use crate::spool::SpoolError;
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
@@ -37,6 +38,9 @@ use crate::store::StoreError;
 use crate::token::keeper::TokenKeeper;
 use crate::token::key::KeyError;
 use crate::token::local::LocalIssuer;
+
+/// How long a store of secrets is asked at the start.
+const SECRET_TIME: Duration = Duration::from_secs(30);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +80,9 @@ pub enum StartError {
     #[cfg(feature = "standalone")]
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// A secret that the configuration names.
+    #[error("broker.client_key: {0}")]
+    Secret(SourceError),
     /// There is no broker, neither elsewhere nor here.
     #[error("there is no broker: write broker.url, or mode = \"standalone\"")]
     NoBroker,
@@ -111,9 +118,10 @@ pub(super) async fn start(
     let issuing = issuer::start(&config, &store, &clock, tasks).await?;
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
-    let relay = Arc::new(Relay::new(relay_options(&config, &broker), clock.clone(), metrics.relay.clone())?);
+    let options = relay_options(&config, &broker, broker_key(&config, &clock).await?);
+    let relay = Arc::new(Relay::new(options.clone(), clock.clone(), metrics.relay.clone())?);
     let command_keys = CommandKeys::of(&config.cloud)?;
-    let own = principal::open(&config, &broker, &keeper, &clock)?;
+    let own = principal::open(&config, options, &keeper, &clock)?;
     let service = Service::new(&disk, keeper.clone(), Arc::clone(&relay), &config);
     for device in store.devices()? {
         if let Err(error) = service.attach(&device) {
@@ -175,6 +183,31 @@ pub(super) async fn start(
         serve_metrics(&gateway, address, tasks).await;
     }
     Ok(gateway)
+}
+
+/// The key of the client certificate, where the configuration has one. Without it there is no way to the broker: what the
+/// store of secrets cannot give now is asked for again for a while, and then the start has failed.
+async fn broker_key(config: &Config, clock: &Clock) -> Result<Option<ClientKey>, StartError> {
+    let source = match &config.broker.client_key {
+        None => return Ok(None),
+        Some(SecretSource::File(path)) => return Ok(Some(ClientKey::File(path.clone()))),
+        Some(source) => source.clone(),
+    };
+    let secrets = Secrets::new(&config.vault, clock.clone());
+    let from = source.to_string();
+    let until = clock.boot() + SECRET_TIME;
+    loop {
+        let (secrets, source) = (secrets.clone(), source.clone());
+        match tokio::task::spawn_blocking(move || secrets.read(&source)).await? {
+            Ok(pem) => return Ok(Some(ClientKey::Given { pem, from })),
+            Err(error) if error.heals() && clock.boot() < until => {
+                tracing::warn!(%error, "the key of the client certificate is asked for again");
+                let wait = error.retry_after().unwrap_or_default().clamp(Duration::from_secs(3), SECRET_TIME);
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => return Err(StartError::Secret(error)),
+        }
+    }
 }
 
 /// Metrics that nobody can read do not keep readings from flowing: a refused address is said in `status`.

@@ -9,8 +9,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use super::certificate;
+use crate::clock::Clock;
 use crate::config::{BrokerUrl, Config};
-use crate::relay::{Profile, TlsFiles};
+use crate::relay::{ClientKey, Profile, TlsFiles};
+use crate::secret_source::{SecretSource, Secrets};
 use crate::token::oauth;
 
 /// For each step: to connect, to shake hands, to answer.
@@ -51,7 +53,15 @@ pub(super) fn reach(config: &Config, url: &BrokerUrl) -> Reached {
 
 fn shake_hands(config: &Config, url: &BrokerUrl, mut stream: TcpStream) -> Reached {
     let Some(ca) = config.broker.ca.clone() else { return Reached::BadFiles("broker.ca is not set".to_owned()) };
-    let client = config.broker.client_cert.clone().zip(config.broker.client_key.clone());
+    let key = match &config.broker.client_key {
+        Some(SecretSource::File(path)) => Some(ClientKey::File(path.clone())),
+        Some(source) => match Secrets::new(&config.vault, Clock::system()).read(source) {
+            Ok(pem) => Some(ClientKey::Given { pem, from: source.to_string() }),
+            Err(error) => return Reached::BadFiles(format!("broker.client_key, as this user sees it: {error}")),
+        },
+        None => None,
+    };
+    let client = config.broker.client_cert.clone().zip(key);
     let tls: Arc<ClientConfig> = match (TlsFiles { ca, client }).load(Profile::of(config.broker.profile).alpn()) {
         Ok(tls) => tls,
         Err(error) => return Reached::BadFiles(error.to_string()),

@@ -40,7 +40,7 @@ pub(crate) use mqtt::{Failure, classify};
 pub(crate) use profile::percent;
 pub use profile::{Profile, ProfileError};
 pub use status::{RelayState, RelayStatus};
-pub use tls::TlsFiles;
+pub use tls::{ClientKey, TlsFiles};
 
 use crate::clock::Clock;
 use crate::config::{BrokerProfile, Payload, Reauth};

@@ -7,7 +7,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use zeroize::Zeroizing;
+
 use super::RelayError;
+use crate::secret::Secret;
 
 /// Certificates and keys, as files in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +18,36 @@ pub struct TlsFiles {
     /// The only CA that the broker's certificate may come from.
     pub ca: PathBuf,
     /// Client certificate chain and its key, where the broker asks for them.
-    pub client: Option<(PathBuf, PathBuf)>,
+    pub client: Option<(PathBuf, ClientKey)>,
+}
+
+/// The key of a client certificate, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientKey {
+    /// In a file.
+    File(PathBuf),
+    /// From elsewhere.
+    Given {
+        /// The PEM text.
+        pem: Secret<Vec<u8>>,
+        /// Where it came from, for people.
+        from: String,
+    },
+}
+
+impl From<PathBuf> for ClientKey {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl ClientKey {
+    fn read(&self) -> Result<(PathBuf, Zeroizing<Vec<u8>>), RelayError> {
+        match self {
+            Self::File(path) => Ok((path.clone(), Zeroizing::new(read(path)?))),
+            Self::Given { pem, from } => Ok((from.into(), Zeroizing::new(pem.expose().clone()))),
+        }
+    }
 }
 
 impl TlsFiles {
@@ -34,12 +66,10 @@ impl TlsFiles {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = certificates(chain)?;
-                let text = read(key)?;
+                let (key, text) = key.read()?;
                 let secret = PrivateKeyDer::from_pem_slice(&text)
                     .map_err(|_| RelayError::NoPem { path: key.clone(), what: "private key" })?;
-                builder
-                    .with_client_auth_cert(chain, secret)
-                    .map_err(|source| RelayError::Tls { path: key.clone(), source })?
+                builder.with_client_auth_cert(chain, secret).map_err(|source| RelayError::Tls { path: key, source })?
             }
         };
         config.alpn_protocols.extend(alpn.map(<[u8]>::to_vec));

@@ -154,6 +154,17 @@ impl SigningKey {
         Self::from_secret(secret, &path.display().to_string())
     }
 
+    /// The key in a PEM text from `origin`.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPrivateKey`] when it is none.
+    pub fn from_pem(pem: &[u8], origin: &str) -> Result<Self, KeyError> {
+        let none = || KeyError::NoPrivateKey(origin.to_owned());
+        let text = std::str::from_utf8(pem).map_err(|_| none())?;
+        let secret = p256::SecretKey::from_pkcs8_pem(text.trim()).map_err(|_| none())?;
+        Self::from_secret(secret, origin)
+    }
+
     fn create(path: &Path) -> Result<Self, KeyError> {
         let key = Self::generate()?;
         let pem = key

@@ -122,8 +122,18 @@ fn the_keys_of_the_gateway_itself_are_changed_while_it_runs() {
     let retired = |site: &Site| keys(site, "gateway").iter().filter(|key| key["state"] == "retired").count();
     assert!(in_use(&site, "gateway") != own && retired(&site) == 1);
 
+    // The audit log: who pinned the first key follows it to the one in use.
+    let pinned = in_use(&site, "audit");
+    site.run(&["key", "rotate", "audit"]).ok();
+    assert!(in_use(&site, "audit") != pinned);
+    let state = site.path("state").display().to_string();
+    let verify = |key: &str| site.run(&["audit", "verify", "--state-dir", &state, "--key", key]);
+    verify(&pinned).ok();
+    assert_ne!(verify(&"0".repeat(64)).code, 0);
+
     drop(daemon);
     let _daemon = site.start();
+    verify(&pinned).ok();
     assert!(in_use(&site, "master") == newer && retired(&site) == 1);
     until("readings go on", || (confirmed(&site) > 5).then_some(()));
     // Paired again, without its button: the last pairing under the old static key is gone, and the key with it.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Kind, SEALED, failure_of};
+use crate::audit::Actor;
 use crate::control::api::{Key, KeyRotated};
 use crate::control::failure::Failure;
-use crate::daemon::Gateway;
+use crate::daemon::{Gateway, StartError, audit_key};
 use crate::ids::DeviceId;
 use crate::session::{blocking, record};
 use crate::store::{Device, MasterKeyInfo, StoreError, key_id};
@@ -32,6 +33,27 @@ impl Gateway {
             done: "Everything is sealed under a new master key.".to_owned(),
             next_step: "Copies of the state from before open only under the old key: make a new backup (clawgate backup create)."
                 .to_owned(),
+        })
+    }
+
+    /// The key that signs the audit log.
+    pub(super) async fn audit_keys(&self) -> Result<Vec<Key>, Failure> {
+        let store = self.store().clone();
+        let made_ms = blocking(move || audit_key::made_ms(&store)).await.map_err(|error| Failure::internal(&error))?;
+        let (id, note) = (self.audit().key().to_string(), "signs the audit log; others may pin it".to_owned());
+        Ok(vec![self.key(Kind::Audit, &id, "in_use", made_ms, SEALED.to_owned(), note)])
+    }
+
+    pub(super) async fn rotate_audit(&self, actor: Actor) -> Result<KeyRotated, Failure> {
+        let (store, audit) = (self.store().clone(), self.audit().clone());
+        let rotated = blocking(move || audit_key::rotate::<StartError>(&store, &audit, actor)).await;
+        let id = rotated.map_err(|error| Failure::internal(&error))?.to_string();
+        Ok(KeyRotated {
+            kind: Kind::Audit.as_str().to_owned(),
+            id,
+            done: "The audit log is signed by a new key from now on; a line that the old one signed says so."
+                .to_owned(),
+            next_step: "Who pinned the old one may keep it: clawgate audit verify --key follows the change.".to_owned(),
         })
     }
 

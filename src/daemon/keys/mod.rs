@@ -30,6 +30,8 @@ const SPREAD: Duration = Duration::from_secs(20);
 pub(crate) enum Kind {
     /// Signs access tokens, where the issuer is in this process.
     Issuer,
+    /// Signs the audit log.
+    Audit,
     /// The gateway's static key, a part of each pairing's.
     Gateway,
     /// Seals every other key.
@@ -40,12 +42,13 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are shown.
-    pub(crate) const ALL: [Self; 4] = [Self::Issuer, Self::Gateway, Self::Master, Self::Device];
+    pub(crate) const ALL: [Self; 5] = [Self::Issuer, Self::Audit, Self::Gateway, Self::Master, Self::Device];
 
     /// Its name in commands, in the audit log and in the configuration.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Issuer => "issuer",
+            Self::Audit => "audit",
             Self::Gateway => "gateway",
             Self::Master => "master",
             Self::Device => "device",
@@ -67,6 +70,7 @@ impl Kind {
     fn every(self, config: &KeysConfig) -> Option<Duration> {
         match self {
             Self::Issuer => config.issuer,
+            Self::Audit => config.audit,
             Self::Gateway => config.gateway,
             Self::Master => config.master,
             // The protocol does it by itself.
@@ -89,6 +93,7 @@ impl Gateway {
     pub(crate) async fn keys(&self) -> Result<Vec<Key>, Failure> {
         let mut keys = Vec::new();
         keys.extend(self.issuer_keys());
+        keys.extend(self.audit_keys().await?);
         keys.extend(self.gateway_keys().await?);
         keys.extend(self.master_keys().await?);
         keys.extend(self.device_keys().await?);
@@ -111,6 +116,7 @@ impl Gateway {
                 "",
             )),
             Kind::Issuer => self.rotate_issuer(request.now).await,
+            Kind::Audit => self.rotate_audit(actor.clone()).await,
             Kind::Gateway => self.rotate_gateway().await,
             Kind::Master => self.rotate_master().await,
             Kind::Device => self.rotate_device(request.device.as_deref()).await,

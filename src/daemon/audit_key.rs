@@ -1,0 +1,115 @@
+//! The key that signs the audit log, and the one that takes its place. Three steps: the new key is kept beside the one in
+//! use, the log goes over to it by a line that the old one signed, the store follows. The log says which key it is signed
+//! by, so a crash between any two steps is put right when it is opened.
+
+use zeroize::Zeroizing;
+
+use crate::audit::{Actor, Audit, AuditError, AuditKeys, Digest, Retention};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::store::{Store, StoreError};
+
+/// Name of the sealed key.
+const KEY: &str = "audit-key";
+/// Name of the one that is to take its place.
+const NEXT: &str = "audit-key.next";
+
+/// Opens the audit log of a gateway, and finishes a change of its key that was cut off.
+pub(crate) fn open<E>(store: &Store, retention: Retention, clock: Clock) -> Result<Audit, E>
+where
+    E: From<StoreError> + From<AuditError>,
+{
+    let current = store.seed(KEY)?;
+    let next =
+        store.secret(NEXT)?.and_then(|next| <[u8; 32]>::try_from(next.expose().as_slice()).ok().map(Secret::new));
+    let keys = AuditKeys { current: &current, next: next.as_ref() };
+    let audit = Audit::open_with(&store.dir().join("audit"), &keys, retention, clock)?;
+    if let Some(next) = next {
+        settle(store, &audit, &next)?;
+    }
+    Ok(audit)
+}
+
+/// Signs the log with a new key from now on; its public half.
+pub(crate) fn rotate<E>(store: &Store, audit: &Audit, actor: Actor) -> Result<Digest, E>
+where
+    E: From<StoreError> + From<AuditError>,
+{
+    let mut fresh = Zeroizing::new([0u8; 32]);
+    getrandom::fill(fresh.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
+    let fresh = Secret::new(*fresh);
+    store.put_secret(NEXT, fresh.expose())?;
+    audit.rotate_key(&fresh, actor)?;
+    settle(store, audit, &fresh)?;
+    Ok(audit.key())
+}
+
+/// When the key in use was made, in milliseconds since 1970.
+pub(crate) fn made_ms(store: &Store) -> Result<Option<i64>, StoreError> {
+    store.secret_made_ms(KEY)
+}
+
+/// Keeps the key that the log is signed by, and forgets the other.
+fn settle(store: &Store, audit: &Audit, next: &Secret<[u8; 32]>) -> Result<(), StoreError> {
+    let public = ed25519_dalek::SigningKey::from_bytes(next.expose()).verifying_key().to_bytes();
+    if audit.key() == Digest(public) {
+        store.put_secret(KEY, next.expose())?;
+    }
+    store.remove_secret(NEXT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::audit::{Event, Trust, verify};
+    use crate::daemon::StartError;
+    use crate::store::StoreOptions;
+
+    fn store(dir: &Path) -> Store {
+        let options = StoreOptions { dir: dir.to_owned(), ..StoreOptions::default() };
+        Store::open(&options, Clock::manual(Duration::from_secs(1_700_000_000))).unwrap()
+    }
+
+    fn log(store: &Store) -> Audit {
+        let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+        open::<StartError>(store, Retention::default(), clock).unwrap()
+    }
+
+    /// One more line, and the whole log held against the first key.
+    fn goes_on(store: &Store, first: Digest) -> Digest {
+        let audit = log(store);
+        audit.record(Event::done(Actor::Daemon, "test.line", "x")).unwrap();
+        let trust = Trust { key: Some(first), ..Trust::default() };
+        let report = verify(&store.dir().join("audit"), &trust).unwrap();
+        assert!(report.is_whole(), "{report:?}");
+        assert!(store.secret(NEXT).unwrap().is_none());
+        audit.key()
+    }
+
+    #[test]
+    fn a_crash_between_any_two_steps_leaves_a_log_that_goes_on_under_the_old_key_or_the_new_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store(temp.path());
+        let first = log(&store).key();
+        // The new key is kept; the log knows nothing of it.
+        store.put_secret(NEXT, &[7; 32]).unwrap();
+        assert_eq!(goes_on(&store, first), first);
+        // The log has gone over; the store has not.
+        let audit = log(&store);
+        store.put_secret(NEXT, &[8; 32]).unwrap();
+        audit.rotate_key(&Secret::new([8; 32]), Actor::Daemon).unwrap();
+        drop(audit);
+        let second = goes_on(&store, first);
+        assert!(second != first);
+        // The store has too, and the other name is still there.
+        store.put_secret(NEXT, &[8; 32]).unwrap();
+        assert_eq!(goes_on(&store, first), second);
+        // All of it.
+        let third = rotate::<StartError>(&store, &log(&store), Actor::Daemon).unwrap();
+        assert!(third != second);
+        assert_eq!(goes_on(&store, first), third);
+    }
+}
