@@ -309,21 +309,26 @@ fn http(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn a_faulty_server_costs_a_retry_and_never_more() {
     let key = SigningKey::generate().unwrap();
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let location = format!("location: http://{}/\r\n", elsewhere.local_addr().unwrap());
     let answers: [(&str, Vec<u8>, Option<u64>); 6] = [
         ("500", http(500, "", b"\x1b[2Joops"), None),
         ("429", http(429, "retry-after: 77\r\n", b"{}"), Some(77)),
         ("garbage", http(200, "", b"<html>"), None),
         ("not HTTP", b"\0\0\0\0garbage\r\n\r\n".to_vec(), None),
         ("10 MB", http(200, "", &vec![b' '; 10 << 20]), None),
-        ("a redirect", http(302, "location: http://127.0.0.1:1/\r\n", b""), None),
+        ("a redirect", http(302, &location, b""), None),
     ];
     for (what, answer, retry_after) in answers {
         let url = faulty_server(move |_| answer.clone());
         let error = client(&url, "gw-1", &key).issue(&request("gw-1", "pump-3")).await.unwrap_err();
         assert_eq!(error.remedy(), Remedy::Retry(retry_after.map(Duration::from_secs)), "{what}: {error}");
         let shown = error.to_string();
+        assert_eq!(what == "10 MB", shown.contains("more than"), "it is not read to its end: {shown}");
         assert!(shown.contains(&url) && !shown.contains('\u{1b}') && shown.len() < 600, "{what}: {shown}");
     }
+    assert!(elsewhere.accept().is_err(), "it went where it was redirected to");
 }
 
 #[tokio::test]

@@ -270,6 +270,26 @@ async fn a_refresh_token_that_the_disk_does_not_take_is_used_all_the_same_and_ke
 }
 
 #[tokio::test]
+async fn after_a_crash_between_the_servers_answer_and_the_disk_a_person_is_asked_once() {
+    let (site, shelf) = (Site::start(), Arc::<Shelf>::default());
+    let client = approved(&site, &shelf).await;
+    *shelf.full.lock().unwrap() = true;
+    client.issue(&request("pump-3")).await.unwrap();
+    drop(client);
+    *shelf.full.lock().unwrap() = false;
+
+    // Started again, it has only what was replaced, and the server takes that for a theft.
+    let client = site.client(Grant::DeviceCode, &shelf);
+    let ended = client.issue(&request("pump-3")).await.unwrap_err();
+    assert!(matches!(ended, IssuerError::ApprovalEnded { .. }), "{ended}");
+    assert_eq!(ended.remedy(), Remedy::Quarantine);
+    let asked = approval(client.issue(&request("pump-3")).await);
+    site.person(&format!("approve?user_code={}", asked.code)).await;
+    client.issue(&request("pump-3")).await.unwrap();
+    client.issue(&request("pump-3")).await.expect("the new family is kept and rotates");
+}
+
+#[tokio::test]
 async fn revoking_a_device_ends_its_family_at_the_server() {
     let (site, shelf) = (Site::start(), Arc::<Shelf>::default());
     let client = approved(&site, &shelf).await;

@@ -166,9 +166,20 @@ async fn no_matching_subscribers_is_success_and_counted() {
 }
 
 #[tokio::test]
-async fn a_puback_that_comes_late_twice_for_nothing_or_never_loses_nothing() {
+async fn a_puback_that_never_comes_is_not_waited_for_for_ever() {
+    let broker =
+        Scripted::start(0, |seq, times| if (seq, times) == (10, 1) { Reply::Nothing } else { Reply::Ack(0) }).await;
+    let gateway = Gateway::start(broker.port, |options| options.ack_timeout = Duration::from_millis(300));
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=20);
+    all_confirmed(&gateway, 20).await;
+    assert_eq!(broker.count(10), 2);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_puback_that_comes_late_twice_or_for_nothing_loses_nothing() {
     let broker = Scripted::start(0, |seq, times| match (seq, times) {
-        (10, 1) => Reply::Nothing,
         (20, 1) => Reply::Twice,
         (30, 1) => Reply::Unknown,
         (40, _) => Reply::Late(Duration::from_millis(100)),
@@ -184,6 +195,7 @@ async fn a_puback_that_comes_late_twice_for_nothing_or_never_loses_nothing() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen, (1..=60).collect::<Vec<_>>());
+    assert!(broker.count(30) >= 2, "what was not answered was taken for confirmed");
     gateway.stop().await;
 }
 
@@ -258,6 +270,28 @@ async fn a_broker_that_hangs_up_over_one_message_gets_the_others_and_that_one_is
     assert_eq!(letters.iter().map(|letter| letter.id.seq).collect::<Vec<_>>(), [7]);
     assert!(letters[0].reason.contains("PayloadFormatInvalid"), "{}", letters[0].reason);
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_black_hole_is_given_up_and_keeps_nothing_from_the_disk() {
+    let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = hole.local_addr().unwrap().port();
+    let taken = tokio::spawn(async move {
+        let mut held = Vec::new();
+        // It takes connections and bytes, and says nothing.
+        loop {
+            held.push(hole.accept().await.unwrap());
+        }
+    });
+    let gateway = Gateway::start(port, |options| options.connect_timeout = Duration::from_millis(200));
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=100);
+    let mut progress = lane.progress();
+    within("all is on disk", progress.wait_for(|progress| progress.safe == 100)).await.unwrap();
+    until("it is given up", || gateway.last_error().contains("did not answer in time")).await;
+    assert_eq!(gateway.spool.status().depth, 100);
+    gateway.stop().await;
+    taken.abort();
 }
 
 #[tokio::test]

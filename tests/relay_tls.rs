@@ -7,6 +7,8 @@ mod authority;
 mod back_half;
 mod support;
 
+use std::time::Duration;
+
 use authority::authority;
 use back_half::{Gateway, submit};
 use clawgate::clock::Clock;
@@ -55,6 +57,29 @@ async fn the_pinned_ca_delivers_and_any_other_is_refused() {
     let broker = broker(|_| (), "");
     refuses(gateway(&broker, "other.pem", None), &broker).await;
     delivers(gateway(&broker, "site.pem", None)).await;
+}
+
+/// What certificates do not allow, time alone will not mend: the wait is the longest from the first time on.
+#[tokio::test]
+async fn a_refused_certificate_is_no_reason_to_storm_the_broker() {
+    let broker = broker(|_| (), "");
+    let file = |name: &str| broker.folder().join(name);
+    let stubborn = Gateway::start(broker.port(), |options| {
+        "localhost".clone_into(&mut options.host);
+        options.tls = Some(TlsFiles { ca: file("other.pem"), client: None });
+        options.backoff = (Duration::from_millis(1), Duration::from_secs(3600));
+    });
+    let (lane, _feed) = stubborn.attach("pump-3");
+    submit(&lane, 1..=10);
+    until("it says why", || stubborn.last_error().contains("TLS")).await;
+    // As long as others need for this, doubling from a millisecond would have been at it again and again.
+    for _ in 0..3 {
+        delivers(gateway(&broker, "site.pem", None)).await;
+    }
+    let refused =
+        broker.log().matches("alert unknown ca").count() + broker.log().matches("alert bad certificate").count();
+    assert_eq!(refused, 1, "{}", broker.log());
+    stubborn.stop().await;
 }
 
 #[tokio::test]

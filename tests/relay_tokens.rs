@@ -4,10 +4,17 @@
 
 #[path = "support/back_half.rs"]
 mod back_half;
+#[path = "support/line.rs"]
+mod line;
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
+#[path = "support/plugin.rs"]
+mod plugin;
+#[path = "relay_tokens/refresh.rs"]
+mod refresh;
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,17 +48,7 @@ impl Site {
     }
 
     async fn limited_token(&self, device: &str, life_s: u64, limits: Limits) -> Arc<AccessToken> {
-        let request = TokenRequest {
-            tenant: "default".to_owned(),
-            gateway: "site-1".to_owned(),
-            device: device.parse().unwrap(),
-            scope: vec![Scope::TelemetryWrite],
-            life: Duration::from_secs(life_s),
-            audience: "claw".to_owned(),
-            limits,
-            stage: Stage::default(),
-        };
-        Arc::new(self.issuer.issue(&request).await.unwrap())
+        Arc::new(token_of(&self.issuer, device, life_s, limits).await)
     }
 
     async fn feed(&self, device: &str) -> (TokenFeed, clawgate::token::TokenHandle) {
@@ -59,31 +56,46 @@ impl Site {
     }
 
     async fn subscriber(&self) -> MqttClient {
-        const ALL: &str = "claw/v1/default/+/+/up/telemetry";
-        let mint = Mint {
-            sub: "dash".to_owned(),
-            client_id: "dash".to_owned(),
-            audience: "claw".to_owned(),
-            scope: TELEMETRY_READ.to_owned(),
-            topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
-            life: Duration::from_secs(600),
-            limits: Limits::default(),
-            certificate: None,
-        };
-        let token = self.issuer.mint(mint).unwrap();
-        let how = Connect {
-            addr: self.broker.addr(),
-            tls: None,
-            client_id: "dash",
-            token: &token,
-            by: By::EnhancedAuth,
-            will: None,
-            keeps_session: false,
-        };
-        let client = MqttClient::connect(how).await.unwrap();
-        assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
-        client
+        subscriber(&self.issuer, self.broker.addr()).await
     }
+}
+
+fn request(device: &str, life_s: u64, limits: Limits) -> TokenRequest {
+    TokenRequest {
+        tenant: "default".to_owned(),
+        gateway: "site-1".to_owned(),
+        device: device.parse().unwrap(),
+        scope: vec![Scope::TelemetryWrite],
+        life: Duration::from_secs(life_s),
+        audience: "claw".to_owned(),
+        limits,
+        stage: Stage::default(),
+    }
+}
+
+async fn token_of(issuer: &LocalIssuer, device: &str, life_s: u64, limits: Limits) -> AccessToken {
+    issuer.issue(&request(device, life_s, limits)).await.unwrap()
+}
+
+fn connect<'a>(addr: SocketAddr, client_id: &'a str, token: &'a str) -> Connect<'a> {
+    Connect { addr, tls: None, client_id, token, by: By::EnhancedAuth, will: None, keeps_session: false }
+}
+
+async fn subscriber(issuer: &LocalIssuer, broker: SocketAddr) -> MqttClient {
+    const ALL: &str = "claw/v1/default/+/+/up/telemetry";
+    let mint = Mint {
+        sub: "dash".to_owned(),
+        client_id: "dash".to_owned(),
+        audience: "claw".to_owned(),
+        scope: TELEMETRY_READ.to_owned(),
+        topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
+        life: Duration::from_secs(600),
+        limits: Limits::default(),
+        certificate: None,
+    };
+    let client = MqttClient::connect(connect(broker, "dash", &issuer.mint(mint).unwrap())).await.unwrap();
+    assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
+    client
 }
 
 #[tokio::test]
@@ -161,13 +173,15 @@ async fn tokens_that_change_faster_than_the_broker_answers_do_not_overlap() {
 async fn an_expiry_in_an_outage_is_waited_out_until_a_token_comes() {
     let site = Site::start().await;
     let gateway = Gateway::start(site.broker.addr().port(), |_| ());
-    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(site.token("pump-3", 5).await));
+    let (mut feed, handle) =
+        TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(site.token("pump-3", 5).await));
     let lane = gateway.attach_with("pump-3", handle);
     until("it is connected", || gateway.state() == RelayState::Connected).await;
     until("the broker cuts the expired token", || gateway.state() != RelayState::Connected).await;
     submit(&lane, 1..=10);
     until("it waits", || matches!(gateway.state(), RelayState::WaitingForToken | RelayState::Paused)).await;
     assert_eq!(gateway.spool.status().depth, 10);
+    assert!(feed.wishes.try_recv().is_err(), "an expired token was shown to the broker");
     feed.state.send_replace(TokenState::Valid(site.token("pump-3", 600).await));
     until("the queue drains", || gateway.spool.status().depth == 0).await;
     gateway.stop().await;

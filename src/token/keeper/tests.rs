@@ -318,13 +318,20 @@ async fn the_issuer_is_told_of_a_revocation_although_the_device_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn a_turned_wall_clock_neither_hastens_nor_delays_a_refresh() {
     let bed = Bed::new();
-    bed.add("pump-3");
+    let handle = bed.add("pump-3");
+    let left = || match &*handle.watch().borrow() {
+        TokenState::Valid(token) => token.left(&bed.clock),
+        other => panic!("no token but {other:?}"),
+    };
     bed.pass(Duration::from_secs(1)).await;
     bed.clock.set_wall(Duration::from_secs(86_400));
+    assert!(left() <= LIFE, "nor lengthen it");
     bed.pass(Duration::from_secs(400)).await;
     assert_eq!(bed.issued(), 1);
     bed.clock.set_wall(Duration::from_secs(4_000_000_000));
-    bed.pass(Duration::from_secs(100)).await;
+    bed.pass(Duration::from_secs(1)).await;
+    assert!(left() > Duration::ZERO, "nor does it end a token");
+    bed.pass(Duration::from_secs(99)).await;
     assert_eq!(bed.issued(), 2);
 }
 
