@@ -93,7 +93,9 @@ fn a_gateway_moves_with_its_pairings_and_what_waits_and_the_old_board_serves_no_
     );
 
     // The old board is out: it says why, and systemd does not try again.
-    let refused = Command::new(env!("CARGO_BIN_EXE_clawgate"))
+    // One that is taken would run on.
+    let refused = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_clawgate")])
         .arg("run")
         .arg("--config")
         .arg(old.join("clawgate.toml"))

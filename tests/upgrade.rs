@@ -73,7 +73,9 @@ fn what_a_later_version_left_is_refused_with_the_way_back_and_left_as_it_is() {
             quoted(&board.path().join("control.sock"))
         );
         fs::write(board.path().join("clawgate.toml"), config).unwrap();
-        let run = Command::new(env!("CARGO_BIN_EXE_clawgate"))
+        // One that is taken would run on.
+        let run = Command::new("timeout")
+            .args(["60", env!("CARGO_BIN_EXE_clawgate")])
             .args(["run", "--config"])
             .arg(board.path().join("clawgate.toml"))
             .output()

@@ -8,7 +8,7 @@ hardware/simulator/src/air.rs. The radio is Bumble's (pip install bumble==0.0.23
     bridge.py --socket PATH --vhci vhci                no radio at all: an adapter appears on this machine (hci_vhci),
                                                        and the sensor is heard by it; --socket may be given several times
 
-It says `advertising ADDRESS` once a sensor is on the air.
+It says `advertising ADDRESS` once a sensor is on the air, and `mtu BYTES` when a gateway agreed to one.
 """
 
 import argparse
@@ -103,8 +103,13 @@ class Sensor:
     def connected(self, connection):
         self.connection = connection
         connection.on("disconnection", self.disconnected)
-        connection.on("connection_att_mtu_update", lambda: self.tell(b"M", struct.pack(">H", connection.att_mtu)))
+        connection.on("connection_att_mtu_update", self.agreed)
         self.tell(b"C", struct.pack(">H", connection.att_mtu))
+
+    def agreed(self):
+        if self.connection is not None:
+            say("mtu", self.connection.att_mtu)
+            self.tell(b"M", struct.pack(">H", self.connection.att_mtu))
 
     def disconnected(self, _reason):
         self.connection = None
@@ -183,6 +188,7 @@ async def main():
     radio = parser.add_mutually_exclusive_group(required=True)
     radio.add_argument("--transport", help="Bumble's name of a Bluetooth controller, such as usb:0")
     radio.add_argument("--vhci", help="Bumble's name of a virtual host controller, such as vhci or vhci:/dev/vhci")
+    parser.add_argument("--max-mtu", type=int, default=517, help="the largest ATT MTU that the sensors agree to (23 to 517)")
     options = parser.parse_args()
     addresses = [hci.Address(f"F0:C1:A9:00:00:{number:02X}") for number in range(1, len(options.socket) + 1)]
     if options.transport:
@@ -207,6 +213,8 @@ async def main():
                 f"sensor{number}", link=link, public_address=f"C0:FF:EE:00:01:{number:02X}"
             )
             devices.append(Device(name="sensor", address=address, host=Host(controller, AsyncPipeSink(controller))))
+    for device in devices:
+        device.gatt_server.max_mtu = options.max_mtu
     sensors = [Sensor(path, device) for path, device in zip(options.socket, devices)]
     await asyncio.gather(*(sensor.run() for sensor in sensors), transport.source.wait_for_termination())
 

@@ -26,6 +26,14 @@ impl Pty {
     pub(crate) fn slave(&self) -> &Path {
         &self.slave
     }
+
+    /// The gateway's end once more, for a test that fills the line: a write that finds no room is refused.
+    pub(crate) fn open_beside(&self) -> std::fs::File {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+        let flags = i32::try_from(flags.bits()).unwrap();
+        std::fs::OpenOptions::new().write(true).custom_flags(flags).open(&self.slave).unwrap()
+    }
 }
 
 /// A message as one frame on the line.

@@ -95,9 +95,10 @@ class Air:
         self.sensor.stdin.write(words + "\n")
         self.sensor.stdin.flush()
 
-    def plug_radio(self):
-        """An adapter appears, as when a dongle is plugged in."""
+    def plug_radio(self, mtu=517):
+        """An adapter appears, as when a dongle is plugged in; links to its sensor have this ATT MTU."""
         command = ["python3", str(SHARE / "bridge.py"), "--socket", "/run/air.sock", "--vhci", "vhci"]
+        command += ["--max-mtu", str(mtu)]
         log = open(SHARE / "bridge.log", "a")
         self.bridge = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "/opt/bumble"}, stdout=log, stderr=log)
         until("there is an adapter", lambda: Path("/sys/class/bluetooth/hci0").exists())
@@ -279,7 +280,10 @@ def the_technician_pairs_over_the_air():
         found = [json.loads(line) for line in lines]
         return next((f for f in found if f["link"].startswith("ble") and f["state"] == "pairable"), None)
 
-    target = until("the sensor is heard", heard)["id"]
+    found = until("the sensor is heard", heard)
+    # The state stands in the scan response; BlueZ gives the strength of what it heard.
+    assert -100 <= found["rssi_dbm"] < 0, found
+    target = found["id"]
     done = clawgate("pair", target, "--name", "pump-4", user="tech", input=air.label + "\n")
     assert "pump-4 is paired" in done.stdout + done.stderr, done.stdout + done.stderr
     flows("pump-4")
@@ -294,11 +298,13 @@ def bluetoothd_restarts():
 
 
 def the_adapter_goes_and_comes_back():
-    """Without an adapter serial goes on; plugged in again, the sensor on the air comes back by itself."""
+    """Without an adapter serial goes on; plugged in again, the sensor on the air comes back by itself, at another MTU."""
     air.pull_radio()
     flows("pump-3")
-    air.plug_radio()
+    air.plug_radio(mtu=185)
     flows("pump-4")
+    agreed = re.findall(r"mtu (\d+)", (SHARE / "bridge.log").read_text())
+    assert agreed[0] == "517" and agreed[-1] == "185", agreed
     assert unit("NRestarts") == "0"
 
 

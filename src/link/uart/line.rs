@@ -283,12 +283,22 @@ mod tests {
     async fn a_plug_pulled_during_a_write_ends_the_link() {
         let pty = Pty::new();
         let (mut link, _meter) = open_link(&pty);
-        for _ in 0..QUEUED {
-            link.send(vec![0x23; 4000]).await.unwrap();
+        // Room for the last of them says that the first is being written.
+        for _ in 0..=QUEUED {
+            soon(link.send(vec![0x23; 4000])).await.unwrap();
         }
+        // And that nothing more fits into the terminal, that the write cannot end: nobody reads.
+        let mut beside = pty.open_beside();
+        soon(async {
+            while std::io::Write::write(&mut beside, &[0x23]).is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop(beside);
         drop(pty);
         assert_eq!(soon(link.receive()).await, Err(LinkEnd::Gone));
-        assert_eq!(link.close().await, LinkEnd::Gone);
+        assert_eq!(soon(link.close()).await, LinkEnd::Gone);
     }
 
     /// Fills the queue, and by far what a terminal takes.
