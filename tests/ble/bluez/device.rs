@@ -77,6 +77,11 @@ impl Device {
         }
     }
 
+    /// Cuts the connection after so many values from now on.
+    pub(crate) fn cut_from_here(&mut self, step: Cut) {
+        (self.writes, self.notifies, self.cut) = (0, 0, Some(step));
+    }
+
     pub(super) fn path(&self) -> String {
         format!("/org/bluez/{}/dev_{}", self.adapter, self.address.replace(':', "_").to_uppercase())
     }
