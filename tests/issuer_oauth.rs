@@ -41,14 +41,25 @@ impl Site {
     }
 
     fn with_life(life_s: u64) -> Self {
+        Self::with(life_s, None)
+    }
+
+    /// A server that lets a gateway register itself with this token.
+    fn with_registration(token: &str) -> Self {
+        Self::with(300, Some(token))
+    }
+
+    fn with(life_s: u64, registration: Option<&str>) -> Self {
         let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
         let site = json!({
             "clients": {
-                "gw-1": { "jwk": key.public(), "devices": ["pump-3", "pump-4"] },
+                "gw-1": { "jwk": key.public(), "devices": ["pump-3", "pump-4", "_gateway"] },
                 "gw-2": { "jwk": other.public(), "devices": ["fan-1"] },
             },
             "audience": AUDIENCE,
             "life_s": life_s,
+            "registration": registration,
+            "registered_devices": ["pump-9", "_gateway"],
         });
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oauth-server");
         let own_node = format!("{folder}/node_modules/.bin/node");
@@ -373,4 +384,70 @@ async fn until(handle: &clawgate::token::TokenHandle, wanted: impl Fn(&TokenStat
     let mut states = handle.watch();
     let state = tokio::time::timeout(SOON, states.wait_for(|state| wanted(state))).await;
     state.expect("that never happened").unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_gateway_gets_a_token_of_its_own_by_its_own_rights_however_it_gets_its_devices() {
+    let site = Site::start();
+    let own = TokenRequest {
+        device: DeviceId::gateway(),
+        scope: vec![Scope::StatusWrite, Scope::CommandRead],
+        ..request("pump-3")
+    };
+    for grant in [Grant::ClientCredentials, Grant::TokenExchange, Grant::DeviceCode] {
+        let token = site.client(grant, &Arc::default()).issue(&own).await.unwrap();
+        assert_eq!(token.claims().sub, "_gateway", "{grant:?}");
+        assert!(token.allows("claw/v1/default/gw-1/_gateway/up/status", Action::Publish));
+        assert!(token.allows("claw/v1/default/gw-1/_gateway/down/cmd/+", Action::Subscribe));
+        assert!(!token.allows("claw/v1/default/gw-1/pump-3/up/telemetry", Action::Publish));
+        assert!(site.good_at_the_broker(&token), "{grant:?}");
+    }
+}
+
+/// `clawgate enroll --json` with this initial access token.
+fn enroll(folder: &std::path::Path, site: &Site, token: Option<&str>) -> (bool, Value) {
+    let config = format!(
+        "state_dir = {:?}\n[gateway]\nid = \"gw-9\"\n[broker]\nurl = \"mqtt://127.0.0.1\"\n\
+         [issuer]\nkind = \"oauth\"\nurl = {:?}\naudience = {AUDIENCE:?}\nclient_key = {:?}\n",
+        folder.join("state"),
+        site.url,
+        folder.join("gw.pem"),
+    );
+    std::fs::write(folder.join("clawgate.toml"), config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clawgate"));
+    command.args(["enroll", "--json", "--config"]).arg(folder.join("clawgate.toml")).stdin(Stdio::null());
+    command.env_remove("OPENCLAW_ENROLL_TOKEN").envs(token.map(|token| ("OPENCLAW_ENROLL_TOKEN", token)));
+    let done = command.output().unwrap();
+    (done.status.success(), serde_json::from_slice(&done.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn a_gateway_registers_itself_once_and_gets_tokens_under_the_id_it_was_given() {
+    let site = Site::with_registration("initial-canary-7c1f");
+    let folder = tempfile::tempdir().unwrap();
+    let (ok, shown) = enroll(folder.path(), &site, None);
+    assert!(ok && shown["registered"] == "no" && shown["thumbprint"] == shown["jwk"]["kid"], "{shown}");
+    let (ok, refused) = enroll(folder.path(), &site, Some("wrong"));
+    assert!(!ok && refused["message"].as_str().unwrap().contains("invalid_token"), "{refused}");
+    let (ok, first) = enroll(folder.path(), &site, Some("initial-canary-7c1f"));
+    assert!(ok, "{first}");
+    assert_eq!((&first["registered"], &first["configured"]), (&json!("now"), &json!(false)), "{first}");
+    let (_, again) = enroll(folder.path(), &site, Some("initial-canary-7c1f"));
+    assert_eq!((&again["registered"], &again["client_id"]), (&json!("before"), &first["client_id"]), "{again}");
+    assert!(!first.to_string().contains("canary"));
+    for file in ["gw.pem", "gw.pem.registration"] {
+        use std::os::unix::fs::MetadataExt as _;
+        assert_eq!(std::fs::metadata(folder.path().join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
+    }
+    let options = OauthOptions {
+        url: site.url.clone(),
+        client_id: first["client_id"].as_str().unwrap().to_owned(),
+        key: SigningKey::load(&folder.path().join("gw.pem")).unwrap(),
+        ca: None,
+        certificate: None,
+    };
+    let client = OauthIssuer::new(options, Clock::system()).unwrap();
+    let asked = TokenRequest { gateway: "gw-9".to_owned(), ..request("pump-9") };
+    let token = client.issue(&asked).await.unwrap();
+    assert_eq!(token.claims().sub, "pump-9");
 }

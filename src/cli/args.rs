@@ -94,6 +94,11 @@ pub(super) enum Command {
     /// Move a gateway to another board
     #[command(subcommand)]
     Backup(Backup),
+    /// Make this gateway's key, and register it at the issuer (issuer.kind = "oauth")
+    #[command(after_help = "With an initial access token in OPENCLAW_ENROLL_TOKEN, or on standard input with \
+                            --token-stdin, the gateway registers itself (RFC 7591); without one its public key is \
+                            shown, to be registered by hand. Run again, nothing is registered twice.")]
+    Enroll(Enroll),
     /// The local issuer alone, and what its clients need
     #[command(subcommand)]
     Issuer(Issuer),
@@ -135,6 +140,17 @@ pub(super) struct Demo {
     /// So many sensors
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(super) sensors: u8,
+}
+
+/// `enroll`.
+#[derive(Debug, Args)]
+pub(super) struct Enroll {
+    /// Where the configuration is
+    #[command(flatten)]
+    pub(super) file: ConfigFile,
+    /// Read the initial access token from standard input
+    #[arg(long)]
+    pub(super) token_stdin: bool,
 }
 
 /// `pair`.

@@ -14,6 +14,7 @@ mod dead_letters;
 mod demo;
 mod devices;
 mod doctor;
+mod enroll;
 pub mod exit;
 mod issuer;
 mod key;
@@ -72,6 +73,7 @@ fn run() -> Exit {
         Command::Backup(verb) => ended(&terminal, backup::backup(&terminal, &verb)),
         Command::Completions { shell } => manual::completions(&terminal, shell),
         Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
+        Command::Enroll(asked) => ended(&terminal, enroll::enroll(&terminal, &asked)),
         Command::Issuer(args::Issuer::Key { file }) => ended(&terminal, issuer::key(&terminal, &file)),
         command => {
             let client = Client::new(&cli.common.socket);
@@ -111,6 +113,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Run(_)
         | Command::Backup(_)
         | Command::Config(_)
+        | Command::Enroll(_)
         | Command::Issuer(args::Issuer::Key { .. })
         | Command::Completions { .. }
         | Command::Man { .. } => Ok(Exit::Ok),

@@ -28,7 +28,7 @@ const KEYS: &[Key] = &[
 pub(super) fn lay(config: &mut Config, store: &Store) -> Result<(), StoreError> {
     for one in store.overlay()? {
         let value = serde_json::from_str(&one.value).unwrap_or(Value::Null);
-        if let Err(error) = set(config, &one.key, value) {
+        if let Err(error) = set(config, &one.key, &value) {
             tracing::warn!(key = one.key, error, "a key that a command changed does not apply any more");
         }
     }
@@ -48,7 +48,7 @@ pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: &Ac
             return Err(Failure::usage(text, "Change it in the files on site."));
         }
         if !value.is_null() {
-            set(&mut trial, key, value.clone()).map_err(|error| Failure::usage(format!("{key}: {error}."), ""))?;
+            set(&mut trial, key, value).map_err(|error| Failure::usage(format!("{key}: {error}."), ""))?;
         }
     }
     let made_ms = i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX);
@@ -78,7 +78,7 @@ pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: &Ac
 }
 
 /// Sets one key to a value as the files would say it.
-fn set(config: &mut Config, key: &str, value: Value) -> Result<(), String> {
+fn set(config: &mut Config, key: &str, value: &Value) -> Result<(), String> {
     let known = KEYS.iter().find(|known| known.name == key).ok_or("it cannot be changed from afar")?;
     let (table, name) = key.split_once('.').ok_or("it stands in no table")?;
     if !matches!(value, Value::String(_)) {
@@ -102,7 +102,7 @@ mod tests {
         let mut config = Config::default();
         for key in KEYS {
             let value = if key.name == "log.level" { "debug" } else { "2m" };
-            set(&mut config, key.name, json!(value)).unwrap();
+            set(&mut config, key.name, &json!(value)).unwrap();
         }
         assert_eq!((config.log.level, config.pairing.ttl), (LogLevel::Debug, Duration::from_secs(120)));
         for (key, value) in [
@@ -113,7 +113,7 @@ mod tests {
             ("control.socket", json!("/tmp/x")),
             ("state_dir", json!("/tmp")),
         ] {
-            assert!(set(&mut config, key, value.clone()).is_err(), "{key} = {value}");
+            assert!(set(&mut config, key, &value).is_err(), "{key} = {value}");
         }
     }
 }

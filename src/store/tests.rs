@@ -333,3 +333,30 @@ fn the_state_is_kept_as_the_older_clawgate_left_it() {
     drop(old);
     assert_eq!(slots(&fixture.open().unwrap()), [("pump-3".to_owned(), None, Some(1))]);
 }
+
+#[test]
+fn a_command_is_new_once_and_a_flood_of_them_is_bounded() {
+    use super::{Begun, CommandId};
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    let id = |jti| CommandId { key: "ops", jti, digest: [1; 32], iat_s: 100, exp_s: 200 };
+    assert_eq!(store.begin_command(id("a"), 110).unwrap(), Begun::New);
+    assert_eq!(store.begin_command(id("a"), 110).unwrap(), Begun::Before(None), "stopped in between");
+    store.end_command("ops", "a", "done").unwrap();
+    drop(store);
+    let store = fixture.open().unwrap();
+    assert_eq!(store.begin_command(id("a"), 110).unwrap(), Begun::Before(Some("done".to_owned())));
+    assert_eq!(store.begin_command(CommandId { digest: [2; 32], ..id("a") }, 110).unwrap(), Begun::Other);
+    assert_eq!(store.begin_command(CommandId { key: "other", ..id("a") }, 110).unwrap(), Begun::New);
+    let ids: Vec<_> = (0..400).map(|n| n.to_string()).collect();
+    let new = ids.iter().filter(|jti| store.begin_command(id(jti), 110).unwrap() == Begun::New).count();
+    assert_eq!(new, 299, "one key's share");
+    assert_eq!(store.begin_command(CommandId { key: "other", ..id("b") }, 110).unwrap(), Begun::New);
+    // What expired makes room; the newest stays, as the floor of the clock.
+    let late = CommandId { iat_s: 300, exp_s: 400, ..id("late") };
+    assert_eq!(store.begin_command(late, 110).unwrap(), Begun::Full);
+    assert_eq!(store.begin_command(CommandId { key: "other", ..late }, 300).unwrap(), Begun::New);
+    assert_eq!(store.begin_command(late, 300).unwrap(), Begun::New);
+    assert_eq!(store.begin_command(CommandId { jti: "c", ..late }, 1000).unwrap(), Begun::New);
+    assert_eq!(store.latest_command().unwrap(), 300);
+}

@@ -1,6 +1,8 @@
 // A standard OAuth server (npm: oidc-provider) as a site would run it for clawgate: each gateway is a client with
 // private_key_jwt; which device a token is for stands in authorization_details (RFC 9396). Loopback only, for tests.
 //
+// With "registration": "TOKEN" a client registers itself with that token, and has the devices of "registered_devices".
+//
 //   node server.mjs '{"clients": {"gw-1": {"jwk": {...}, "devices": ["pump-3"]}}, "audience": "urn:x", "life_s": 300}'
 //
 // Prints its URL as one line of JSON when it listens, and ends when its standard input does.
@@ -16,7 +18,7 @@ const site = JSON.parse(process.argv[2]);
 const DETAIL = 'clawgate_device';
 const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
 const DEVICE_CODE = 'urn:ietf:params:oauth:grant-type:device_code';
-const OURS = 'telemetry:write command:read';
+const OURS = 'telemetry:write command:read status:write';
 
 const listener = createServer().listen(0, '127.0.0.1');
 await new Promise((ready) => listener.once('listening', ready));
@@ -25,7 +27,8 @@ const url = `http://127.0.0.1:${listener.address().port}`;
 const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const signing = { ...privateKey.export({ format: 'jwk' }), kid: 'site-1', alg: 'ES256', use: 'sig' };
 
-const owns = (clientId, device) => site.clients[clientId]?.devices.includes(device);
+const owns = (clientId, device) =>
+  (site.clients[clientId]?.devices ?? site.registered_devices ?? []).includes(device);
 const resourceServer = (life) => ({
   scope: OURS,
   audience: site.audience,
@@ -38,6 +41,12 @@ const resourceServer = (life) => ({
 const topics = ({ tenant, gateway, device }, scope) => {
   const base = `claw/v1/${tenant}/${gateway}/${device}`;
   const granted = [];
+  if (device === '_gateway') { // the gateway itself
+    const leaves = scope.includes('status:write') ? ['status', 'audit', 'alarm', 'reply/#'] : [];
+    granted.push(...leaves.map((leaf) => [`${base}/up/${leaf}`, ['pub']]));
+    if (scope.includes('command:read')) granted.push([`${base}/down/cmd/#`, ['sub']]);
+    return granted;
+  }
   if (scope.includes('telemetry:write')) granted.push([`${base}/up/#`, ['pub']]);
   if (scope.includes('command:read')) granted.push([`${base}/down/#`, ['sub']]);
   return granted;
@@ -60,6 +69,7 @@ const provider = new Provider(url, {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
     deviceFlow: { enabled: true },
+    registration: { enabled: Boolean(site.registration), initialAccessToken: site.registration ?? false },
     revocation: { enabled: true },
     resourceIndicators: {
       enabled: true,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::DETAIL_TYPE;
 use super::approval::Asked;
+use super::register::Registered;
 use super::transport::Reply;
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -32,6 +33,8 @@ pub(super) struct Endpoints {
     pub(super) revocation: Option<String>,
     /// For the approval of a person (RFC 8628, section 4).
     pub(super) device_authorization: Option<String>,
+    /// For clients that register themselves (RFC 7591).
+    pub(super) registration: Option<String>,
     /// Whether it can be told of a device instead of a token.
     pub(super) knows_devices: bool,
 }
@@ -42,6 +45,7 @@ struct Metadata {
     token_endpoint: String,
     revocation_endpoint: Option<String>,
     device_authorization_endpoint: Option<String>,
+    registration_endpoint: Option<String>,
     #[serde(default)]
     authorization_details_types_supported: Vec<String>,
 }
@@ -102,6 +106,7 @@ pub(super) fn endpoints(at: &str, issuer: &str, reply: &Reply) -> Result<Endpoin
         token: metadata.token_endpoint,
         revocation: metadata.revocation_endpoint,
         device_authorization: metadata.device_authorization_endpoint,
+        registration: metadata.registration_endpoint,
         knows_devices,
     })
 }
@@ -123,6 +128,14 @@ pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<Gran
         token = token.living_at_most(Duration::from_secs(seconds));
     }
     Ok(Granted { token, refresh: answer.refresh_token.map(Secret::new) })
+}
+
+/// Who we are there from now on (RFC 7591, section 3.2.1).
+pub(super) fn registered(endpoint: &str, reply: &Reply) -> Result<Registered, IssuerError> {
+    if !matches!(reply.status, 200 | 201) {
+        return Err(failure(endpoint, reply, None));
+    }
+    parse::<Registered>(endpoint, reply)?.check(endpoint)
 }
 
 /// The approval that was asked for.

@@ -8,6 +8,7 @@ mod answer;
 mod approval;
 mod check;
 mod grant;
+mod register;
 mod transport;
 
 use std::path::Path;
@@ -29,6 +30,7 @@ use grant::{Kept, NoFamilies};
 use transport::Transport;
 
 pub use grant::{Families, Grant};
+pub(crate) use register::{Registered, Registration, register};
 pub use transport::OauthSetupError;
 
 /// Type of our authorization details.

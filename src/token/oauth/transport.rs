@@ -8,6 +8,7 @@ use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
+use crate::secret::Secret;
 use crate::token::IssuerError;
 
 /// A whole request; shorter than what the keeper waits.
@@ -88,6 +89,16 @@ impl Transport {
     pub(super) fn post(&self, endpoint: &str, form: &[(&'static str, String)]) -> Result<Reply, IssuerError> {
         let form = form.iter().map(|(name, value)| (*name, value.as_str()));
         read(endpoint, self.agent.post(endpoint).header("accept", "application/json").send_form(form))
+    }
+
+    pub(super) fn post_json(
+        &self,
+        endpoint: &str,
+        bearer: &Secret<String>,
+        body: &serde_json::Value,
+    ) -> Result<Reply, IssuerError> {
+        let request = self.agent.post(endpoint).header("accept", "application/json");
+        read(endpoint, request.header("authorization", format!("Bearer {}", bearer.expose())).send_json(body))
     }
 }
 

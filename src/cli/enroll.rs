@@ -1,0 +1,214 @@
+//! `enroll`: the gateway's key, and its registration at the issuer.
+
+use std::fs::{self, OpenOptions};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::args::Enroll;
+use super::exit::Exit;
+use super::terminal::{Terminal, clean};
+use crate::config::{self, Config, IssuerKind};
+use crate::control::failure::Failure;
+use crate::secret::Secret;
+use crate::secret_source::SecretSource;
+use crate::token::key::{Jwk, SigningKey};
+use crate::token::oauth::{Registered, Registration, register};
+
+/// The initial access token: never an argument, which every user could see.
+const VARIABLE: &str = "OPENCLAW_ENROLL_TOKEN";
+/// No such token is longer.
+const MAX_TOKEN: u64 = 16 * 1024;
+
+/// What is kept beside the key, mode 0600: who this key is, and where.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    issuer: String,
+    thumbprint: String,
+    #[serde(flatten)]
+    registered: Registered,
+}
+
+/// The result.
+#[derive(Serialize)]
+struct Enrolled {
+    issuer: String,
+    /// `now`, `before`, or `no`.
+    registered: &'static str,
+    client_id: String,
+    /// Whether the configuration names that client id already.
+    configured: bool,
+    key: String,
+    thumbprint: String,
+    jwk: Jwk,
+    public_pem: String,
+    tenant: String,
+}
+
+pub(super) fn enroll(terminal: &Terminal, asked: &Enroll) -> Result<Exit, Failure> {
+    let config = config::load(&asked.file.config)
+        .map_err(|error| Failure::new(Exit::Config, "config", error.to_string(), "Check it: clawgate config check"))?;
+    let (Some(url), Some(source), IssuerKind::Oauth) =
+        (&config.issuer.url, &config.issuer.client_key, config.issuer.kind)
+    else {
+        return Err(Failure::usage(
+            "This gateway signs its tokens itself (issuer.kind = \"local\"): there is nowhere to enroll.",
+            "For an issuer elsewhere write issuer.kind = \"oauth\", issuer.url and issuer.client_key.",
+        ));
+    };
+    let SecretSource::File(path) = source else {
+        return Err(Failure::usage(
+            "issuer.client_key is not a file: a key in a secret store or a credential is made and registered there.",
+            "To enroll from here, name a file in issuer.client_key first.",
+        ));
+    };
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, "key", error.to_string(), "");
+    let key = SigningKey::load_or_create(path).map_err(|error| failed(&error))?;
+    let public_pem = key.public_pem().map_err(|error| failed(&error))?;
+    let jwk = key.public().clone();
+    let own = config.issuer.client_id.clone();
+    let result = |registered, client_id: String| Enrolled {
+        issuer: url.clone(),
+        registered,
+        configured: own.as_deref().unwrap_or(config.gateway.id.as_str()) == client_id,
+        client_id,
+        key: path.display().to_string(),
+        thumbprint: jwk.kid.clone(),
+        jwk: jwk.clone(),
+        public_pem: public_pem.clone(),
+        tenant: config.gateway.tenant.to_string(),
+    };
+    let beside = beside(path);
+    if let Some(kept) = read(&beside)?.filter(|kept| kept.issuer == *url && kept.thumbprint == jwk.kid) {
+        terminal.result(&result("before", kept.registered.client_id), words);
+        return Ok(Exit::Ok);
+    }
+    let Some(token) = token(asked.token_stdin)? else {
+        let client_id = own.clone().unwrap_or_else(|| config.gateway.id.to_string());
+        terminal.result(&result("no", client_id), words);
+        return Ok(Exit::Ok);
+    };
+    let registered = ask(&config, url, &jwk, &token)?;
+    let kept = Kept { issuer: url.clone(), thumbprint: jwk.kid.clone(), registered };
+    keep(&beside, &kept).map_err(|error| {
+        let text = format!(
+            "Registered as {:?}, but {} cannot be written: {error}.",
+            kept.registered.client_id,
+            beside.display()
+        );
+        Failure::new(
+            Exit::Failed,
+            "not_kept",
+            text,
+            "Note the client id; a second enroll would register a second client.",
+        )
+    })?;
+    terminal.result(&result("now", kept.registered.client_id), words);
+    Ok(Exit::Ok)
+}
+
+fn ask(config: &Config, url: &str, jwk: &Jwk, token: &Secret<String>) -> Result<Registered, Failure> {
+    let name = format!("clawgate {}/{}", config.gateway.tenant, config.gateway.id);
+    let asked = register(&Registration {
+        url,
+        ca: config.issuer.ca.as_deref(),
+        token,
+        name: &name,
+        key: jwk,
+        grant: config.issuer.grant,
+    });
+    match asked {
+        Ok(Some(registered)) => Ok(registered),
+        Ok(None) => Err(Failure::new(
+            Exit::Cloud,
+            "no_registration",
+            format!("{url} offers no registration by itself (RFC 7591)."),
+            "Register the key by hand: clawgate enroll without a token shows it.",
+        )),
+        Err(error) => Err(Failure::new(Exit::Cloud, "not_registered", format!("{error}."), "")),
+    }
+}
+
+/// The initial access token, from the environment or standard input.
+fn token(from_stdin: bool) -> Result<Option<Secret<String>>, Failure> {
+    let text = if from_stdin {
+        if std::io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "--token-stdin: nothing is piped in.",
+                "For example: pass show enroll | clawgate enroll --token-stdin",
+            ));
+        }
+        let mut text = String::new();
+        let read = std::io::stdin().lock().take(MAX_TOKEN).read_to_string(&mut text);
+        read.map_err(|error| Failure::usage(format!("standard input: {error}."), ""))?;
+        text
+    } else {
+        std::env::var(VARIABLE).unwrap_or_default()
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Failure::usage("The initial access token is not plain ASCII.", ""));
+    }
+    Ok(Some(Secret::new(text.to_owned())))
+}
+
+fn beside(key: &Path) -> PathBuf {
+    let mut name = key.file_name().unwrap_or_default().to_owned();
+    name.push(".registration");
+    key.with_file_name(name)
+}
+
+fn read(path: &Path) -> Result<Option<Kept>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let text = format!("{}: {error}.", path.display());
+        Failure::new(
+            Exit::Failed,
+            "registration",
+            text,
+            "It says who this gateway is at its issuer: restore it, or remove it to enroll anew.",
+        )
+    };
+    match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| failed(&error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// Whole or not at all.
+fn keep(path: &Path, kept: &Kept) -> std::io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    file.write_all(serde_json::to_string(kept)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&aside, path)
+}
+
+fn words(it: &Enrolled) -> String {
+    let jwk = serde_json::to_string(&it.jwk).unwrap_or_default();
+    let shown = format!("key         {}\nthumbprint  {}\njwk         {jwk}\n", clean(&it.key), it.thumbprint);
+    let id = clean(&it.client_id);
+    let next = if it.configured {
+        String::new()
+    } else {
+        format!("\nWrite into the configuration:\n\n[issuer]\nclient_id = \"{id}\"\n")
+    };
+    match it.registered {
+        "no" => format!(
+            "{shown}\nNot registered by this command: no initial access token came ({VARIABLE}, or --token-stdin).\n\
+             Register the JWK at {} as a client with private_key_jwt (ES256), or, for clawgate issuer serve, save this as\n\
+             {id}.pub beside its file:\n\n{}\nand add to that file:\n\n[clients.{id}]\npublic_key = \"{id}.pub\"\ntenant = \"{}\"\n",
+            clean(&it.issuer),
+            it.public_pem,
+            clean(&it.tenant),
+        ),
+        when => format!("registered  as {id} at {} ({when})\n{shown}{next}", clean(&it.issuer)),
+    }
+}
