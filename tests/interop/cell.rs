@@ -179,6 +179,8 @@ impl Bed<'_> {
                 self.is_paired(paired, pair);
             }
             Ceremony::Issued => {
+                // On the air it is heard a moment after the gateway started.
+                self.sees("");
                 let paired = self.unit.count(self.unit.words().paired);
                 let command = ["pair", self.unit.at(), "--issue", "--name", "dev", "--json"];
                 let mut pair = self.daemon.command(&command);
