@@ -146,8 +146,8 @@ impl Alarms {
     }
 
     /// Alarms that only their subscribers and the log hear of.
-    #[must_use]
-    pub fn unaudited(clock: Clock) -> Self {
+    #[cfg(test)]
+    pub(crate) fn unaudited(clock: Clock) -> Self {
         Self::with(None, Metrics::new(), clock)
     }
 
@@ -195,12 +195,9 @@ impl Alarms {
 
     /// Raises an alarm. Said again at most every ten minutes for the same kind and subject; never waits.
     pub fn raise(&self, alarm: Alarm) {
-        let alarm = Alarm {
-            subject: capped(&alarm.subject, MAX_SUBJECT),
-            words: capped(&alarm.words, MAX_WORDS),
-            next_step: capped(&alarm.next_step, MAX_WORDS),
-            ..alarm
-        };
+        let Alarm { kind, subject, words, next_step } = alarm;
+        let (subject, words) = (capped(subject, MAX_SUBJECT), capped(words, MAX_WORDS));
+        let alarm = Alarm { kind, subject, words, next_step: capped(next_step, MAX_WORDS) };
         if let Some(unsaid) = self.note(&alarm) {
             self.say(alarm, unsaid);
         }
@@ -208,7 +205,7 @@ impl Alarms {
 
     /// What it was about is over.
     pub fn clear(&self, kind: AlarmKind, subject: &str) {
-        self.live_map().remove(&(kind, capped(subject, MAX_SUBJECT)));
+        self.live_map().remove(&(kind, capped(subject.to_owned(), MAX_SUBJECT)));
     }
 
     /// The alarms that stand, the latest first.
@@ -292,8 +289,11 @@ fn off_the_async_threads(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn capped(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+fn capped(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+    }
+    text
 }
 
 impl std::fmt::Debug for Alarms {

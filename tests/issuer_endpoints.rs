@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use clawgate::clock::Clock;
@@ -173,6 +174,20 @@ async fn a_gateway_gets_nothing_for_another_gateways_devices() {
     let refused = bed.gateway().issue(&elsewhere).await.unwrap_err();
     assert!(matches!(&refused, IssuerError::Refused { code, .. } if code == "invalid_target"), "{refused}");
     assert_eq!(refused.remedy(), Remedy::Quarantine);
+}
+
+#[tokio::test]
+async fn limits_come_as_they_were_asked_and_another_stage_has_another_issuer() {
+    let bed = Bed::start().await;
+    let limits = Limits::new(vec!["192.0.2.0/24".parse().unwrap()], NonZeroU32::new(5)).unwrap();
+    let asked = TokenRequest { limits: limits.clone(), ..request("gw-1", "pump-3") };
+    let token = bed.gateway().issue(&asked).await.unwrap();
+    assert_eq!((token.claims().limits(), token.claims().claw_stage), (limits, Some(Stage::Prod)));
+    let dev = TokenRequest { stage: Stage::Dev, ..request("gw-1", "pump-3") };
+    let refused = bed.gateway().issue(&dev).await.unwrap_err();
+    assert!(matches!(&refused, IssuerError::Refused { code, .. } if code == "invalid_target"), "{refused}");
+    assert!(bed.issuer.issue(&dev).await.is_err(), "nor in this process");
+    bed.server.stop().await;
 }
 
 #[tokio::test]

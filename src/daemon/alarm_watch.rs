@@ -11,7 +11,7 @@ use crate::alarm::{Alarm, AlarmKind};
 use crate::ids::DeviceId;
 use crate::metrics::Device as Label;
 use crate::session::blocking;
-use crate::store::{Device, StoreError};
+use crate::store::Device;
 use crate::token::keeper::TokenStatus;
 
 /// Looks until `stop`.
@@ -19,7 +19,7 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
     let (mut baselines, mut refusals) = (Baselines::default(), Refusals::default());
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let store = gateway.store().clone();
-        let devices = match blocking(move || Ok::<_, StoreError>(store.devices()?)).await {
+        let devices = match blocking(move || store.devices()).await {
             Ok(devices) => devices,
             Err(error) => {
                 tracing::error!(%error, "the registry cannot be read; no alarm is looked for");
@@ -35,7 +35,11 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
         for spike in baselines.look(gateway.clock().boot(), factor, counts) {
             gateway.alarms().raise(of_spike(&spike));
         }
-        for alarm in refusals.look(&gateway.keeper().list(), &devices) {
+        let tokens = gateway.keeper().list();
+        for device in refusals.mended(&tokens) {
+            gateway.alarms().clear(AlarmKind::Quarantine, device.as_str());
+        }
+        for alarm in refusals.look(&tokens, &devices) {
             gateway.alarms().raise(alarm);
         }
     }
@@ -56,6 +60,13 @@ fn of_spike(spike: &Spike) -> Alarm {
 struct Refusals(HashMap<DeviceId, (u64, bool)>);
 
 impl Refusals {
+    /// Devices that were paused at the last look, and are not any more.
+    fn mended<'a>(&self, tokens: &'a [TokenStatus]) -> Vec<&'a DeviceId> {
+        let was_paused = |device: &DeviceId| self.0.get(device).is_some_and(|(_, was_paused)| *was_paused);
+        let mended = |token: &&TokenStatus| token.state != "quarantined" && was_paused(&token.device);
+        tokens.iter().filter(mended).map(|token| &token.device).collect()
+    }
+
     fn look(&mut self, tokens: &[TokenStatus], devices: &[Device]) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         let mut seen = HashMap::with_capacity(tokens.len());
@@ -129,5 +140,7 @@ mod tests {
         assert_eq!(kinds(&mut refusals, token("valid", 1)), []);
         assert_eq!(kinds(&mut refusals, token("quarantined", 2)), [AlarmKind::OffAllowList, AlarmKind::Quarantine]);
         assert_eq!(kinds(&mut refusals, token("quarantined", 2)), []);
+        assert!(refusals.mended(&[token("quarantined", 2)]).is_empty());
+        assert_eq!(refusals.mended(&[token("valid", 2)]), [&token("valid", 2).device]);
     }
 }

@@ -316,7 +316,13 @@ fn the_state_is_kept_as_the_older_clawgate_left_it() {
     let store = fixture.open().unwrap();
     store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
     // As schema 2 was.
-    store.db().execute_batch("ALTER TABLE devices DROP COLUMN revoked_why; PRAGMA user_version = 2").unwrap();
+    store
+        .db()
+        .execute_batch(
+            "ALTER TABLE devices DROP COLUMN revoked_why; DROP TABLE commands; DROP TABLE overlay;
+                        PRAGMA user_version = 2",
+        )
+        .unwrap();
     drop(store);
     let upgraded = fixture.open().unwrap();
     assert_eq!(slots(&upgraded), [("pump-3".to_owned(), None, Some(1))]);

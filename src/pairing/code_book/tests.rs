@@ -227,7 +227,7 @@ fn an_idle_time_is_within_the_life_and_frees_the_code_that_nobody_claimed() {
     }
     let asked = CodeRequest { idle: Some(Duration::from_secs(20)), ..request(Some("th-1")) };
     let (record, _) = fixture.codes().new_code(asked, root()).unwrap();
-    fixture.clock.advance(Duration::from_millis(20_000));
+    fixture.clock.advance(Duration::from_secs(20));
     assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
     assert_eq!(fixture.state(&record.id), CodeState::Expired);
     assert!(fixture.codes().store.code_secret(&record.id).unwrap().is_none());
