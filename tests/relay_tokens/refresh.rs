@@ -183,7 +183,6 @@ async fn drain_and_reconnect_at_mosquitto_loses_doubles_and_reorders_nothing() {
 /// The figures of docs/cloud.md: `cargo test --release --test relay_tokens measures -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "measures, a minute long"]
-#[expect(clippy::print_stdout, reason = "figures for a person")]
 async fn measures_refresh_over_a_long_line_and_revocation() {
     for (name, reauth) in [("re-authentication", Reauth::Auto), ("drain and reconnect", Reauth::Never)] {
         for (broker, site) in [("embedded", LongSite::embedded().await), ("mosquitto", LongSite::mosquitto().await)] {

@@ -13,14 +13,14 @@ pub(crate) fn authority(folder: &Path, name: &str, leaf: impl FnOnce(&mut Certif
     let issuer = ca(folder, name);
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     leaf(&mut params);
-    signed(folder, &format!("{name}-leaf"), params, &issuer);
+    signed(folder, &format!("{name}-leaf"), &params, &issuer);
 }
 
 /// Writes a CA, `NAME.pem`, and a certificate for each of `leaves` with its key: `LEAF.pem`, `LEAF.key`.
 pub(crate) fn authority_of(folder: &Path, name: &str, leaves: &[&str]) {
     let issuer = ca(folder, name);
     for leaf in leaves {
-        signed(folder, leaf, CertificateParams::new(vec!["localhost".to_owned()]).unwrap(), &issuer);
+        signed(folder, leaf, &CertificateParams::new(vec!["localhost".to_owned()]).unwrap(), &issuer);
     }
 }
 
@@ -33,7 +33,7 @@ fn ca(folder: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
     issuer
 }
 
-fn signed(folder: &Path, name: &str, params: CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) {
+fn signed(folder: &Path, name: &str, params: &CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
     std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
