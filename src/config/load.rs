@@ -385,6 +385,14 @@ mod tests {
     }
 
     #[test]
+    fn what_the_brokers_profile_cannot_do_is_named_with_its_line() {
+        let text = refusal("[broker]\nurl = \"mqtt://b\"\nprofile = \"azure-iot-hub\"\n");
+        assert!(text.contains("clawgate.toml:2: broker.url: is mqtts://"), "{text}");
+        let text = refusal("mode = \"standalone\"\n[broker]\nprofile = \"emqx\"\n");
+        assert!(text.contains("clawgate.toml:3: broker.profile: "), "{text}");
+    }
+
+    #[test]
     fn broken_toml_is_named_with_its_line() {
         let text = refusal("mode = \"standalone\"\n[spool\n");
         assert!(text.contains("clawgate.toml:2: "), "{text}");

@@ -3,6 +3,8 @@
 
 #[path = "../support/back_half.rs"]
 mod back_half;
+#[path = "../support/line.rs"]
+mod line;
 mod node;
 mod rabbitmq;
 #[path = "../support/mod.rs"]

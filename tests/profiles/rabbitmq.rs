@@ -20,6 +20,7 @@ use rumqttc_v4::{
 use tokio::task::JoinHandle;
 
 use crate::back_half::{Gateway, pairing, submit};
+use crate::line::Line;
 use crate::node::{RESOURCE, RabbitMq};
 use crate::support::{until, within};
 
@@ -57,7 +58,11 @@ impl Site {
 
     /// A gateway with one device under this token.
     fn gateway(&self, token: Arc<AccessToken>) -> (Gateway, clawgate::spool::Lane, TokenFeed) {
-        let gateway = Gateway::start(self.broker.addr().port(), |options| {
+        Self::gateway_to(self.broker.addr().port(), token)
+    }
+
+    fn gateway_to(port: u16, token: Arc<AccessToken>) -> (Gateway, clawgate::spool::Lane, TokenFeed) {
+        let gateway = Gateway::start(port, |options| {
             options.profile = Profile::of(BrokerProfile::Rabbitmq);
         });
         let device = token.claims().sub.clone();
@@ -179,7 +184,8 @@ async fn rabbitmq_keeps_each_device_to_its_token() {
 async fn a_refresh_under_load_loses_repeats_and_reorders_nothing(site: &Site) {
     const ROUNDS: u64 = 6;
     let subscriber = site.subscriber().await;
-    let (gateway, lane, feed) = site.gateway(site.token("pump-3", 600).await);
+    let line = Line::to(site.broker.addr(), Duration::from_millis(40)).await;
+    let (gateway, lane, feed) = Site::gateway_to(line.port(), site.token("pump-3", 600).await);
     until("it is connected", || gateway.state() == RelayState::Connected).await;
     let mut seq = 0;
     for round in 1..=ROUNDS {
@@ -199,7 +205,9 @@ async fn a_refresh_under_load_loses_repeats_and_reorders_nothing(site: &Site) {
     }
     assert_eq!(events.len() as u64, seq, "and none again");
     let gap = events.windows(2).map(|pair| pair[1].1.duration_since(pair[0].1)).max().unwrap();
-    eprintln!("{seq} readings over {ROUNDS} refreshes: none lost, repeated or reordered; longest gap {gap:?}");
+    eprintln!(
+        "{seq} readings over {ROUNDS} refreshes and an 80 ms line: none lost, repeated or reordered; longest gap {gap:?}"
+    );
 
     let (first, _) = &events[0];
     assert_eq!(first["specversion"], "1.0");
