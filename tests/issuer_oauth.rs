@@ -2,6 +2,12 @@
 //! answer it gives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/plugin.rs"]
+mod plugin;
+mod support;
+
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -20,7 +26,9 @@ use clawgate::token::verify::Verifier;
 use clawgate::token::{
     AccessToken, Approval, Issuer as _, IssuerError, Limits, Remedy, Stage, TokenRequest, TokenState,
 };
+use daemon::{Daemon, Sensor, quoted};
 use serde_json::{Value, json};
+use support::Mosquitto;
 
 const AUDIENCE: &str = "urn:claw:test-broker";
 const SOON: Duration = Duration::from_secs(60);
@@ -41,16 +49,21 @@ impl Site {
     }
 
     fn with_life(life_s: u64) -> Self {
-        Self::with(life_s, None)
+        Self::with(SigningKey::generate().unwrap(), life_s, None)
     }
 
     /// A server that lets a gateway register itself with this token.
     fn with_registration(token: &str) -> Self {
-        Self::with(300, Some(token))
+        Self::with(SigningKey::generate().unwrap(), 300, Some(token))
     }
 
-    fn with(life_s: u64, registration: Option<&str>) -> Self {
-        let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    /// The first gateway has this key.
+    fn of(key: SigningKey, life_s: u64) -> Self {
+        Self::with(key, life_s, None)
+    }
+
+    fn with(key: SigningKey, life_s: u64, registration: Option<&str>) -> Self {
+        let other = SigningKey::generate().unwrap();
         let site = json!({
             "clients": {
                 "gw-1": { "jwk": key.public(), "devices": ["pump-3", "pump-4", "_gateway"] },
@@ -450,4 +463,72 @@ async fn a_gateway_registers_itself_once_and_gets_tokens_under_the_id_it_was_giv
     let asked = TokenRequest { gateway: "gw-9".to_owned(), ..request("pump-9") };
     let token = client.issue(&asked).await.unwrap();
     assert_eq!(token.claims().sub, "pump-9");
+}
+
+/// The daemon, a site's server and mosquitto with the plugin: a person says yes where `pair` says, and what the sensor
+/// measures goes through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_a_person_approves_while_it_is_paired_delivers_its_first_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let key_file = folder.path().join("gw-1.pem");
+    let made = Command::new(env!("CARGO_BIN_EXE_clawgate")).args(["issuer", "key"]).arg(&key_file).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let site = Site::of(SigningKey::load(&key_file).unwrap(), 300);
+    let broker_folder = tempfile::tempdir().unwrap();
+    std::fs::write(broker_folder.path().join("jwks"), serde_json::to_string(&site.jwks).unwrap()).unwrap();
+    DenyList::open(&broker_folder.path().join("denylist")).unwrap();
+    let rules = plugin::config(&site.url);
+    let rules = rules.replace("plugin_opt_audience claw", &format!("plugin_opt_audience {AUDIENCE}"));
+    let broker = Mosquitto::start_in(broker_folder, &rules);
+    let mut sensor = Sensor::start(&folder.path().join("sensor"), &["--every", "200ms"]);
+    let config = format!(
+        "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[broker]\nurl = \"mqtt://127.0.0.1:{}\"\n\
+         [issuer]\nkind = \"oauth\"\ngrant = \"device_code\"\nurl = {:?}\naudience = {AUDIENCE:?}\nclient_key = {}\n\
+         [uart.ports.p1]\npath = {}\n",
+        broker.port(),
+        site.url,
+        quoted(&key_file),
+        quoted(&sensor.line()),
+    );
+    let own = folder.path().join("daemon");
+    std::fs::create_dir(&own).unwrap();
+    let daemon = Daemon::start(&own, &config);
+
+    let mut pairing = daemon.pairing("p1", &mut sensor, "pump-3");
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(pairing.stderr.take().unwrap()).lines().map_while(Result::ok);
+    for line in lines.by_ref() {
+        said.push(line);
+        if said.last().is_some_and(|line| line.contains("Approve the device at")) {
+            break;
+        }
+    }
+    let approve = said.last().unwrap_or_else(|| panic!("nothing was said: {}", daemon.log()));
+    assert!(approve.contains(&format!("{}/device", site.url)), "{said:?}");
+    assert!(said.iter().any(|line| line.contains('█')), "no QR: {said:?}");
+    let is_code = |line: &&str| line.len() > 6 && line.chars().all(|c| c.is_ascii_uppercase() || c == '-');
+    let code =
+        said.iter().map(|line| line.trim()).find(is_code).unwrap_or_else(|| panic!("no code: {said:?}")).to_owned();
+    // Nothing goes to the broker before a person has decided, and `token ls` says where.
+    let token = || {
+        let all = daemon.json(&["token", "ls"]).remove(0);
+        all.as_array().unwrap().iter().find(|token| token["device"] == "pump-3").unwrap().clone()
+    };
+    let waiting = token();
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
+    assert!(waiting["reason"].as_str().is_some_and(|reason| reason.contains(&code)), "{waiting}");
+    assert!(!broker.log().contains("gw-1.pump-3"), "{}", broker.log());
+
+    site.person(&format!("approve?user_code={code}")).await;
+    let rest: Vec<String> = tokio::task::spawn_blocking(move || lines.collect()).await.unwrap();
+    let ended = pairing.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{said:?} {rest:?} {}", daemon.log());
+    assert!(rest.iter().any(|line| line.contains("first reading") && line.contains("ok")), "{rest:?}");
+    let topic = "'claw/v1/default/gw-1/pump-3/up/telemetry'";
+    let taken = |line: &str| line.contains("Received PUBLISH from gw-1.pump-3") && line.contains(topic);
+    assert!(broker.log().lines().any(taken), "{}", broker.log());
+    // The person is asked once: the next token comes by the refresh token that is kept.
+    let done = daemon.cli(&["token", "rotate", "pump-3"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(token()["state"], "valid");
 }

@@ -42,14 +42,14 @@ pub(super) async fn new(
         let id = record.id.to_string();
         Ok((record.id, NewCode { id, made: true, code: Some(text), qr: Some(qr), ttl_s, attempts }))
     };
-    let made = match key {
+    let told = match key {
         None => make().await?.1,
         Some(key) => match once.make(&caller.actor(), &key, &request, make).await? {
-            Outcome::Now(made) => made,
+            Outcome::Now(told) => told,
             Outcome::Before(id) => NewCode { id: id.to_string(), made: false, code: None, qr: None, ttl_s, attempts },
         },
     };
-    Ok(Json(made))
+    Ok(Json(told))
 }
 
 /// Makes a code for whoever may: the same rules for an operator here and a command from the cloud.

@@ -49,8 +49,8 @@ impl Once {
         if key.is_empty() || key.chars().count() > MAX_KEY {
             return Err(Failure::usage(format!("An idempotency key has 1 to {MAX_KEY} characters."), ""));
         }
-        let mut made = self.0.lock().await;
-        if let Some(before) = made.iter().find(|made| made.key == key && made.creator == *creator) {
+        let mut kept = self.0.lock().await;
+        if let Some(before) = kept.iter().find(|made| made.key == key && made.creator == *creator) {
             if before.request != *request {
                 let text = format!("The idempotency key {key:?} made {} with other wishes.", before.id);
                 return Err(Failure::usage(text, "Take another key for another code."));
@@ -58,10 +58,10 @@ impl Once {
             return Ok(Outcome::Before(before.id.clone()));
         }
         let (id, value) = make().await?;
-        if made.len() >= KEPT {
-            made.pop_front();
+        if kept.len() >= KEPT {
+            kept.pop_front();
         }
-        made.push_back(Made { creator: creator.clone(), key: key.to_owned(), request: request.clone(), id });
+        kept.push_back(Made { creator: creator.clone(), key: key.to_owned(), request: request.clone(), id });
         Ok(Outcome::Now(value))
     }
 }

@@ -87,7 +87,8 @@ fn node(left: [u8; 32], right: [u8; 32]) -> [u8; 32] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A line's text with another `prev`, and its hash made right.
@@ -268,7 +269,7 @@ fn a_log_that_lost_its_oldest_lines_and_changed_its_key_twice_is_whole_for_both(
 #[test]
 fn an_export_is_resumed_by_number_and_followed_as_it_grows() {
     let site = Site::standalone("");
-    let _daemon = site.start();
+    let daemon = site.start();
     site.run(&["code", "new"]).ok();
     let number = |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64();
     let whole = site.run(&["audit", "export"]).ok().out;
@@ -294,7 +295,7 @@ fn an_export_is_resumed_by_number_and_followed_as_it_grows() {
         assert_eq!(line, seen + 1);
         seen = line;
     }
-    drop(_daemon);
+    drop(daemon);
     until("who follows ends with the daemon", || follower.try_wait().unwrap());
 }
 

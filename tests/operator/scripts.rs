@@ -131,7 +131,7 @@ fn every_verb_answers_in_json_also_when_it_refuses() {
 #[test]
 fn what_is_watched_comes_as_json_lines() {
     let site = Site::standalone("");
-    let _daemon = site.start();
+    let daemon = site.start();
     let mut command = site.command(Path::new(PROGRAM), &["watch", "--json"]);
     let mut watching = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
@@ -140,10 +140,10 @@ fn what_is_watched_comes_as_json_lines() {
     // What happens until it has begun to watch is not in it: it happens again.
     let line = until("something is seen", || {
         site.configure("mode = \"standalone\"\n[log]\nlevel = \"none\"\n[standalone]\nlisten = \"127.0.0.1:0\"\n");
-        _daemon.signal(rustix::process::Signal::HUP);
+        daemon.signal(rustix::process::Signal::HUP);
         let seen = told.recv_timeout(std::time::Duration::from_secs(2)).ok();
         site.configure("mode = \"standalone\"\n[standalone]\nlisten = \"127.0.0.1:0\"\n");
-        _daemon.signal(rustix::process::Signal::HUP);
+        daemon.signal(rustix::process::Signal::HUP);
         seen
     });
     let line: Value = serde_json::from_str(&line.unwrap().unwrap()).unwrap();

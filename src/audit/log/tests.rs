@@ -470,7 +470,9 @@ fn a_change_of_key_that_the_old_key_did_not_sign_is_found() {
     line.trim_end().clone_into(&mut lines[4]);
     fixture.rewrite(&lines);
     let mut head = crate::audit::checkpoint::State::default();
-    lines.iter().for_each(|line| head.push(line::parse(line.as_bytes()).unwrap().1));
+    for line in &lines {
+        head.push(line::parse(line.as_bytes()).unwrap().1);
+    }
     let base = crate::audit::checkpoint::State::default();
     Checkpoint::sign(&thief, head, base, 0).write(&fixture.dir()).unwrap();
     for key in [Some(first), None] {
