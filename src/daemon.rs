@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use decide::Verdict;
 pub use issuer::IssuingError;
-pub(crate) use keys::Kind as KeyKind;
+pub(crate) use keys::{Kind as KeyKind, ending_certificates};
 pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 

@@ -50,6 +50,13 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// The label of something that ends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Expiring {
+    /// Where it is named: a key of the configuration, or a kind of key.
+    pub what: String,
+}
+
 /// A bound of the design and what it bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Bound {
@@ -78,6 +85,8 @@ pub struct Metrics {
     pub alarms: Family<Kind, Counter>,
     /// Bounds of queues, tables and connections, by what they bound.
     pub limits: Family<Bound, Gauge>,
+    /// Seconds until certificates and keys end, by where they are named.
+    pub expires: Family<Expiring, Gauge>,
     registry: Arc<Registry>,
 }
 
@@ -224,6 +233,9 @@ impl Metrics {
         registry.register("limit", "Bounds, by what they bound", limits.clone());
         let alarms = Family::default();
         registry.register("alarms", "Alarms that were said, by kind", alarms.clone());
+        let expires = Family::default();
+        let help = "Until certificates and keys end, by where they are named";
+        registry.register_with_unit("expires", help, Unit::Seconds, expires.clone());
         Self {
             link: LinkMetrics::register(&mut registry),
             pairing: PairingMetrics::register(&mut registry),
@@ -234,6 +246,7 @@ impl Metrics {
             control: ControlMetrics::register(&mut registry),
             alarms,
             limits,
+            expires,
             registry: Arc::new(registry),
         }
     }

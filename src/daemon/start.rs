@@ -155,7 +155,7 @@ pub(super) async fn start(
         broker,
         issuer_url: issuing.url,
         terms: issuing.terms,
-        keys: keys::Keys { issuer: issuing.local },
+        keys: keys::Keys { issuer: issuing.local, endings: Mutex::default() },
         keeper,
         relay,
         service,

@@ -9,7 +9,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 /// The end of its validity, since 1970 UTC; `None` for what is no certificate.
-pub(super) fn not_after(der: &[u8]) -> Option<Duration> {
+pub(crate) fn not_after(der: &[u8]) -> Option<Duration> {
     let (certificate, _) = expect(der, SEQUENCE)?;
     let (mut rest, _) = expect(certificate, SEQUENCE)?;
     if rest.first() == Some(&VERSION) {

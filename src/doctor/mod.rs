@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, IssuerKind, Mode};
 use crate::control::api::Status;
 
+pub(crate) use certificate::not_after;
 pub(crate) use probe::daemon_pid;
 
 /// How one thing is.
@@ -80,6 +81,10 @@ pub(crate) fn examine(config: Result<Config, ConfigError>, config_file: &Path, a
     }
     if let (IssuerKind::Oauth, Some(url)) = (config.issuer.kind, &config.issuer.url) {
         findings.push(judge::issuer(url, &broker::ask_issuer(&config, url)));
+    }
+    for (key, words, next, left_s) in crate::daemon::ending_certificates(&config, clock.wall().as_secs()) {
+        let level = if left_s == 0 { Finding::problem } else { Finding::advice };
+        findings.push(level(key, words, next));
     }
     findings.push(judge::spool(asked, config.spool.max_bytes));
     findings.push(judge::disk(&config.state_dir, probe::disk(&config.state_dir), config.spool.max_bytes));

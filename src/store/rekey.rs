@@ -75,6 +75,11 @@ impl Store {
         self.master_key()
     }
 
+    /// Whether the key file is our own, so that we may change it.
+    pub(crate) fn owns_master_key(&self) -> bool {
+        self.0.origin == Origin::Own
+    }
+
     /// The master key in use.
     ///
     /// # Errors

@@ -142,3 +142,40 @@ fn the_keys_of_the_gateway_itself_are_changed_while_it_runs() {
     until("the old static key is gone", || (retired(&site) == 0).then_some(()));
     assert!(site.run(&["key", "rotate", "nothing"]).err.contains("issuer, "));
 }
+
+#[test]
+fn a_certificate_that_ends_soon_is_said_once_over_restarts_and_stands_in_status_doctor_and_metrics() {
+    let site = Site::standalone("");
+    let soon =
+        jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().saturating_add(jiff::Span::new().days(4));
+    let mut params = rcgen::CertificateParams::new(vec!["vault".to_owned()]).unwrap();
+    let (month, day) = (soon.month().unsigned_abs(), soon.day().unsigned_abs());
+    params.not_after = rcgen::date_time_ymd(soon.year().into(), month, day);
+    let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    std::fs::write(site.path("ca.pem"), pem).unwrap();
+    site.configure(&format!(
+        "mode = \"standalone\"\n[standalone]\nlisten = \"127.0.0.1:0\"\n[vault]\nurl = \"https://127.0.0.1:1\"\ntoken = \"/x\"\nca = {:?}\n",
+        site.path("ca.pem")
+    ));
+    let said = |site: &Site| {
+        let is_it =
+            |line: &&Value| line["action"] == "alarm.raise" && line["subject"].as_str().unwrap().contains("vault.ca");
+        site.audit().iter().filter(is_it).count()
+    };
+    let problem = |site: &Site| {
+        let problems = site.status()["problems"].as_array().unwrap().clone();
+        problems.iter().any(|problem| problem["part"] == "vault.ca").then_some(())
+    };
+    let daemon = site.start();
+    until("it stands in the status", || problem(&site));
+    until("it is said", || (said(&site) == 1).then_some(()));
+    let address = site.status()["metrics"].as_str().unwrap().to_owned();
+    let text = ureq::get(address).call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(text.contains("clawgate_expires_seconds{what=\"vault.ca\"} "), "{text}");
+    let doctor = site.run(&["doctor", "--config", site.config().to_str().unwrap()]).out;
+    assert!(doctor.contains("the CA of the vault"), "{doctor}");
+    drop(daemon);
+    let _daemon = site.start();
+    until("it stands in the status", || problem(&site));
+    assert_eq!(said(&site), 1);
+}

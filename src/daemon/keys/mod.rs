@@ -1,9 +1,11 @@
 //! The gateway's own keys: which there are, how old they are, and a new one in place of an old one, by command or on
 //! schedule. What a rotation of each means stands in docs/keys.md.
 
+mod expiry;
 mod kept;
 mod schedule;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -18,10 +20,14 @@ use crate::control::failure::Failure;
 use crate::session::blocking;
 use crate::store::StoreError;
 use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
+use expiry::Ending;
+pub(crate) use expiry::ending_certificates;
 use schedule::Due;
 
 /// How soon a key that is due is noticed.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often what ends is looked at.
+const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
 /// Within this time after a change of the issuer's key every device has a token under it.
 const SPREAD: Duration = Duration::from_secs(20);
 
@@ -83,6 +89,8 @@ impl Kind {
 pub(super) struct Keys {
     /// The issuer, where it is in this process.
     pub(super) issuer: Option<LocalIssuer>,
+    /// What ends, as it was seen last.
+    pub(super) endings: Mutex<Vec<Ending>>,
 }
 
 impl Gateway {
@@ -147,6 +155,13 @@ impl Gateway {
             protection,
             note,
         }
+    }
+
+    /// What ends within days, for `clawgate status`: where it is named, and words.
+    pub(super) fn ending_soon(&self) -> Vec<(String, String)> {
+        let now = self.clock().wall().as_secs();
+        let endings = self.0.keys.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        endings.iter().filter_map(|ending| Some((ending.subject.clone(), ending.problem(now)?))).collect()
     }
 
     fn ring(&self) -> Option<(&LocalIssuer, &KeyRing)> {
@@ -263,7 +278,13 @@ pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
         gateway.record(Event::done(Actor::Daemon, "key.rotate", Kind::Master.as_str()).with(details)).await;
     }
     let mut due = Due::default();
+    let mut expiry_due = gateway.clock().boot();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        if gateway.clock().boot() >= expiry_due {
+            expiry_due = gateway.clock().boot().saturating_add(EXPIRY_LOOK);
+            let endings = expiry::look(&gateway).await;
+            *gateway.0.keys.endings.lock().unwrap_or_else(PoisonError::into_inner) = endings;
+        }
         if let Some(state) = tend_issuer(&gateway).await
             && signing.as_ref() != Some(&state.signing)
         {

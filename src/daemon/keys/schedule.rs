@@ -17,7 +17,8 @@ impl Due {
     /// The kinds whose key is older than its schedule, and was not tried within the last while.
     pub(super) async fn look(&mut self, gateway: &Gateway) -> Vec<Kind> {
         let (now, config) = (gateway.clock().boot(), gateway.config());
-        let scheduled = Kind::ALL.into_iter().filter(|kind| kind.every(&config.keys).is_some());
+        let is_ours = |kind: &Kind| *kind != Kind::Master || gateway.store().owns_master_key();
+        let scheduled = Kind::ALL.into_iter().filter(|kind| kind.every(&config.keys).is_some() && is_ours(kind));
         let asked: Vec<Kind> = scheduled.filter(|kind| self.may_look(*kind, now)).collect();
         if asked.is_empty() {
             return asked;
