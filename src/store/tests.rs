@@ -363,6 +363,7 @@ fn a_command_is_new_once_and_a_flood_of_them_is_bounded() {
     assert_eq!(store.begin_command(late, 110).unwrap(), Begun::Full);
     assert_eq!(store.begin_command(CommandId { key: "other", ..late }, 300).unwrap(), Begun::New);
     assert_eq!(store.begin_command(late, 300).unwrap(), Begun::New);
-    assert_eq!(store.begin_command(CommandId { jti: "c", ..late }, 1000).unwrap(), Begun::New);
+    let of_old = CommandId { jti: "c", iat_s: 50, exp_s: 2000, ..late };
+    assert_eq!(store.begin_command(of_old, 1000).unwrap(), Begun::New);
     assert_eq!(store.latest_command().unwrap(), 300);
 }
