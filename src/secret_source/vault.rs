@@ -278,7 +278,7 @@ impl Vault {
                 vault.token = read(token)?;
                 vault.hidden.push(vault.token.clone());
             }
-            (None, Some(role), Some(secret_id)) => vault.log_in(role, read(secret_id)?)?,
+            (None, Some(role), Some(secret_id)) => vault.log_in(role, &read(secret_id)?)?,
             _ => {
                 return Err(VaultError::Setup(
                     "vault.token, or vault.role_id and vault.secret_id are needed".to_owned(),
@@ -289,7 +289,7 @@ impl Vault {
         Ok(vault)
     }
 
-    fn log_in(&mut self, role: &str, secret_id: Secret<String>) -> Result<(), VaultError> {
+    fn log_in(&mut self, role: &str, secret_id: &Secret<String>) -> Result<(), VaultError> {
         self.hidden.push(secret_id.clone());
         let body = Zeroizing::new(
             serde_json::to_vec(&serde_json::json!({ "role_id": role, "secret_id": secret_id.expose() }))
@@ -338,21 +338,13 @@ impl Vault {
     fn ask(&self, post: Option<&[u8]>, path: &str) -> Result<Reply, VaultError> {
         let url = format!("{}/v1/{path}", self.url);
         let namespace = self.namespace.as_deref();
-        let answer = match post {
-            Some(body) => {
-                let mut request = self.agent.post(&url).header("content-type", "application/json");
-                for (name, value) in [("x-vault-namespace", namespace), ("x-vault-token", self.own_token())] {
-                    request = value.into_iter().fold(request, |request, value| request.header(name, value));
-                }
-                request.send(body)
-            }
-            None => {
-                let mut request = self.agent.get(&url);
-                for (name, value) in [("x-vault-namespace", namespace), ("x-vault-token", self.own_token())] {
-                    request = value.into_iter().fold(request, |request, value| request.header(name, value));
-                }
-                request.call()
-            }
+        let headers = [("x-vault-namespace", namespace), ("x-vault-token", self.own_token())];
+        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let answer = if let Some(body) = post {
+            let request = self.agent.post(&url).header("content-type", "application/json");
+            headers.fold(request, |request, (name, value)| request.header(name, value)).send(body)
+        } else {
+            headers.fold(self.agent.get(&url), |request, (name, value)| request.header(name, value)).call()
         };
         self.take(answer)
     }

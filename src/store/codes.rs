@@ -23,8 +23,8 @@ impl Store {
     /// Keeps a new code; `secret` is the code itself.
     pub(crate) fn insert_code(&self, record: &CodeRecord, secret: &str) -> Result<(), StoreError> {
         let error = failed("keep a code");
-        let sealer = self.sealer();
-        let sealed = sealer.seal(place(&record.id), secret.as_bytes())?;
+        let under = self.sealer();
+        let sealed = under.seal(place(&record.id), secret.as_bytes())?;
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
         transaction
@@ -65,13 +65,13 @@ impl Store {
 
     /// The code itself, while it lives.
     pub(crate) fn code_secret(&self, id: &CodeId) -> Result<Option<Secret<Vec<u8>>>, StoreError> {
-        let sealer = self.sealer();
+        let under = self.sealer();
         let sealed: Option<Option<Vec<u8>>> = self
             .db()
             .query_row("SELECT sealed FROM codes WHERE id = ?1", [id.as_str()], |row| row.get(0))
             .optional()
             .map_err(failed("read a code"))?;
-        sealed.flatten().map(|sealed| sealer.open(place(id), &sealed)).transpose()
+        sealed.flatten().map(|sealed| under.open(place(id), &sealed)).transpose()
     }
 
     fn edit_codes<T>(

@@ -155,14 +155,14 @@ impl Store {
     /// [`StoreError::Unsealable`] when a key was altered, [`StoreError::Database`].
     pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
         let error = failed("read the devices");
-        let sealer = self.sealer();
+        let under = self.sealer();
         let raws: Vec<Raw> = {
             let db = self.db();
             let mut query = db.prepare_cached(&format!("SELECT {COLUMNS} FROM devices ORDER BY id")).map_err(&error)?;
             let rows = query.query_map([], Raw::read).map_err(&error)?;
             rows.collect::<Result<_, _>>().map_err(error)?
         };
-        raws.into_iter().map(|raw| open_device(&sealer, raw)).collect()
+        raws.into_iter().map(|raw| open_device(&under, raw)).collect()
     }
 
     /// The device of that name.
@@ -188,8 +188,8 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Random`].
     pub fn put_pending(&self, new: &NewPairing) -> Result<(), StoreError> {
         let error = failed("keep a pending key");
-        let sealer = self.sealer();
-        let sealed = sealer.seal(place(&new.device, "pending"), new.key.record.expose())?;
+        let under = self.sealer();
+        let sealed = under.seal(place(&new.device, "pending"), new.key.record.expose())?;
         let info = to_json(&new.info);
         let now = self.now_ms();
         let mut db = self.db();
@@ -219,7 +219,7 @@ impl Store {
     /// [`StoreError::NotPending`], [`StoreError::Unsealable`], [`StoreError::Database`].
     pub fn confirm_pending(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
         let error = failed("confirm a key");
-        let sealer = self.sealer();
+        let under = self.sealer();
         let not_pending = || StoreError::NotPending { device: device.clone(), pairing };
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
@@ -240,8 +240,8 @@ impl Store {
             _ => return Err(not_pending()),
         };
         // Sealed again, because a slot is part of what a sealed key is bound to.
-        let record = sealer.open(place(device, "pending"), &sealed)?;
-        let sealed = sealer.seal(place(device, "current"), record.expose())?;
+        let record = under.open(place(device, "pending"), &sealed)?;
+        let sealed = under.seal(place(device, "current"), record.expose())?;
         transaction
             .execute(
                 "UPDATE devices SET current_pairing = pending_pairing, current_sealed = ?2, confirmed_ms = ?3,
@@ -286,9 +286,9 @@ impl Store {
         if let Some(other) = self.device(to)? {
             return Err(StoreError::NameTaken { device: to.clone(), hardware_id: other.hardware_id });
         }
-        let sealer = self.sealer();
+        let under = self.sealer();
         let seal = |slot: Option<&KeySlot>, name: &str| {
-            slot.map(|slot| sealer.seal(place(to, name), slot.record.expose())).transpose()
+            slot.map(|slot| under.seal(place(to, name), slot.record.expose())).transpose()
         };
         let current = seal(device.current.as_ref(), "current")?;
         let pending = seal(device.pending.as_ref().map(|pending| &pending.key), "pending")?;
@@ -349,22 +349,22 @@ impl Store {
     }
 
     fn find(&self, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<Device>, StoreError> {
-        let sealer = self.sealer();
+        let under = self.sealer();
         let raw = self
             .db()
             .query_row(&format!("SELECT {COLUMNS} FROM devices WHERE {condition}"), [value], Raw::read)
             .optional()
             .map_err(failed("read a device"))?;
-        raw.map(|raw| open_device(&sealer, raw)).transpose()
+        raw.map(|raw| open_device(&under, raw)).transpose()
     }
 }
 
-fn open_device(sealer: &Sealer, raw: Raw) -> Result<Device, StoreError> {
+fn open_device(under: &Sealer, raw: Raw) -> Result<Device, StoreError> {
     let altered = |what: &str| StoreError::Unsealable(format!("{what} of device {:?}", raw.id));
     let id: DeviceId = raw.id.parse().map_err(|_| altered("name"))?;
     let open = |slot: Option<([u8; 8], Vec<u8>)>, name: &str| {
         slot.map(|(pairing, sealed)| {
-            let record = sealer.open(place(&id, name), &sealed)?;
+            let record = under.open(place(&id, name), &sealed)?;
             Ok(KeySlot { pairing: PairingId(pairing), record })
         })
         .transpose()

@@ -22,16 +22,16 @@ const BEFORE: &str = "master-keys-before";
 struct Column {
     table: &'static str,
     row: &'static str,
-    column: &'static str,
+    sealed: &'static str,
     place: &'static str,
 }
 
 /// Every column of sealed values; a test compares them with the schema.
 const COLUMNS: &[Column] = &[
-    Column { table: "secrets", row: "name", column: "sealed", place: "secret" },
-    Column { table: "devices", row: "id", column: "current_sealed", place: "current" },
-    Column { table: "devices", row: "id", column: "pending_sealed", place: "pending" },
-    Column { table: "codes", row: "id", column: "sealed", place: "code" },
+    Column { table: "secrets", row: "name", sealed: "sealed", place: "secret" },
+    Column { table: "devices", row: "id", sealed: "current_sealed", place: "current" },
+    Column { table: "devices", row: "id", sealed: "pending_sealed", place: "pending" },
+    Column { table: "codes", row: "id", sealed: "sealed", place: "code" },
 ];
 
 /// The master key as it may be shown.
@@ -191,7 +191,7 @@ fn reseal(db: &mut Connection, old: &Sealer, new: &Sealer, now_ms: i64) -> Resul
 
 fn reseal_column(transaction: &Transaction<'_>, of: &Column, old: &Sealer, new: &Sealer) -> Result<(), StoreError> {
     let error = failed("seal everything again");
-    let Column { table, row, column, place } = of;
+    let Column { table, row, sealed: column, place } = of;
     let rows: Vec<(String, Vec<u8>)> = transaction
         .prepare(&format!("SELECT {row}, {column} FROM {table} WHERE {column} IS NOT NULL"))
         .and_then(|mut query| query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())

@@ -64,13 +64,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unsealable`] when it was altered, [`StoreError::Database`].
     pub fn secret(&self, name: &str) -> Result<Option<Secret<Vec<u8>>>, StoreError> {
-        let sealer = self.sealer();
+        let under = self.sealer();
         let sealed: Option<Vec<u8>> = self
             .db()
             .query_row("SELECT sealed FROM secrets WHERE name = ?1", [name], |row| row.get(0))
             .optional()
             .map_err(failed("read a secret"))?;
-        sealed.map(|sealed| sealer.open(place(name), &sealed)).transpose()
+        sealed.map(|sealed| under.open(place(name), &sealed)).transpose()
     }
 
     /// Seals `secret` under `name`, in place of an earlier one.
@@ -87,11 +87,11 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Random`].
     pub fn put_secrets(&self, secrets: &[(&str, &[u8])]) -> Result<(), StoreError> {
         let error = failed("write secrets");
-        let sealer = self.sealer();
+        let under = self.sealer();
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
         for (name, secret) in secrets {
-            let sealed = sealer.seal(place(name), secret)?;
+            let sealed = under.seal(place(name), secret)?;
             transaction
                 .execute(
                     "INSERT OR REPLACE INTO secrets (name, sealed, made_ms) VALUES (?1, ?2, ?3)",
@@ -132,8 +132,8 @@ impl Store {
     }
 
     fn write_secret(&self, how: &str, name: &str, secret: &[u8]) -> Result<(), StoreError> {
-        let sealer = self.sealer();
-        let sealed = sealer.seal(place(name), secret)?;
+        let under = self.sealer();
+        let sealed = under.seal(place(name), secret)?;
         self.db()
             .execute(
                 &format!("{how} INTO secrets (name, sealed, made_ms) VALUES (?1, ?2, ?3)"),

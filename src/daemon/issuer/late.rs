@@ -33,8 +33,8 @@ impl LateOauth {
         clock: Clock,
         make: impl Fn(SigningKey) -> Result<OauthIssuer, OauthSetupError> + Send + Sync + 'static,
     ) -> Self {
-        let (make, made, refused) = (Box::new(make), OnceLock::new(), Mutex::default());
-        Self(Arc::new(Inner { secrets, source, make, made, refused, clock }))
+        let make = Box::new(make);
+        Self(Arc::new(Inner { secrets, source, make, made: OnceLock::new(), refused: Mutex::default(), clock }))
     }
 
     async fn issuer(&self) -> Result<OauthIssuer, IssuerError> {

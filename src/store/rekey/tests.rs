@@ -186,7 +186,7 @@ fn every_column_of_sealed_values_is_sealed_again() {
         let columns = columns.query_map([], |row| row.get::<_, String>(1)).unwrap().map(Result::unwrap);
         found.extend(columns.filter(|name| name.contains("sealed")).map(|name| format!("{table}.{name}")));
     }
-    let known = COLUMNS.iter().map(|column| format!("{}.{}", column.table, column.column)).collect();
+    let known = COLUMNS.iter().map(|column| format!("{}.{}", column.table, column.sealed)).collect();
     assert_eq!(found, known);
 }
 
