@@ -290,7 +290,7 @@ mod tests {
         // And that nothing more fits into the terminal, that the write cannot end: nobody reads.
         let mut beside = pty.open_beside();
         soon(async {
-            while std::io::Write::write(&mut beside, &[0x23]).is_ok() {
+            while io::Write::write(&mut beside, &[0x23]).is_ok() {
                 tokio::task::yield_now().await;
             }
         })
