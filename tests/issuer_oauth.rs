@@ -420,11 +420,11 @@ async fn a_gateway_gets_a_token_of_its_own_by_its_own_rights_however_it_gets_its
 /// `clawgate enroll --json` with this initial access token.
 fn enroll(folder: &std::path::Path, site: &Site, token: Option<&str>) -> (bool, Value) {
     let config = format!(
-        "state_dir = {:?}\n[gateway]\nid = \"gw-9\"\n[broker]\nurl = \"mqtt://127.0.0.1\"\n\
-         [issuer]\nkind = \"oauth\"\nurl = {:?}\naudience = {AUDIENCE:?}\nclient_key = {:?}\n",
-        folder.join("state"),
+        "state_dir = \"{}\"\n[gateway]\nid = \"gw-9\"\n[broker]\nurl = \"mqtt://127.0.0.1\"\n\
+         [issuer]\nkind = \"oauth\"\nurl = {:?}\naudience = {AUDIENCE:?}\nclient_key = \"{}\"\n",
+        folder.join("state").display(),
         site.url,
-        folder.join("gw.pem"),
+        folder.join("gw.pem").display(),
     );
     std::fs::write(folder.join("clawgate.toml"), config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_clawgate"));
@@ -525,8 +525,8 @@ async fn a_device_that_a_person_approves_while_it_is_paired_delivers_its_first_r
     assert!(ended.status.success(), "{said:?} {rest:?} {}", daemon.log());
     assert!(rest.iter().any(|line| line.contains("first reading") && line.contains("ok")), "{rest:?}");
     let topic = "'claw/v1/default/gw-1/pump-3/up/telemetry'";
-    let taken = |line: &str| line.contains("Received PUBLISH from gw-1.pump-3") && line.contains(topic);
-    assert!(broker.log().lines().any(taken), "{}", broker.log());
+    let published = |line: &str| line.contains("Received PUBLISH from gw-1.pump-3") && line.contains(topic);
+    assert!(broker.log().lines().any(published), "{}", broker.log());
     // The person is asked once: the next token comes by the refresh token that is kept.
     let done = daemon.cli(&["token", "rotate", "pump-3"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

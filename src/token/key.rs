@@ -176,10 +176,9 @@ impl SigningKey {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(pem.as_bytes())?;
             file.sync_all()?;
-            match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                Some(parent) => fs::File::open(parent)?.sync_all(),
-                None => Ok(()),
-            }
+            // A bare file name has an empty parent: it stands in the working folder.
+            let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            fs::File::open(folder)?.sync_all()
         };
         write().map_err(|source| KeyError::File { path: path.to_owned(), source })?;
         Ok(key)

@@ -152,7 +152,7 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn claims(iss: &str, jti: &str, command: &str, args: Json) -> Json {
+fn claims(iss: &str, jti: &str, command: &str, args: &Json) -> Json {
     let now = now_s();
     json!({
         "iss": iss, "aud": "default/gw-1", "iat": now, "exp": now + 300, "jti": jti, "cmd": command, "args": args,
@@ -181,7 +181,7 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
     assert_eq!(status["commands"], json!(["revoke", "approve", "code", "config"]), "{status}");
 
     // None of these does anything. What no configured key has signed gets no answer either.
-    let on = |jti: &str| claims("ops", jti, "revoke", json!({ "device": "pump-4" }));
+    let on = |jti: &str| claims("ops", jti, "revoke", &json!({ "device": "pump-4" }));
     let with = |jti: &str, name: &str, value: Json| {
         let mut claims = on(jti);
         claims[name] = value;
@@ -226,7 +226,7 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
         assert!(answer["why"].as_str().unwrap().contains(why), "{answer}");
     }
     // A good key that may only approve.
-    backend.commands(&keys.other, &claims("other", "bad-7", "revoke", json!({ "device": "pump-4" }))).await;
+    backend.commands(&keys.other, &claims("other", "bad-7", "revoke", &json!({ "device": "pump-4" }))).await;
     assert!(backend.answer("bad-7").await["why"].as_str().unwrap().contains("may not command"));
     daemon.wait("every refusal is written down", |daemon| {
         audited(daemon, "command.refuse").len() == unsigned.len() + signed.len() + 1
@@ -238,7 +238,7 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
     goes_on(&site, &daemon, "pump-4", 10);
 
     // A good one; its id is used up, also after a restart.
-    let revoke = claims("ops", "cut-1", "revoke", json!({ "device": "pump-4", "why": "stolen" }));
+    let revoke = claims("ops", "cut-1", "revoke", &json!({ "device": "pump-4", "why": "stolen" }));
     backend.commands(&keys.ops, &revoke).await;
     let first = backend.answer("cut-1").await;
     assert_eq!((&first["status"], &first["result"]["revoked"]), (&json!("done"), &json!("pump-4")), "{first}");
@@ -247,7 +247,7 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
     assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
     daemon.kill();
     daemon.resume();
-    let again = claims("ops", "cut-1", "revoke", json!({ "device": "pump-3" }));
+    let again = claims("ops", "cut-1", "revoke", &json!({ "device": "pump-3" }));
     backend.commands(&keys.ops, &again).await;
     let refused = backend.answer("cut-1").await;
     assert!(refused["why"].as_str().unwrap().contains("used for another command"), "{refused}");
@@ -270,7 +270,7 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
         "ops",
         "code-1",
         "code",
-        json!({
+        &json!({
             "label": "pump house", "device": "pump-9", "ttl_s": 600, "encrypt_to": recipient.public(),
         }),
     );
@@ -289,12 +289,12 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
     let code = read_by_node(jwe, &recipient);
     assert!(clawgate_protocol::code::Code::parse(&code).is_ok(), "{code}");
     assert!(!daemon.log().contains(&code), "it stands in no log");
-    let clear = claims("ops", "code-2", "code", json!({ "label": "in clear" }));
+    let clear = claims("ops", "code-2", "code", &json!({ "label": "in clear" }));
     backend.commands(&keys.ops, &clear).await;
     let refused = backend.answer("code-2").await;
     assert!(refused["why"].as_str().unwrap().contains("never travels in clear"), "{refused}");
 
-    let patch = |jti: &str, patch: Json| claims("ops", jti, "config", json!({ "patch": patch }));
+    let patch = |jti: &str, patch: Json| claims("ops", jti, "config", &json!({ "patch": patch }));
     backend.commands(&keys.ops, &patch("config-1", json!({ "pairing.ttl": "7m", "log.level": "debug" }))).await;
     assert_eq!(backend.answer("config-1").await["status"], "done");
     for (jti, bad) in

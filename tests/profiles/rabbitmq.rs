@@ -184,8 +184,8 @@ async fn rabbitmq_keeps_each_device_to_its_token() {
 async fn a_refresh_under_load_loses_repeats_and_reorders_nothing(site: &Site) {
     const ROUNDS: u64 = 6;
     let subscriber = site.subscriber().await;
-    let line = Line::to(site.broker.addr(), Duration::from_millis(40)).await;
-    let (gateway, lane, feed) = Site::gateway_to(line.port(), site.token("pump-3", 600).await);
+    let delay = Line::to(site.broker.addr(), Duration::from_millis(40)).await;
+    let (gateway, lane, feed) = Site::gateway_to(delay.port(), site.token("pump-3", 600).await);
     until("it is connected", || gateway.state() == RelayState::Connected).await;
     let mut seq = 0;
     for round in 1..=ROUNDS {

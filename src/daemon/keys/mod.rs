@@ -191,7 +191,10 @@ impl Gateway {
     async fn rotate_issuer(&self, at_once: bool) -> Result<KeyRotated, Failure> {
         let Some((issuer, ring)) = self.ring() else {
             let text = "Tokens come from an OAuth server: its keys are changed there.";
-            return Err(Failure::usage(text, "This gateway's key there: clawgate key rotate client"));
+            return Err(Failure::usage(
+                text,
+                "This gateway's own key there is issuer.client_key: name another file, and register it with clawgate enroll.",
+            ));
         };
         let (ring, now, lead) = (ring.clone(), issuer.now(), self.config().keys.issuer_lead);
         let issuer = issuer.clone();

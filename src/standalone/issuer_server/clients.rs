@@ -142,10 +142,8 @@ mod tests {
     #[test]
     fn who_commands_publishes_to_topics_of_commands_and_to_no_other() {
         let with = |filter: &str| {
-            let mut client = subscriber("backend", "a/#");
-            let Rights::Subscriber { commands, .. } = &mut client.rights else { unreachable!() };
-            commands.push(filter.to_owned());
-            Clients::new([client], None).is_ok()
+            let rights = Rights::Subscriber { topics: vec!["a/#".to_owned()], commands: vec![filter.to_owned()] };
+            Clients::new([Client { rights, ..subscriber("backend", "a/#") }], None).is_ok()
         };
         assert!(with("claw/v1/default/+/_gateway/down/cmd/#") && with("claw/v1/t/g/_gateway/down/cmd/revoke"));
         for bad in
