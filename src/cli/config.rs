@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean};
 use crate::config;
+use crate::principal::command::CommandKeys;
 
 #[derive(Serialize)]
 struct Verdict {
@@ -16,8 +17,7 @@ struct Verdict {
 }
 
 pub(super) fn check(terminal: &Terminal, path: &Path) -> Exit {
-    let examined = config::load(path).and_then(|config| config::stages::examine(path, &config));
-    let refused = examined.err().map(|error| error.to_string());
+    let refused = examine(path).err();
     let exit = if refused.is_none() { Exit::Ok } else { Exit::Config };
     if let (Some(error), false) = (&refused, terminal.is_json()) {
         terminal.progress(&clean(error));
@@ -26,4 +26,11 @@ pub(super) fn check(terminal: &Terminal, path: &Path) -> Exit {
     let verdict = Verdict { ok: refused.is_none(), file: path.display().to_string(), error: refused };
     terminal.result(&verdict, |verdict| format!("{}: ok", clean(&verdict.file)));
     exit
+}
+
+/// What the daemon would say at its start, of the files and of the keys that they name.
+fn examine(path: &Path) -> Result<(), String> {
+    let config = config::load(path).map_err(|error| error.to_string())?;
+    config::stages::examine(path, &config).map_err(|error| error.to_string())?;
+    CommandKeys::of(&config.cloud).map(drop).map_err(|error| error.to_string())
 }

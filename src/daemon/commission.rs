@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::disk::Disk;
 use crate::audit::{Actor, Audit, Event};
 use crate::config::Config;
-use crate::ids::{DeviceId, PairingId};
+use crate::ids::DeviceId;
 use crate::pairing::{BoxFuture, Commission, CommissionError, Wait};
 use crate::relay::{Relay, RelayDevice};
 use crate::session::blocking;
@@ -169,7 +169,7 @@ impl Service {
         let slot = slot_of(&known).ok_or_else(|| failed("it has no key", "Pair it again."))?;
         let lane = self.spool.lane(slot.pairing);
         // Readings of an older pairing that still wait go out first.
-        let earlier: u64 = lane.serve(id).iter().rev().skip(1).map(|lane| self.waiting(lane.pairing())).sum();
+        let earlier: u64 = lane.serve(id).iter().rev().skip(1).map(|lane| self.spool.waiting(lane.pairing())).sum();
         let mut progress = lane.progress();
         let came = tokio::time::timeout(READING_TIME, progress.wait_for(|progress| progress.next > 1));
         let came = matches!(came.await, Ok(Ok(_)));
@@ -179,7 +179,7 @@ impl Service {
         }
         // The first one may have been confirmed before anybody counted: then nothing waits, and nothing was refused.
         let is_through =
-            |count: u64| count > before + earlier || (self.waiting(slot.pairing) == 0 && self.refused(id) == 0);
+            |count: u64| count > before + earlier || (self.spool.waiting(slot.pairing) == 0 && self.refused(id) == 0);
         let heard = tokio::time::timeout(CONFIRM_TIME, async {
             tokio::select! {
                 heard = confirmed.wait_for(|count| is_through(*count)) => heard.is_ok(),
@@ -194,8 +194,7 @@ impl Service {
             let next = format!("Mend that, then: clawgate dead-letters replay {id}");
             return Err(failed(&format!("the broker refused its reading: {}", letter.reason), &next));
         }
-        let statuses = self.relay.status();
-        let reason = statuses.into_iter().find(|status| status.device == *id).and_then(|status| status.last_error);
+        let reason = self.relay.device_status(id).and_then(|status| status.last_error);
         let none = || format!("the broker confirmed no reading within {} s", CONFIRM_TIME.as_secs());
         Err(failed(
             &reason.unwrap_or_else(none),
@@ -212,12 +211,7 @@ impl Service {
 
     /// Readings of a device that the broker refused since it was attached.
     fn refused(&self, id: &DeviceId) -> u64 {
-        self.relay.status().iter().find(|status| status.device == *id).map_or(0, |status| status.refused)
-    }
-
-    /// Entries of one lane that the broker has not confirmed.
-    fn waiting(&self, pairing: PairingId) -> u64 {
-        self.spool.status().lanes.iter().find(|lane| lane.pairing == pairing).map_or(0, |lane| lane.depth)
+        self.relay.device_status(id).map_or(0, |status| status.refused)
     }
 
     async fn device(&self, id: &DeviceId) -> Result<Device, CommissionError> {

@@ -9,7 +9,7 @@ use crate::config::{CloudStatus, Mode};
 use crate::control::api::{
     Alarm, Decision, Device, Health, Overlaid, Port, Problem, Radio, Relay, Spool, Status, Token,
 };
-use crate::ids::{DeviceId, PairingId};
+use crate::ids::DeviceId;
 use crate::link::{LineCondition, PortCondition, PortState, RadioState};
 use crate::principal::Standing;
 use crate::relay::RelayState;
@@ -119,7 +119,7 @@ pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
         scopes: scopes_of(known).iter().map(ToString::to_string).collect(),
         token: gateway.keeper().status(&known.id).map_or_else(|| no_token(known), token),
         relay: relay(gateway, &known.id),
-        waiting: slot.map_or(0, |slot| waiting(gateway, slot.pairing)),
+        waiting: slot.map_or(0, |slot| gateway.0.spool.waiting(slot.pairing)),
         stage: known.info.stage.to_string(),
         addresses: known.info.limits.addresses.iter().map(ToString::to_string).collect(),
         per_second: known.info.limits.per_second.map(Into::into),
@@ -145,8 +145,7 @@ fn decision(decision: &store::Decision) -> Option<Decision> {
 /// The connection of one device.
 fn relay(gateway: &Gateway, id: &DeviceId) -> Relay {
     let none = Relay { state: "none".to_owned(), for_s: 0, error: None, published: 0, confirmed: 0, refused: 0 };
-    let status = gateway.0.relay.status().into_iter().find(|status| status.device == *id);
-    status.map_or(none, |status| Relay {
+    gateway.0.relay.device_status(id).map_or(none, |status| Relay {
         state: match status.state {
             RelayState::WaitingForToken => "waiting_for_token",
             RelayState::Queued => "queued",
@@ -163,12 +162,6 @@ fn relay(gateway: &Gateway, id: &DeviceId) -> Relay {
         confirmed: status.confirmed,
         refused: status.refused,
     })
-}
-
-/// Readings of one pairing that wait for the broker.
-fn waiting(gateway: &Gateway, pairing: PairingId) -> u64 {
-    let lanes = gateway.0.spool.status().lanes;
-    lanes.iter().find(|lane| lane.pairing == pairing).map_or(0, |lane| lane.depth)
 }
 
 /// Every token.

@@ -295,6 +295,13 @@ impl Relay {
         all
     }
 
+    /// The connection of one device; `None` if it is not attached.
+    #[must_use]
+    pub fn device_status(&self, device: &DeviceId) -> Option<RelayStatus> {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.get(device).map(|attached| attached.cell.status())
+    }
+
     /// How many messages of a device the broker has confirmed, as it grows; `None` if it is not attached.
     #[must_use]
     pub fn confirmed(&self, device: &DeviceId) -> Option<watch::Receiver<u64>> {

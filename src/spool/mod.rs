@@ -146,6 +146,13 @@ impl Spool {
         status
     }
 
+    /// Entries of one pairing that the broker has not confirmed.
+    #[must_use]
+    pub fn waiting(&self, pairing: PairingId) -> u64 {
+        let cell = lock(&self.shared.lanes).get(&pairing).cloned();
+        cell.map_or(0, |cell| cell.with(|queue| queue.status(self.shared.clock.boot()).depth))
+    }
+
     /// Commits, records and refills until `shutdown`; then everything that is not confirmed is committed.
     ///
     /// # Errors

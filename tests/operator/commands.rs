@@ -55,6 +55,12 @@ fn a_configuration_is_checked_with_file_line_and_key() {
     assert_eq!(refused.code, 78);
     assert!(refused.err.contains("clawgate.toml:3: ") && refused.err.contains("commit_ms"), "{refused:?}");
     assert_eq!(check(&["--json"]).json()["ok"], false);
+    let absent =
+        "mode = \"standalone\"\n[cloud.command_keys.ops]\npublic_key = \"/nowhere/ops.pem\"\ncommands = [\"revoke\"]\n";
+    fs::write(&path, absent).unwrap();
+    let refused = check(&[]);
+    assert_eq!(refused.code, 78);
+    assert!(refused.err.contains("cloud.command_keys.ops") && refused.err.contains("/nowhere/ops.pem"), "{refused:?}");
 }
 
 #[test]
