@@ -593,9 +593,11 @@ fn a_new_pairing_replaces_the_old_one_only_once_it_is_proven() {
     let prs = table.label.prs();
     table.pair(Ceremony::Label, prs);
     assert_eq!(table.sensor.pairing_id(), old, "not proven yet");
+    assert_eq!(table.sensor.advertisement_life_ms(table.now_ms), 5_000, "a gateway that has one of them only finds it");
     table.desk.connect(table.now_ms);
     table.run_for(5_000);
     assert_ne!(table.sensor.pairing_id(), old);
+    assert_eq!(table.sensor.advertisement_life_ms(table.now_ms), 600_000);
     let proven = table.sensor.pairing_id().unwrap();
     assert!(table.events.contains(&Event::KeyProven { pairing_id: proven }));
 }

@@ -26,12 +26,6 @@ use crate::line::Out;
 use crate::say;
 use crate::tty::Io;
 
-/// A rotating id is shown no longer than this.
-const ROTATE_MS: u64 = 10 * 60 * 1000;
-
-/// While a window is open its time is brought up to date so often.
-const TELL_TIME_MS: u64 = 20 * 1000;
-
 /// The longest frame of the radio's: a value of 512 bytes, and the type.
 const LONGEST_FRAME: usize = 513;
 
@@ -204,16 +198,16 @@ impl Air {
         self.joiner.reset();
     }
 
-    /// Shows the unit on the air, if something changed or it is time.
-    pub(crate) fn advertise(&mut self, now_ms: u64, changed: bool, now: impl FnOnce() -> Advertisement) {
+    /// Shows the unit on the air, if something changed or it is time; `now` says what, and for how long.
+    pub(crate) fn advertise(&mut self, now_ms: u64, changed: bool, now: impl FnOnce() -> (Advertisement, u64)) {
         if changed {
             self.advertise_at = 0;
         }
         if self.radio.is_none() || now_ms < self.advertise_at {
             return;
         }
-        let advertisement = now();
-        self.advertise_at = now_ms + if advertisement.window.is_some() { TELL_TIME_MS } else { ROTATE_MS };
+        let (advertisement, life_ms) = now();
+        self.advertise_at = now_ms + life_ms;
         let shown = advertisement.window.is_some() || advertisement.rotating.is_none();
         let name = if shown { self.name.clone() } else { String::new() };
         let mut data = [0; MAX_ADVERTISEMENT];

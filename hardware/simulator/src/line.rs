@@ -110,7 +110,7 @@ impl Line {
     }
 
     /// Shows on the air what the unit is, if something of it changed or it is time; never on a line.
-    pub(crate) fn advertise(&mut self, now_ms: u64, changed: bool, now: impl FnOnce() -> Advertisement) {
+    pub(crate) fn advertise(&mut self, now_ms: u64, changed: bool, now: impl FnOnce() -> (Advertisement, u64)) {
         if let Self::Air(air) = self {
             air.advertise(now_ms, changed, now);
         }

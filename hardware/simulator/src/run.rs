@@ -166,7 +166,8 @@ impl Unit<'_, '_, '_> {
             // What is on the line is in the log before it.
             self.bench.journal.flush().map_err(RunError::Journal)?;
             let (sensor, changed) = (&mut self.sensor, std::mem::take(&mut self.shown_anew));
-            self.bench.line.advertise(now_ms, changed, || sensor.advertisement(now_ms));
+            let shown = || (sensor.advertisement(now_ms), sensor.advertisement_life_ms(now_ms));
+            self.bench.line.advertise(now_ms, changed, shown);
             self.bench.line.write();
             let (line, stdin) = self.wait()?;
             if line {

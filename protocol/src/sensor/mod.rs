@@ -340,7 +340,7 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
     }
 
     /// What a sensor on BLE advertises now. A fresh rotating id each time: ask again whenever the window opens
-    /// or closes, a connection ends, and at least every 15 minutes.
+    /// or closes, a connection ends, and when it is [`advertisement_life_ms`](Self::advertisement_life_ms) old.
     pub fn advertisement(&mut self, now_ms: u64) -> Advertisement {
         let window = self.window.shown(now_ms).map(|window| {
             let [.., id] = window.id.to_be_bytes();
@@ -348,6 +348,21 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
             ble::Window { ceremony, short_id: ble::short_id(&self.options.device), id, seconds_left }
         });
         Advertisement { version: PROTOCOL_VERSION, rotating: self.rotating_id(), window }
+    }
+
+    /// How old an advertisement becomes before it is made anew. Short while two keys are shown in turn, since the
+    /// gateway that may know only one of them looks for the sensor.
+    #[must_use]
+    pub fn advertisement_life_ms(&self, now_ms: u64) -> u64 {
+        let slots = &self.state.slots;
+        if slots.current().is_some() && slots.pending().is_some() {
+            5_000
+        } else if self.window.shown(now_ms).is_some() {
+            // It tells how long the window stays open.
+            20_000
+        } else {
+            600_000
+        }
     }
 
     /// The wrong guesses at the label's code that are counted, also over a power cut.
