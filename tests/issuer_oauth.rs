@@ -20,7 +20,7 @@ use clawgate::secret::Secret;
 use clawgate::token::keeper::{self, KeeperError, KeeperOptions, TokenKeeper};
 use clawgate::token::key::{Jwks, SigningKey};
 use clawgate::token::local::{DenyList, IssuerTime};
-use clawgate::token::oauth::{Families, Grant, OauthIssuer, OauthOptions};
+use clawgate::token::oauth::{Families, Grant, OauthIssuer, OauthOptions, RefreshToken};
 use clawgate::token::scope::{Action, Scope};
 use clawgate::token::verify::Verifier;
 use clawgate::token::{
@@ -137,11 +137,11 @@ impl Families for Shelf {
         Ok(self.kept.lock().unwrap().get(device).cloned().map(Secret::new))
     }
 
-    fn keep(&self, device: &DeviceId, token: &Secret<String>) -> Result<(), String> {
+    fn keep(&self, device: &DeviceId, token: &RefreshToken) -> Result<(), String> {
         if *self.full.lock().unwrap() {
             return Err("no space left on device".to_owned());
         }
-        self.kept.lock().unwrap().insert(device.clone(), token.expose().clone());
+        self.kept.lock().unwrap().insert(device.clone(), token.token.expose().clone());
         Ok(())
     }
 
@@ -149,6 +149,10 @@ impl Families for Shelf {
         self.kept.lock().unwrap().remove(device);
         Ok(())
     }
+}
+
+fn refresh_token(text: String) -> RefreshToken {
+    RefreshToken { token: Secret::new(text), life: None }
 }
 
 fn pump() -> DeviceId {
@@ -269,7 +273,7 @@ async fn a_stolen_refresh_token_ends_the_family_and_the_device_waits_for_a_perso
 
     // The thief uses what was replaced: the server ends the whole family.
     let thiefs = Arc::<Shelf>::default();
-    thiefs.keep(&pump(), &Secret::new(stolen)).unwrap();
+    thiefs.keep(&pump(), &refresh_token(stolen)).unwrap();
     let refused = site.client(Grant::DeviceCode, &thiefs).issue(&request("pump-3")).await.unwrap_err();
     assert!(matches!(refused, IssuerError::ApprovalEnded { .. }), "{refused}");
 
@@ -321,7 +325,7 @@ async fn revoking_a_device_ends_its_family_at_the_server() {
     client.revoke(&request("pump-3"), None, "sold").await.unwrap();
     assert!(shelf.kept.lock().unwrap().is_empty());
     let other = Arc::<Shelf>::default();
-    other.keep(&pump(), &Secret::new(family)).unwrap();
+    other.keep(&pump(), &refresh_token(family)).unwrap();
     let refused = site.client(Grant::DeviceCode, &other).issue(&request("pump-3")).await.unwrap_err();
     assert!(matches!(refused, IssuerError::ApprovalEnded { .. }), "{refused}");
 }

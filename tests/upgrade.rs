@@ -33,7 +33,8 @@ fn copy(from: &Path, to: &Path) {
 /// Every state that a version left.
 fn fixtures() -> Vec<PathBuf> {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let found: Vec<_> = fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let is_state = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
+    let found: Vec<_> = fs::read_dir(all).unwrap().map(|entry| entry.unwrap().path()).filter(is_state).collect();
     assert!(!found.is_empty());
     found
 }

@@ -1,5 +1,6 @@
 //! Who issues this gateway's tokens: an issuer in this process, with its endpoints, or an OAuth server elsewhere.
 
+pub(super) mod families;
 mod late;
 
 use std::fs;
@@ -13,18 +14,18 @@ use tokio::sync::watch;
 use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
-use crate::ids::DeviceId;
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets};
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
-use crate::store::{REFRESH_TOKEN, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::token::azure::SasIssuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
 use crate::token::{BindingError, ClaimForm, Issuer, Stage, Thumbprint};
+use families::StoredFamilies;
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
@@ -197,31 +198,6 @@ fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
 fn certificate(config: &Config) -> Result<Option<Thumbprint>, BindingError> {
     let shown = config.broker.url.as_ref().is_some_and(|broker| broker.tls);
     config.broker.client_cert.as_deref().filter(|_| shown).map(Thumbprint::of_file).transpose()
-}
-
-/// Refresh tokens of devices, sealed in the registry's database.
-struct StoredFamilies(Store);
-
-impl StoredFamilies {
-    fn name(device: &DeviceId) -> String {
-        format!("{REFRESH_TOKEN}{device}")
-    }
-}
-
-impl Families for StoredFamilies {
-    fn load(&self, device: &DeviceId) -> Result<Option<Secret<String>>, String> {
-        let sealed = self.0.secret(&Self::name(device)).map_err(|error| error.to_string())?;
-        let text = sealed.map(|bytes| String::from_utf8(bytes.expose().clone()).map(Secret::new));
-        text.transpose().map_err(|_| "the kept refresh token is damaged; approve the device again".to_owned())
-    }
-
-    fn keep(&self, device: &DeviceId, token: &Secret<String>) -> Result<(), String> {
-        self.0.put_secret(&Self::name(device), token.expose().as_bytes()).map_err(|error| error.to_string())
-    }
-
-    fn forget(&self, device: &DeviceId) -> Result<(), String> {
-        self.0.remove_secret(&Self::name(device)).map_err(|error| error.to_string())
-    }
 }
 
 /// The issuer's keys, sealed in the registry's database. An older clawgate reads the one that signs.

@@ -1,5 +1,6 @@
 //! What a cloud would see: the packets that the relay sends, read by a listener that answers as the documents say.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -203,7 +204,14 @@ async fn event_grid_gets_the_token_by_its_method_and_a_fresh_one_by_auth() {
 #[tokio::test]
 async fn aws_iot_gets_the_authorizers_name_and_the_signed_token_in_the_username() {
     let mut cloud = Cloud::start().await;
-    let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/authorizer_rsa.pem");
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("authorizer.pem");
+    let made = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"])
+        .arg(&key)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let bearer = Arc::new(token("pump-3", "first", Duration::from_secs(600)));
     let profile = Profile::of(BrokerProfile::AwsIot).with_authorizer("claw", Some(("token".to_owned(), key.into())));
     let (_gateway, _lane, _feed) = cloud.gateway(profile, Arc::clone(&bearer));

@@ -13,7 +13,9 @@ use crate::alarm::{Alarm, AlarmKind};
 use crate::config::Config;
 use crate::control::api::Key;
 use crate::daemon::Gateway;
+use crate::daemon::issuer::families::{self, Term};
 use crate::doctor::not_after;
+use crate::ids::DeviceId;
 use crate::metrics::Expiring;
 use crate::session::blocking;
 use crate::store::StoreError;
@@ -35,11 +37,18 @@ pub(in crate::daemon) struct Ending {
     what: String,
     /// Seconds since 1970.
     at: u64,
+    /// Since when that end is known; what is renewed all the time is never close to its end before it is at it.
+    since: u64,
     /// What a person does.
     next_step: String,
 }
 
 impl Ending {
+    /// Whether it ends within `step` seconds, and was further away once.
+    fn reached(&self, step: u64, now: u64) -> bool {
+        self.at <= now.saturating_add(step) && self.at.saturating_sub(self.since) > step
+    }
+
     /// What there is to say now.
     fn words(&self, now: u64) -> String {
         match self.at.checked_sub(now) {
@@ -51,8 +60,7 @@ impl Ending {
 
     /// For `clawgate status`, where it is close.
     pub(in crate::daemon) fn problem(&self, now: u64) -> Option<String> {
-        let is_close = self.at <= now.saturating_add(CLOSE);
-        is_close.then(|| format!("{}. {}", self.words(now), self.next_step))
+        self.reached(CLOSE, now).then(|| format!("{}. {}", self.words(now), self.next_step))
     }
 }
 
@@ -65,7 +73,7 @@ fn due(told: &mut Told, endings: &[Ending], now: u64) -> Vec<Alarm> {
     told.retain(|subject, (at, _)| endings.iter().any(|ending| ending.subject == *subject && ending.at == *at));
     let mut alarms = Vec::new();
     for ending in endings {
-        let steps = STEPS.iter().filter(|step| ending.at <= now.saturating_add(**step)).count();
+        let steps = STEPS.iter().filter(|step| ending.reached(**step, now)).count();
         let said = told.get(&ending.subject).map_or(0, |(_, said)| *said);
         if steps > said {
             told.insert(ending.subject.clone(), (ending.at, steps));
@@ -87,6 +95,7 @@ pub(super) async fn look(gateway: &Gateway) -> Vec<Ending> {
     let mut endings = scheduled(&gateway.keys().await.unwrap_or_default(), store.owns_master_key(), now);
     let looked = blocking(move || {
         endings.extend(certificates(&config));
+        endings.extend(families::terms(&store)?.into_iter().map(approval));
         let kept = store.secret(TOLD)?;
         let mut told: Told = kept.and_then(|kept| serde_json::from_slice(kept.expose()).ok()).unwrap_or_default();
         let before = told.clone();
@@ -150,6 +159,7 @@ fn certificates(config: &Config) -> Vec<Ending> {
             subject: key.to_owned(),
             what: format!("{what} in {}", path.display()),
             at: first_end(path)?.as_secs(),
+            since: 0,
             next_step: next.to_owned(),
         })
     };
@@ -162,6 +172,17 @@ fn first_end(path: &Path) -> Option<Duration> {
     all.filter_map(|certificate| not_after(&certificate.ok()?)).min()
 }
 
+/// The refresh token of a device: where it ends, a person approves the device again.
+fn approval((device, term): (DeviceId, Term)) -> Ending {
+    Ending {
+        subject: format!("refresh token {device}"),
+        what: format!("the approval of {device} at the issuer"),
+        at: term.ends,
+        since: term.since,
+        next_step: format!("When it has ended, clawgate token rotate {device} shows where to approve it again."),
+    }
+}
+
 /// Keys with a schedule that a person must change: a master key that the gateway does not write.
 fn scheduled(keys: &[Key], is_ours: bool, now: u64) -> Vec<Ending> {
     let by_hand = |key: &&Key| key.kind == Kind::Master.as_str() && !is_ours;
@@ -170,6 +191,7 @@ fn scheduled(keys: &[Key], is_ours: bool, now: u64) -> Vec<Ending> {
             subject: format!("key {}", key.kind),
             what: format!("by schedule, the time of the {} key", key.kind),
             at: now.saturating_add(key.rotates_in_s?),
+            since: 0,
             next_step: "Put a new one beside it: \"master\" in keys.md.".to_owned(),
         })
     };
@@ -182,7 +204,7 @@ mod tests {
 
     fn ending(at: u64) -> Ending {
         let next_step = "Renew it.".to_owned();
-        Ending { subject: "broker.ca".to_owned(), what: "the CA".to_owned(), at, next_step }
+        Ending { subject: "broker.ca".to_owned(), what: "the CA".to_owned(), at, since: 0, next_step }
     }
 
     #[test]
@@ -218,6 +240,20 @@ mod tests {
     fn it_stands_in_the_status_only_when_it_is_close() {
         assert_eq!(ending(100 * DAY).problem(90 * DAY), None);
         assert_eq!(ending(100 * DAY).problem(94 * DAY).unwrap(), "the CA ends in 6 days. Renew it.");
+    }
+
+    #[test]
+    fn a_refresh_token_that_is_renewed_all_the_time_is_said_only_when_it_ended() {
+        let term = |since: u64, ends: u64| approval(("pump-3".parse().unwrap(), Term { since, ends }));
+        let said = |ending: &Ending, now: u64| due(&mut Told::new(), std::slice::from_ref(ending), now).len();
+        // Good for five days from each refresh on.
+        let renewed = term(100 * DAY, 105 * DAY);
+        assert_eq!((said(&renewed, 104 * DAY), renewed.problem(104 * DAY)), (0, None));
+        assert_eq!(said(&renewed, 105 * DAY), 1);
+        // Good for forty days, whatever is refreshed.
+        let fixed = term(100 * DAY, 140 * DAY);
+        assert_eq!((said(&fixed, 109 * DAY), said(&fixed, 111 * DAY)), (0, 1));
+        assert!(fixed.problem(134 * DAY).unwrap().contains("the approval of pump-3"));
     }
 
     #[test]

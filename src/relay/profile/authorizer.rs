@@ -110,12 +110,24 @@ fn rs256(token: &str, key: &EncodingKey) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
     use jsonwebtoken::DecodingKey;
 
     use super::*;
 
-    const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/authorizer_rsa.pem");
-    const PUBLIC: &[u8] = include_bytes!("../../../tests/fixtures/authorizer_rsa.pub.pem");
+    /// An RSA key as an operator makes one, and its public half.
+    fn key_pair(folder: &Path) -> (PathBuf, PathBuf) {
+        let (key, public) = (folder.join("key.pem"), folder.join("key.pub.pem"));
+        let openssl = |args: &[&str], out: &Path| {
+            let made = Command::new("openssl").args(args).arg("-out").arg(out).output().unwrap();
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        };
+        openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], &key);
+        openssl(&["pkey", "-pubout", "-in", key.to_str().unwrap()], &public);
+        (key, public)
+    }
 
     #[test]
     fn a_token_without_a_signature_is_the_password() {
@@ -129,7 +141,9 @@ mod tests {
         // https://docs.aws.amazon.com/iot/latest/developerguide/custom-auth.html:
         // username?x-amz-customauthorizer-name=NAME&x-amz-customauthorizer-signature=SIGNATURE&TOKEN-KEY-NAME=TOKEN,
         // the signature RSA with SHA-256, in base64 and URL-encoded.
-        let mut authorizer = Authorizer::new("claw", Some(("token".to_owned(), PathBuf::from(KEY))));
+        let folder = tempfile::tempdir().unwrap();
+        let (key, public) = key_pair(folder.path());
+        let mut authorizer = Authorizer::new("claw", Some(("token".to_owned(), key)));
         assert!(authorizer.login("pump-3", "a.b.c").is_err(), "the key was not read");
         authorizer.load().unwrap();
         let (username, password) = authorizer.login("pump-3", "a.b.c").unwrap();
@@ -138,7 +152,7 @@ mod tests {
         let signature = rest.and_then(|rest| rest.strip_suffix("&token=a.b.c")).unwrap();
         assert!(!signature.contains(['+', '/', '=']), "{signature}");
         let raw = STANDARD.decode(signature.replace("%2B", "+").replace("%2F", "/").replace("%3D", "=")).unwrap();
-        let key = DecodingKey::from_rsa_pem(PUBLIC).unwrap();
+        let key = DecodingKey::from_rsa_pem(&std::fs::read(public).unwrap()).unwrap();
         let verify = |token: &[u8]| {
             jsonwebtoken::crypto::verify(&URL_SAFE_NO_PAD.encode(&raw), token, &key, Algorithm::RS256).unwrap()
         };
@@ -149,8 +163,9 @@ mod tests {
     fn a_key_that_is_none_is_named() {
         let missing = Authorizer::new("claw", Some(("token".to_owned(), "/nowhere".into()))).load().unwrap_err();
         assert!(missing.to_string().contains("authorizer_key /nowhere"), "{missing}");
-        let public = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/authorizer_rsa.pub.pem");
-        let wrong = Authorizer::new("claw", Some(("token".to_owned(), public.into()))).load().unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        let (_, public) = key_pair(folder.path());
+        let wrong = Authorizer::new("claw", Some(("token".to_owned(), public))).load().unwrap_err();
         assert!(wrong.to_string().contains("no RSA private key"), "{wrong}");
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::DETAIL_TYPE;
 use super::approval::Asked;
+use super::grant::RefreshToken;
 use super::register::Registered;
 use super::transport::Reply;
 use crate::clock::Clock;
@@ -56,6 +57,17 @@ struct TokenAnswer {
     token_type: String,
     expires_in: Option<u64>,
     refresh_token: Option<String>,
+    /// Its life in seconds: no standard names it, two names are usual. What is no number says nothing.
+    refresh_expires_in: Option<serde_json::Value>,
+    refresh_token_expires_in: Option<serde_json::Value>,
+}
+
+impl TokenAnswer {
+    /// How long the refresh token is good; 0 says that it has no end.
+    fn refresh_life(&self) -> Option<Duration> {
+        let told = self.refresh_expires_in.as_ref().or(self.refresh_token_expires_in.as_ref());
+        told.and_then(serde_json::Value::as_u64).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
 }
 
 /// What a token request brought.
@@ -63,7 +75,7 @@ struct TokenAnswer {
 pub(super) struct Granted {
     pub(super) token: AccessToken,
     /// In place of the one that was used.
-    pub(super) refresh: Option<Secret<String>>,
+    pub(super) refresh: Option<RefreshToken>,
 }
 
 /// RFC 8628, section 3.2.
@@ -121,13 +133,15 @@ pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<Gran
         let reason = format!("the token is of type {:?}, wanted is Bearer", plain(&answer.token_type));
         return Err(IssuerError::Answer { endpoint: endpoint.to_owned(), reason });
     }
+    let life = answer.refresh_life();
     let mut token = AccessToken::received(answer.access_token, clock)
         .map_err(|source| IssuerError::Token { endpoint: endpoint.to_owned(), source })?;
     if let Some(seconds) = answer.expires_in {
         // A server may hand out a token that has lived a while.
         token = token.living_at_most(Duration::from_secs(seconds));
     }
-    Ok(Granted { token, refresh: answer.refresh_token.map(Secret::new) })
+    let refresh = |text| RefreshToken { token: Secret::new(text), life };
+    Ok(Granted { token, refresh: answer.refresh_token.map(refresh) })
 }
 
 /// Who we are there from now on (RFC 7591, section 3.2.1).
@@ -282,6 +296,22 @@ mod tests {
         ] {
             let error = token("e", &reply(status, body), &clock()).unwrap_err();
             assert_eq!(error.remedy(), remedy, "{status} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_refresh_token_is_read_where_a_server_tells_it() {
+        let life = |extra: &str| {
+            let body = format!(r#"{{"access_token":"a","token_type":"Bearer"{extra}}}"#);
+            serde_json::from_str::<TokenAnswer>(&body).unwrap().refresh_life()
+        };
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!(life(r#","refresh_expires_in":3600"#), hour);
+        assert_eq!(life(r#","refresh_token_expires_in":3600"#), hour);
+        for nothing in
+            ["", r#","refresh_expires_in":0"#, r#","refresh_expires_in":-1"#, r#","refresh_expires_in":"soon""#]
+        {
+            assert_eq!(life(nothing), None, "{nothing}");
         }
     }
 

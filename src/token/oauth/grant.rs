@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,15 @@ pub enum Grant {
     DeviceCode,
 }
 
+/// A refresh token as it came.
+#[derive(Debug, Clone)]
+pub struct RefreshToken {
+    /// The token.
+    pub token: Secret<String>,
+    /// How long it is good from now on, where the server says that.
+    pub life: Option<Duration>,
+}
+
 /// Where the refresh tokens of devices are kept over a restart.
 pub trait Families: Send + Sync {
     /// That of a device.
@@ -47,7 +57,7 @@ pub trait Families: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be kept.
-    fn keep(&self, device: &DeviceId, token: &Secret<String>) -> Result<(), String>;
+    fn keep(&self, device: &DeviceId, token: &RefreshToken) -> Result<(), String>;
 
     /// Forgets it.
     ///
@@ -64,7 +74,7 @@ impl Families for NoFamilies {
         Ok(None)
     }
 
-    fn keep(&self, _device: &DeviceId, _token: &Secret<String>) -> Result<(), String> {
+    fn keep(&self, _device: &DeviceId, _token: &RefreshToken) -> Result<(), String> {
         Ok(())
     }
 
@@ -79,7 +89,7 @@ impl Families for NoFamilies {
 /// once, also when the disk does not take it; a later refresh tries the disk again.
 pub(super) struct Kept {
     families: Arc<dyn Families>,
-    unsaved: Mutex<Vec<(DeviceId, Secret<String>)>>,
+    unsaved: Mutex<Vec<(DeviceId, RefreshToken)>>,
 }
 
 impl Kept {
@@ -88,14 +98,14 @@ impl Kept {
     }
 
     fn load(&self, device: &DeviceId) -> Result<Option<Secret<String>>, IssuerError> {
-        let unsaved = self.unsaved().iter().find(|(whose, _)| whose == device).map(|(_, token)| token.clone());
+        let unsaved = self.unsaved().iter().find(|(whose, _)| whose == device).map(|(_, kept)| kept.token.clone());
         match unsaved {
             Some(token) => Ok(Some(token)),
             None => self.families.load(device).map_err(IssuerError::Local),
         }
     }
 
-    fn keep(&self, device: &DeviceId, token: Secret<String>) {
+    fn keep(&self, device: &DeviceId, token: RefreshToken) {
         self.unsaved().retain(|(whose, _)| whose != device);
         if let Err(error) = self.families.keep(device, &token) {
             tracing::error!(%device, error, "its refresh token is not on disk: after a crash it needs approval again");
@@ -108,7 +118,7 @@ impl Kept {
         self.families.forget(device).map_err(IssuerError::Local)
     }
 
-    fn unsaved(&self) -> std::sync::MutexGuard<'_, Vec<(DeviceId, Secret<String>)>> {
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, Vec<(DeviceId, RefreshToken)>> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -29,7 +29,7 @@ use approval::Approvals;
 use grant::{Kept, NoFamilies};
 use transport::Transport;
 
-pub use grant::{Families, Grant};
+pub use grant::{Families, Grant, RefreshToken};
 pub(crate) use register::{Registered, Registration, register};
 pub use transport::OauthSetupError;
 
