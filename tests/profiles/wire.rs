@@ -213,7 +213,7 @@ async fn aws_iot_gets_the_authorizers_name_and_the_signed_token_in_the_username(
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let bearer = Arc::new(token("pump-3", "first", Duration::from_secs(600)));
-    let profile = Profile::of(BrokerProfile::AwsIot).with_authorizer("claw", Some(("token".to_owned(), key.into())));
+    let profile = Profile::of(BrokerProfile::AwsIot).with_authorizer("claw", Some(("token".to_owned(), key)));
     let (_gateway, _lane, _feed) = cloud.gateway(profile, Arc::clone(&bearer));
     let (connect, auth) = cloud.accept(None).await;
     assert!(connect.properties.is_none_or(|properties| properties.authentication_method.is_none()));
