@@ -124,7 +124,7 @@ pub struct IssuerConfig {
     /// Life of a token; 5 s to 1 day.
     #[serde(deserialize_with = "super::values::token_life")]
     pub life: Duration,
-    /// The `aud` of every token; [`Config::audience`] says which it is where none is written.
+    /// The `aud` of every token; [`Config::audience`](super::Config::audience) says which it is where none is written.
     pub audience: Option<String>,
     /// Local: where its endpoints (tokens for subscribers, keys and deny list for brokers) listen.
     pub listen: SocketAddr,
