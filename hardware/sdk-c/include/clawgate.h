@@ -109,7 +109,8 @@ uint64_t claw_poll(claw_sensor *sensor, uint64_t now_ms);
 void claw_connected(claw_sensor *sensor, uint16_t value_max);
 
 /* BLE: the service data to advertise; gives its size. To be asked again when a window opens or closes, after a
- * connection, every 30 s while a window is open, and at least every 15 minutes: 0 means that there is no randomness. */
+ * connection, every 30 s while a window is open, every 5 s from a second pairing to the session that proves it, and at
+ * least every 15 minutes: 0 means that there is no randomness. */
 #define CLAW_SERVICE_DATA_MAX 13
 size_t claw_service_data(claw_sensor *sensor, uint8_t out[CLAW_SERVICE_DATA_MAX], uint64_t now_ms);
 

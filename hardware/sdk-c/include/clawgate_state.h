@@ -25,7 +25,7 @@ struct claw_sensor {
     claw_sessions sessions;
     claw_telemetry telemetry;
 
-    bool show_pending;          /* which slot the next rotating id is of */
+    bool show_pending[2];       /* which slot the last rotating id was of: of an Ident, of an advertisement */
     uint64_t identify_again_ms; /* blinks at most once in ten seconds */
 
     claw_inbox inbox;

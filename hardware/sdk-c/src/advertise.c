@@ -22,7 +22,7 @@ size_t claw_service_data(claw_sensor *sensor, uint8_t out[CLAW_SERVICE_DATA_MAX]
         out[used++] = (uint8_t)((state.window_s + 1) / 2);
     }
     if (state.gateway != NULL) {
-        if (!claw_rotating_id(sensor, out + used)) {
+        if (!claw_rotating_id(sensor, true, out + used)) {
             return 0;
         }
         used += CLAW_ROTATING_ID_SIZE;

@@ -224,12 +224,13 @@ claw_state claw_look(const claw_sensor *sensor, uint64_t now_ms)
 }
 
 /* 3 random bytes, and 5 of their HMAC. */
-bool claw_rotating_id(claw_sensor *sensor, uint8_t id[CLAW_ROTATING_ID_SIZE])
+bool claw_rotating_id(claw_sensor *sensor, bool on_air, uint8_t id[CLAW_ROTATING_ID_SIZE])
 {
     const claw_slot *slots = sensor->slots;
     bool both = slots[CLAW_CURRENT].present && slots[CLAW_PENDING].present;
-    sensor->show_pending = both ? !sensor->show_pending : slots[CLAW_PENDING].present;
-    const claw_slot *slot = &slots[sensor->show_pending ? CLAW_PENDING : CLAW_CURRENT];
+    bool *show_pending = &sensor->show_pending[on_air];
+    *show_pending = both ? !*show_pending : slots[CLAW_PENDING].present;
+    const claw_slot *slot = &slots[*show_pending ? CLAW_PENDING : CLAW_CURRENT];
     if (!claw_random(sensor, id, 3)) {
         return false;
     }
@@ -254,7 +255,7 @@ static void answer_probe(claw_sensor *sensor, uint64_t now_ms)
     bool paired = claw_is_paired(sensor), open = window->ceremony != CLAW_CLOSED;
     bool named = !paired || open;
     uint8_t rotating_id[CLAW_ROTATING_ID_SIZE];
-    if (paired && !claw_rotating_id(sensor, rotating_id)) {
+    if (paired && !claw_rotating_id(sensor, false, rotating_id)) {
         return;
     }
     claw_writer writer = claw_write_into(sensor->outbox.message, CLAW_MESSAGE_MAX);

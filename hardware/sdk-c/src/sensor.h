@@ -42,7 +42,7 @@ void claw_refuse(claw_sensor *sensor);
 claw_status claw_forget(claw_sensor *sensor);
 #define CLAW_ROTATING_ID_SIZE 8
 /* By this id whoever holds the pairing knows the unit; of two keys, each in turn. False: no randomness. */
-bool claw_rotating_id(claw_sensor *sensor, uint8_t id[CLAW_ROTATING_ID_SIZE]);
+bool claw_rotating_id(claw_sensor *sensor, bool on_air, uint8_t id[CLAW_ROTATING_ID_SIZE]);
 /* Ends the run of pairing; if it was before M6, it failed. */
 void claw_pairing_end(claw_sensor *sensor, bool refuse, claw_failure why);
 /* Blinks, if it did not in the last ten seconds. */

@@ -165,7 +165,7 @@ pub struct Sensor<'a, P, const EVENTS: usize = 16> {
     /// Wall time less uptime, once the gateway told the time.
     clock_offset_ms: Option<u64>,
     identify_after_ms: u64,
-    show_pending: bool,
+    show_pending: Turns,
     due: Due,
     events: Deque<Event, EVENTS>,
 }
@@ -208,7 +208,7 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
             record: record.get_mut(..most).unwrap_or_default(),
             clock_offset_ms: None,
             identify_after_ms: 0,
-            show_pending: false,
+            show_pending: Turns::default(),
             due,
             events: Deque::new(),
         })
@@ -347,7 +347,7 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
             let (ceremony, seconds_left) = (window.ceremony, window.seconds_left);
             ble::Window { ceremony, short_id: ble::short_id(&self.options.device), id, seconds_left }
         });
-        Advertisement { version: PROTOCOL_VERSION, rotating: self.rotating_id(), window }
+        Advertisement { version: PROTOCOL_VERSION, rotating: self.rotating_id(|turns| &mut turns.on_air), window }
     }
 
     /// How old an advertisement becomes before it is made anew. Short while two keys are shown in turn, since the
@@ -475,7 +475,7 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
             version: PROTOCOL_VERSION,
             paired: self.is_paired(),
             id: visible.then_some(self.options.device),
-            rotating: self.rotating_id(),
+            rotating: self.rotating_id(|turns| &mut turns.in_ident),
             name: visible.then_some(self.options.name),
             suites,
             max_message: self.options.max_message,
@@ -485,10 +485,12 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
     }
 
     /// Under the current key and under the pending one in turn, since the gateway may know only one of them.
-    fn rotating_id(&mut self) -> Option<[u8; 8]> {
-        self.show_pending = !self.show_pending;
+    fn rotating_id(&mut self, turn: fn(&mut Turns) -> &mut bool) -> Option<[u8; 8]> {
+        let turn = turn(&mut self.show_pending);
+        *turn = !*turn;
+        let show_pending = *turn;
         let (current, pending) = (self.state.slots.current(), self.state.slots.pending());
-        let record = if self.show_pending { pending.or(current) } else { current.or(pending) }?;
+        let record = if show_pending { pending.or(current) } else { current.or(pending) }?;
         Some(discovery::new_rotating_id(&record.advertising_key, &mut self.platform))
     }
 
@@ -503,6 +505,14 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
         // Bounded: a caller that does not ask loses the newest, never the machine's state.
         let _ = self.events.push_back(event);
     }
+}
+
+/// Which key the last rotating id was of. Idents and advertisements take their turns apart: those of a gateway that
+/// connects and asks could come in step, and each of them always show the same key.
+#[derive(Default)]
+struct Turns {
+    in_ident: bool,
+    on_air: bool,
 }
 
 fn new_epoch(random: &mut dyn Random) -> u64 {
