@@ -312,3 +312,30 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
     assert_eq!(backend.answer("config-4").await["status"], "done");
     assert_eq!(overlay(&daemon), json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pairing_that_waits_for_the_backend_is_let_in_by_a_signed_approval() {
+    let site = Site::start().await;
+    let folder = site.folder.path();
+    let keys = Commanders::new(folder);
+    let mut sensor = Sensor::start(&folder.join("a"), &["--rate", "20"]);
+    let extra = format!("[pairing]\napproval = \"backend\"\n{}", Commanders::config(folder));
+    let daemon = site.daemon_with(&[("p1", &sensor)], &extra);
+    let pairing = daemon.pairing("p1", &mut sensor, "pump-3");
+    let mut backend = Backend::start(&site).await;
+    // Whoever decides reads in the status who waits.
+    let waits = |said: &Json| said["devices"][0]["decision"] == "waiting";
+    hears(&mut backend.heard, "status", waits).await;
+    assert_eq!(site.arrived("pump-3"), 0, "a device that nobody let in sends nothing");
+
+    let approve =
+        claims("other", "yes-1", "approve", &json!({ "device": "pump-3", "decision": "yes", "why": "order 17" }));
+    backend.commands(&keys.other, &approve).await;
+    let answer = backend.answer("yes-1").await;
+    assert_eq!((&answer["status"], &answer["result"]["approved"]), (&json!("done"), &json!("pump-3")), "{answer}");
+    let done = pairing.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stderr), daemon.log());
+    goes_on(&site, &daemon, "pump-3", 5);
+    let line = &audited(&daemon, "device.approve")[0];
+    assert_eq!((&line["actor"]["key"], &line["reason"]), (&json!("other"), &json!("order 17")), "{line}");
+}
