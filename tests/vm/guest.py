@@ -310,7 +310,10 @@ def the_adapter_goes_and_comes_back():
 
 def killed():
     """kill -9: systemd starts it again, a command that comes meanwhile waits, readings go on."""
-    os.kill(int(unit("MainPID")), 9)
+    pid = unit("MainPID")
+    os.kill(int(pid), 9)
+    # What a dying process still takes in is lost with it; what comes from here on waits.
+    until("it is dead", lambda: not Path("/proc", pid).exists())
     assert clawgate("status", "--json", check=False).returncode in (0, 8), "a command during the restart failed"
     assert unit("NRestarts") == "1", unit("NRestarts")
     flows()
