@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::broadcast;
 
-use crate::audit::{Actor, Audit, Event};
+use crate::audit::{Action, Actor, Audit, Event};
 use crate::clock::Clock;
 use crate::metrics::{Kind, Metrics};
 use attempts::Attempts;
@@ -265,7 +265,8 @@ impl Alarms {
         self.0.metrics.alarms.get_or_create(&Kind { kind }).inc();
         if let Some(audit) = self.0.audit.clone() {
             let details = json!({ "kind": kind, "next_step": alarm.next_step, "unsaid_before": unsaid });
-            let event = Event::done(Actor::Daemon, "alarm.raise", &alarm.subject).because(&alarm.words).with(details);
+            let event =
+                Event::done(Actor::Daemon, Action::AlarmRaise, &alarm.subject).because(&alarm.words).with(details);
             off_the_async_threads(move || {
                 if let Err(error) = audit.record(event) {
                     tracing::error!(%error, "an alarm is missing in the audit log");

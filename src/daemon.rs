@@ -45,7 +45,7 @@ pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
 use crate::alarm::Alarms;
-use crate::audit::{Actor, Audit, Event};
+use crate::audit::{Action, Actor, Audit, Event};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
 use crate::config::{self, BrokerUrl, Config, StageError};
@@ -260,7 +260,7 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration, 
     notify::ready(&view::one_line(&gateway));
     let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id() });
     gateway
-        .record(Event::done(Actor::Daemon, "daemon.start", gateway.config().gateway.id.as_str()).with(version))
+        .record(Event::done(Actor::Daemon, Action::DaemonStart, gateway.config().gateway.id.as_str()).with(version))
         .await;
     let exit = until_told(&gateway, &mut tasks, signals).await;
     notify::stopping();

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use clawgate::audit::{Actor, Audit, Event, Selection, Trust, verify};
+use clawgate::audit::{Action, Actor, Audit, Event, Selection, Trust, verify};
 use clawgate::clock::Clock;
 use clawgate::ids::{DeviceId, PairingId};
 use clawgate::pairing::code::CodeRequest;
@@ -50,7 +50,7 @@ fn step(state: &State, number: u64) -> Result<String, String> {
             Ok(format!("rekeyed {number}"))
         }
         0 => {
-            let event = Event::done(Actor::Daemon, "test.step", number.to_string());
+            let event = Event::done(Actor::Daemon, Action::AlarmRaise, number.to_string());
             state.audit.record(event).map_err(|e| text(&e))?;
             Ok(format!("audit {number}"))
         }

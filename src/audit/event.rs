@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Action;
 use crate::ids::DeviceId;
 
 /// Who acts.
@@ -63,8 +64,8 @@ pub enum Outcome {
 pub struct Event {
     /// Who.
     pub actor: Actor,
-    /// What, as `area.verb`: `code.revoke`.
-    pub action: &'static str,
+    /// What.
+    pub action: Action,
     /// To what: a device, a code, a token id.
     pub subject: String,
     /// How it ended.
@@ -78,7 +79,7 @@ pub struct Event {
 impl Event {
     /// A thing that was done, with nothing more to say.
     #[must_use]
-    pub fn done(actor: Actor, action: &'static str, subject: impl Into<String>) -> Self {
+    pub fn done(actor: Actor, action: Action, subject: impl Into<String>) -> Self {
         Self { actor, action, subject: subject.into(), outcome: Outcome::Ok, reason: None, details: Value::Null }
     }
 

@@ -64,7 +64,7 @@ impl Entry {
             boot_ms: at.boot_ms,
             boot_id: at.boot_id.clone(),
             actor: event.actor,
-            action: event.action.to_owned(),
+            action: event.action.as_str().to_owned(),
             subject: event.subject.chars().take(LONGEST_TEXT).collect(),
             outcome: event.outcome,
             reason: event.reason.map(|reason| reason.chars().take(LONGEST_TEXT).collect()),
@@ -124,10 +124,11 @@ fn ascii(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::Action;
 
     fn entry(subject: &str) -> Entry {
         let at = When { wall_ms: 1_700_000_000_123, boot_ms: 5, boot_id: "0".repeat(32) };
-        Entry::new(3, Digest([7; 32]), &at, Event::done(Actor::Daemon, "test.it", subject))
+        Entry::new(3, Digest([7; 32]), &at, Event::done(Actor::Daemon, Action::AlarmRaise, subject))
     }
 
     #[test]
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn long_fields_are_cut() {
-        let mut event = Event::done(Actor::Daemon, "test.it", "x".repeat(10_000)).because("y".repeat(10_000));
+        let mut event = Event::done(Actor::Daemon, Action::AlarmRaise, "x".repeat(10_000)).because("y".repeat(10_000));
         event.details = json!({ "z": "z".repeat(10_000) });
         let (line, _) = Entry::new(0, Digest::default(), &When::default(), event).to_line();
         assert!(line.len() < 2000, "{}", line.len());

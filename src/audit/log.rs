@@ -18,7 +18,7 @@ pub use read::{Cursor, Selection};
 use super::checkpoint::Checkpoint;
 use super::line::{Entry, When};
 use super::retention::Retention;
-use super::{Actor, Digest, Event, Outcome};
+use super::{Action, Actor, Digest, Event, Outcome};
 use crate::clock::{self, Clock};
 use crate::secret::Secret;
 use resume::{Keys, resume};
@@ -107,7 +107,7 @@ impl Audit {
             if outcome == Outcome::Failed {
                 tracing::error!(dir = %dir.display(), problem = %remark, "the audit log is damaged");
             }
-            let action = if outcome == Outcome::Failed { "audit.damaged" } else { "audit.recovered" };
+            let action = if outcome == Outcome::Failed { Action::AuditDamaged } else { Action::AuditRecovered };
             audit.record(Event::done(Actor::Daemon, action, "audit").ended(outcome).because(remark))?;
         }
         Ok(audit)

@@ -4,6 +4,7 @@
 //! checkpoint. Calls are synchronous and reach the disk before they return. docs/audit.md is the format; a verifier
 //! written from it alone is tests/audit-verifier.
 
+mod action;
 mod checkpoint;
 mod digest;
 mod event;
@@ -14,6 +15,7 @@ mod rotation;
 mod segment;
 mod verify;
 
+pub use action::Action;
 pub use checkpoint::Checkpoint;
 pub use digest::{Digest, NotADigest};
 pub use event::{Actor, Event, Outcome};

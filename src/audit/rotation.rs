@@ -10,10 +10,8 @@ use serde_json::{Value, json};
 
 use super::digest::{Digest, decode_hex, hex};
 use super::line::{self, Entry};
-use super::{Actor, Event};
+use super::{Action, Actor, Event};
 
-/// The action of such a line.
-pub(super) const ACTION: &str = "audit.key";
 /// Holds such lines of files that are no longer kept, so that an old key still leads to the new one.
 pub(super) const FILE: &str = "keys.jsonl";
 /// Most of that file that is read.
@@ -44,14 +42,14 @@ impl Rotation {
 
     pub(super) fn event(&self, actor: Actor) -> Event {
         let details = json!({ "from": self.from, "to": self.to, "signature": self.signature });
-        Event::done(actor, ACTION, self.to.to_string()).with(details)
+        Event::done(actor, Action::AuditKey, self.to.to_string()).with(details)
     }
 
     /// What a line says; none if it is no `audit.key` line.
     pub(super) fn of(entry: &Entry) -> Option<Self> {
         let digest = |name: &str| entry.details.get(name).and_then(Value::as_str)?.parse().ok();
         let text = |name: &str| entry.details.get(name).and_then(Value::as_str).map(str::to_owned);
-        (entry.action == ACTION).then_some(())?;
+        (entry.action == Action::AuditKey.as_str()).then_some(())?;
         // A line of this name without all of it speaks for no key.
         let (from, to) = (digest("from").unwrap_or_default(), digest("to").unwrap_or_default());
         let signature = text("signature").unwrap_or_default();

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::envelope::Sealing;
 use super::{BackupError, KEY_ENTRY, MANIFEST_ENTRY, Manifest, Unlock, archive, failed, give_to_owner, random};
-use crate::audit::{Actor, Event};
+use crate::audit::{Action, Actor, Event};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::audit_key;
@@ -51,7 +51,7 @@ pub(crate) fn create(
     };
     let audit = audit_key::open::<BackupError>(&store, config.audit.retention(), clock)?;
     let details = json!({ "file": file, "moved": fence });
-    audit.record(Event::done(actor, "backup.create", &manifest.id).with(details))?;
+    audit.record(Event::done(actor, Action::BackupCreate, &manifest.id).with(details))?;
     store.fold_journal()?;
     fold_spool(&dir.join("spool.db"))?;
     let aside = file.with_extension("new");

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::envelope::Opening;
 use super::{BackupError, KEY_ENTRY, MANIFEST_ENTRY, Manifest, Unlock, archive, failed, give_to_owner};
-use crate::audit::{Actor, Event};
+use crate::audit::{Action, Actor, Event};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::audit_key;
@@ -74,7 +74,7 @@ pub(crate) fn restore(
     let ended = store.remove_refresh_tokens()?;
     let audit = audit_key::open::<BackupError>(&store, config.audit.retention(), clock)?;
     audit.record(
-        Event::done(actor, "backup.restore", &manifest.id)
+        Event::done(actor, Action::BackupRestore, &manifest.id)
             .with(json!({ "made": manifest.made, "moved": manifest.moved, "refresh_tokens_dropped": ended })),
     )?;
     drop((audit, store));

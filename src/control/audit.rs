@@ -13,7 +13,7 @@ use super::role::Caller;
 use super::routes::{Query, number};
 use super::stream::written;
 use super::system::blocking;
-use crate::audit::{AuditError, Cursor, Entry, Event, Selection};
+use crate::audit::{Action, AuditError, Cursor, Entry, Event, Selection};
 use crate::daemon::Gateway;
 
 /// Most entries of one answer; `export` gives all.
@@ -38,7 +38,7 @@ pub(super) async fn export(
         Some(_) => return Err(Failure::usage("follow is true or false.", "")),
     };
     let details = json!({ "after": wanted.after, "since_ms": wanted.since_ms, "follow": follow });
-    gateway.record(Event::done(caller.actor(), "audit.export", "audit").with(details)).await;
+    gateway.record(Event::done(caller.actor(), Action::AuditExport, "audit").with(details)).await;
     let (written, response) = written();
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {

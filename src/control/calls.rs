@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::role::Caller;
-use crate::audit::{Event, Outcome};
+use crate::audit::{Action, Event, Outcome};
 
 /// Lines of one user within [`PERIOD`]; what is beyond is counted.
 const LINES: u32 = 10;
@@ -37,7 +37,7 @@ impl Calls {
         let refused = matches!(failure.code.as_str(), "forbidden" | "bad_request" | "not_found" | "too_large");
         let outcome = if refused { Outcome::Refused } else { Outcome::Failed };
         let call: String = call.chars().take(MAX_PATH).collect();
-        let event = Event::done(caller.actor(), "control.call", call).ended(outcome).because(&failure.message);
+        let event = Event::done(caller.actor(), Action::ControlCall, call).ended(outcome).because(&failure.message);
         Some(event.with(json!({ "code": failure.code, "unsaid_before": unsaid })))
     }
 

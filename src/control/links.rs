@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::role::Caller;
 use super::routes::{Body, Query, number};
 use super::stream::{Lines, ndjson};
-use crate::audit::Event;
+use crate::audit::{Action, Event};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::link::{self, FoundState, TargetError};
@@ -106,7 +106,7 @@ pub(super) async fn identify(
     Body(request): Body<IdentifyRequest>,
 ) -> Result<Json<Done>, Failure> {
     gateway.links().identify(&request.target, IDENTIFY_TIME).await.map_err(|error| target_failure(&error))?;
-    gateway.record(Event::done(caller.actor(), "device.identify", &request.target)).await;
+    gateway.record(Event::done(caller.actor(), Action::DeviceIdentify, &request.target)).await;
     Ok(Json(Done { done: format!("{} blinks.", request.target) }))
 }
 

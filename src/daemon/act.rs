@@ -2,7 +2,7 @@
 
 use super::Gateway;
 use super::commission::slot_of;
-use crate::audit::{Actor, Event, Outcome};
+use crate::audit::{Action, Actor, Event, Outcome};
 use crate::cli::exit::Exit;
 use crate::control::failure::Failure;
 use crate::ids::{DeviceId, PairingId};
@@ -40,7 +40,7 @@ impl Gateway {
             }
         }
         let details = serde_json::json!({ "sensor": known.hardware_id, "sensor_told": told, "readings_lost": lost, "token_revoked": revoked.is_ok() });
-        self.record(Event::done(actor, "device.unpair", id.as_str()).with(details)).await;
+        self.record(Event::done(actor, Action::DeviceUnpair, id.as_str()).with(details)).await;
         Ok(told)
     }
 
@@ -64,7 +64,7 @@ impl Gateway {
         self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
         self.links().renamed(id).await;
         let details = serde_json::json!({ "to": name, "token_revoked": revoked.is_ok() });
-        self.record(Event::done(actor, "device.rename", id.as_str()).with(details)).await;
+        self.record(Event::done(actor, Action::DeviceRename, id.as_str()).with(details)).await;
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl Gateway {
             self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
         }
         let details = serde_json::json!({ "messages": count });
-        self.record(Event::done(actor, "dead_letters.replay", id.as_str()).with(details)).await;
+        self.record(Event::done(actor, Action::DeadLettersReplay, id.as_str()).with(details)).await;
         Ok(count)
     }
 
@@ -101,7 +101,7 @@ impl Gateway {
         let (_, pairing) = self.lane_of(id).await?;
         let count = self.0.spool.drop_dead_letters(pairing).await.map_err(|error| Failure::internal(&error))?;
         let details = serde_json::json!({ "messages": count });
-        self.record(Event::done(actor, "dead_letters.drop", id.as_str()).because(why).with(details)).await;
+        self.record(Event::done(actor, Action::DeadLettersDrop, id.as_str()).because(why).with(details)).await;
         Ok(count)
     }
 
@@ -122,7 +122,7 @@ impl Gateway {
     pub(crate) async fn rotate_token(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
         let status = self.keeper().rotate(id).await.map_err(|error| keeper_failure(&error))?;
         let details = serde_json::json!({ "jti": status.jti });
-        self.record(Event::done(actor, "token.rotate", id.as_str()).with(details)).await;
+        self.record(Event::done(actor, Action::TokenRotate, id.as_str()).with(details)).await;
         Ok(status.expires_in_s.unwrap_or_default())
     }
 
@@ -135,7 +135,7 @@ impl Gateway {
         let (store, device, reason) = (self.0.store.clone(), id.clone(), why.to_owned());
         blocking(move || store.revoke_device(&device, &reason)).await?;
         let revoked = self.keeper().revoke(id, why).await;
-        let mut event = Event::done(actor, "token.revoke", id.as_str()).because(why);
+        let mut event = Event::done(actor, Action::TokenRevoke, id.as_str()).because(why);
         if let Err(error) = &revoked {
             event = event.ended(Outcome::Failed).with(serde_json::json!({ "error": error.to_string() }));
         }

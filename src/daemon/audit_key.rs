@@ -64,7 +64,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::audit::{Event, Trust, verify};
+    use crate::audit::{Action, Event, Trust, verify};
     use crate::daemon::StartError;
     use crate::store::StoreOptions;
 
@@ -81,7 +81,7 @@ mod tests {
     /// One more line, and the whole log held against the first key.
     fn goes_on(store: &Store, first: Digest) -> Digest {
         let audit = log(store);
-        audit.record(Event::done(Actor::Daemon, "test.line", "x")).unwrap();
+        audit.record(Event::done(Actor::Daemon, Action::AlarmRaise, "x")).unwrap();
         let trust = Trust { key: Some(first), ..Trust::default() };
         let report = verify(&store.dir().join("audit"), &trust).unwrap();
         assert!(report.is_whole(), "{report:?}");

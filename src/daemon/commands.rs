@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::decide::Verdict;
 use super::{Gateway, overlay, view};
 use crate::alarm::{Alarm, AlarmKind};
-use crate::audit::{Actor, Event, Outcome};
+use crate::audit::{Action, Actor, Event, Outcome};
 use crate::cli::exit::Exit;
 use crate::clock;
 use crate::config::CommandClock;
@@ -196,7 +196,7 @@ impl Desk {
         let details = json!({
             "cmd": signed.as_ref().map(|(_, _, command)| command), "unsaid_before": unsaid,
         });
-        let event = Event::done(Actor::Cloud { key: key.clone() }, "command.refuse", subject);
+        let event = Event::done(Actor::Cloud { key: key.clone() }, Action::CommandRefuse, subject);
         self.gateway.record(event.ended(Outcome::Refused).because(why).with(details)).await;
         self.gateway.alarms().raise(Alarm {
             kind: AlarmKind::Command,
@@ -214,10 +214,10 @@ impl Desk {
 
     async fn note(&self, claims: &Claims, outcome: Outcome, why: Option<&str>, details: Value) {
         let action = match claims.cmd {
-            CommandName::Revoke => "command.revoke",
-            CommandName::Approve => "command.approve",
-            CommandName::Code => "command.code",
-            CommandName::Config => "command.config",
+            CommandName::Revoke => Action::CommandRevoke,
+            CommandName::Approve => Action::CommandApprove,
+            CommandName::Code => Action::CommandCode,
+            CommandName::Config => Action::CommandConfig,
         };
         let mut event = Event::done(Actor::Cloud { key: Some(claims.iss.clone()) }, action, claims.jti.as_str());
         event.reason = why.map(str::to_owned);

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::disk::Disk;
-use crate::audit::{Actor, Audit, Event};
+use crate::audit::{Action, Actor, Audit, Event};
 use crate::config::Config;
 use crate::ids::DeviceId;
 use crate::pairing::{BoxFuture, Commission, CommissionError, Wait};
@@ -153,7 +153,7 @@ impl Service {
     async fn note_issue(&self, id: &DeviceId, token: &AccessToken) {
         let claims = token.claims();
         let details = json!({ "jti": token.jti(), "scope": claims.scope, "life_s": token.life().as_secs() });
-        let event = Event::done(Actor::Daemon, "token.issue", id.as_str()).with(details);
+        let event = Event::done(Actor::Daemon, Action::TokenIssue, id.as_str()).with(details);
         let audit = self.audit.clone();
         if let Err(error) = blocking(move || audit.record(event)).await {
             tracing::error!(%error, "an audit event is missing in the log");

@@ -3,7 +3,7 @@
 use super::Gateway;
 use super::act::{blocking, store_failure};
 use super::commission::slot_of;
-use crate::audit::{Actor, Event};
+use crate::audit::{Action, Actor, Event};
 use crate::control::failure::Failure;
 use crate::ids::DeviceId;
 use crate::store::{Decision, StoreError};
@@ -39,7 +39,7 @@ impl Gateway {
             }
         }
         if verdict == Verdict::Reject {
-            self.record(Event::done(actor.clone(), "device.reject", id.as_str()).because(why)).await;
+            self.record(Event::done(actor.clone(), Action::DeviceReject, id.as_str()).because(why)).await;
             return self.unpair(id, actor).await.map(drop);
         }
         let Some(pairing) = slot_of(&known).map(|slot| slot.pairing) else {
@@ -49,7 +49,7 @@ impl Gateway {
         let yes = Decision::Approved { at_ms, by: actor.clone(), why: why.chars().take(256).collect() };
         let (store, wanted, decision) = (self.store().clone(), id.clone(), yes.clone());
         blocking(move || store.decide(&wanted, pairing, &decision)).await?;
-        self.record(Event::done(actor, "device.approve", id.as_str()).because(why)).await;
+        self.record(Event::done(actor, Action::DeviceApprove, id.as_str()).because(why)).await;
         let mut approved = known;
         approved.info.decision = yes;
         self.0.service.admit(&approved).map_err(|error| Failure::internal(&error))

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::issuer::Terms;
 use super::options::{alarm_policy, ble_options, pairing_policy, uart_options};
 use super::{Gateway, overlay, principal};
-use crate::audit::{Actor, Event, Outcome};
+use crate::audit::{Action, Actor, Event, Outcome};
 use crate::config::{self, Config};
 use crate::principal::command::CommandKeys;
 use crate::session::blocking;
@@ -147,7 +147,7 @@ pub(super) async fn reload(gateway: &Gateway) -> Result<(), String> {
         Ok(new) => apply(gateway, new).await,
         Err(error) => Err(error),
     };
-    let event = Event::done(Actor::Daemon, "config.reload", gateway.0.config_path.display().to_string());
+    let event = Event::done(Actor::Daemon, Action::ConfigReload, gateway.0.config_path.display().to_string());
     let event = match &result {
         Ok(Changes { applied, waiting }) => {
             tracing::info!(?applied, "the configuration was read again");

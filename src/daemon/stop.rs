@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Gateway;
 use super::tasks::Tasks;
-use crate::audit::{Actor, Event};
+use crate::audit::{Action, Actor, Event};
 
 /// Stops every part. What a part leaves behind after its time is on disk or still with its sensor.
 pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
@@ -33,6 +33,6 @@ pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");
         }
     }
-    gateway.record(Event::done(Actor::Daemon, "daemon.stop", gateway.config().gateway.id.as_str())).await;
+    gateway.record(Event::done(Actor::Daemon, Action::DaemonStop, gateway.config().gateway.id.as_str())).await;
     tasks.abandon().await;
 }

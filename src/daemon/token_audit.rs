@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use crate::audit::{Actor, Event, Outcome};
+use crate::audit::{Action, Actor, Event, Outcome};
 use crate::ids::DeviceId;
 use crate::token::keeper::TokenStatus;
 
@@ -26,7 +26,7 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
     loop {
         let stopped = stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none();
         for (device, reason) in account.take(gateway.keeper().list()) {
-            let event = Event::done(Actor::Daemon, "token.quarantine", device.as_str());
+            let event = Event::done(Actor::Daemon, Action::TokenQuarantine, device.as_str());
             gateway.record(event.ended(Outcome::Failed).because(reason)).await;
         }
         let now = gateway.clock().boot();
@@ -98,7 +98,7 @@ impl Account {
         let details = json!({
             "issued": refreshed, "failed": failed, "devices": self.seen.len(), "failed_most": failing,
         });
-        Some(Event::done(Actor::Daemon, "token.refresh", gateway).with(details))
+        Some(Event::done(Actor::Daemon, Action::TokenRefresh, gateway).with(details))
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::code::{CodeId, CodeRecord, CodeRequest, CodeState, MOST_LIVE, RESTARTED, Refusal, TTL_RANGE, choose};
 use super::code_explain::{Explanation, explain};
-use crate::audit::{Actor, Audit, AuditError, Event, Outcome};
+use crate::audit::{Action, Actor, Audit, AuditError, Event, Outcome};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::store::{Store, StoreError};
@@ -104,7 +104,7 @@ impl Codes {
                 .collect::<Vec<_>>()
         })?;
         for id in voided {
-            codes.note(Actor::Daemon, "code.void", &id, Outcome::Ok, Some(RESTARTED))?;
+            codes.note(Actor::Daemon, Action::CodeVoid, &id, Outcome::Ok, Some(RESTARTED))?;
         }
         Ok(codes)
     }
@@ -156,7 +156,7 @@ impl Codes {
             (live.iter().filter(|code| code.state.is_live()).count(), replaced)
         })?;
         if let Some(id) = replaced {
-            self.note(creator.clone(), "code.revoke", &id, Outcome::Ok, Some(&why))?;
+            self.note(creator.clone(), Action::CodeRevoke, &id, Outcome::Ok, Some(&why))?;
         }
         if live >= MOST_LIVE {
             return Err(CodeError::TooMany);
@@ -167,7 +167,7 @@ impl Codes {
             "device": record.request.device, "scopes": record.request.scopes, "ttl_ms": record.request.ttl.as_millis(),
             "idle_ms": record.request.idle.map(|idle| idle.as_millis()), "limits": record.request.limits,
         });
-        self.audit.record(Event::done(creator, "code.new", record.id.as_str()).with(details))?;
+        self.audit.record(Event::done(creator, Action::CodeNew, record.id.as_str()).with(details))?;
         Ok((record, code))
     }
 
@@ -192,7 +192,7 @@ impl Codes {
             return Err(self.not_usable(&record));
         }
         if is_first {
-            let event = Event::done(Actor::Daemon, "code.claim", record.id.as_str());
+            let event = Event::done(Actor::Daemon, Action::CodeClaim, record.id.as_str());
             self.audit.record(event.with(json!({ "sensor": hardware_id })))?;
         }
         let secret = self.store.code_secret(&record.id)?;
@@ -213,7 +213,7 @@ impl Codes {
         let (record, counted) = self.edit(id, |code| code.count_attempt(wall_ms))?;
         match counted {
             Ok(number) => {
-                let event = Event::done(Actor::Daemon, "code.attempt", id.as_str());
+                let event = Event::done(Actor::Daemon, Action::CodeAttempt, id.as_str());
                 let of = record.request.max_attempts;
                 self.audit
                     .record(event.with(json!({ "sensor": record.request.hardware_id, "attempt": number, "of": of })))?;
@@ -230,7 +230,7 @@ impl Codes {
     pub fn attempt_failed(&self, id: &CodeId) -> Result<u8, CodeError> {
         let wall_ms = self.wall_ms();
         let (record, left) = self.edit(id, |code| code.attempt_failed(wall_ms))?;
-        self.note(Actor::Daemon, "code.attempt_failed", id, Outcome::Failed, Some("the sensor has another code"))?;
+        self.note(Actor::Daemon, Action::CodeAttemptFailed, id, Outcome::Failed, Some("the sensor has another code"))?;
         if left == 0 {
             self.note_ending(&record)?;
         }
@@ -248,7 +248,7 @@ impl Codes {
         match used {
             Ok(()) if was == CodeState::Used => Ok(()),
             Ok(()) => {
-                let event = Event::done(Actor::Device { id: device.clone() }, "code.used", id.as_str());
+                let event = Event::done(Actor::Device { id: device.clone() }, Action::CodeUsed, id.as_str());
                 Ok(self.audit.record(event.with(json!({ "sensor": record.request.hardware_id })))?)
             }
             Err(refusal) => self.refuse(&record, refusal),
@@ -264,10 +264,10 @@ impl Codes {
         let wall_ms = self.wall_ms();
         let (record, revoked) = self.edit(id, |code| code.revoke(wall_ms, who.clone(), why))?;
         if revoked.is_err() {
-            self.note(who, "code.revoke", id, Outcome::Refused, Some(record.state.as_str()))?;
+            self.note(who, Action::CodeRevoke, id, Outcome::Refused, Some(record.state.as_str()))?;
             return Err(self.not_usable(&record));
         }
-        self.note(who, "code.revoke", id, Outcome::Ok, Some(why))?;
+        self.note(who, Action::CodeRevoke, id, Outcome::Ok, Some(why))?;
         Ok(record)
     }
 
@@ -336,9 +336,9 @@ impl Codes {
     /// Audits that a life ended by itself.
     fn note_ending(&self, record: &CodeRecord) -> Result<(), CodeError> {
         let action = match record.state {
-            CodeState::Expired => "code.expire",
-            CodeState::Exhausted => "code.exhaust",
-            CodeState::Revoked if record.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon) => "code.void",
+            CodeState::Expired => Action::CodeExpire,
+            CodeState::Exhausted => Action::CodeExhaust,
+            CodeState::Revoked if record.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon) => Action::CodeVoid,
             _ => return Ok(()),
         };
         self.note(Actor::Daemon, action, &record.id, Outcome::Ok, record.ending.as_ref().map(|end| end.why.as_str()))
@@ -347,7 +347,7 @@ impl Codes {
     fn note(
         &self,
         actor: Actor,
-        action: &'static str,
+        action: Action,
         id: &CodeId,
         outcome: Outcome,
         why: Option<&str>,

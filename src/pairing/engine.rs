@@ -20,7 +20,7 @@ use super::report::{About, Report};
 use super::run::{Agreed, Ended, Plan, Run};
 use super::words;
 use crate::alarm::Alarms;
-use crate::audit::{Actor, Audit, Event};
+use crate::audit::{Action, Actor, Audit, Event};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::link::Link;
@@ -280,7 +280,7 @@ impl Engine {
         self.parts.metrics.pairing.succeeded.inc();
         tracing::info!(device = %agreed.device, pairing = %agreed.pairing, ceremony = agreed.ceremony.name(), "paired");
         let details = json!({ "pairing": agreed.pairing.to_string(), "ceremony": agreed.ceremony.name() });
-        self.audit(Event::done(agreed.actor.clone(), "device.pair", agreed.device.as_str()).with(details)).await;
+        self.audit(Event::done(agreed.actor.clone(), Action::DevicePair, agreed.device.as_str()).with(details)).await;
     }
 
     /// A run ended without a key, or without a proof of it.

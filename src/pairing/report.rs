@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use clawgate_protocol::pairing::Ceremony;
 
 use super::event::{Cause, PairEvent, PairFailure, Stage};
-use crate::audit::{Actor, Audit, Event, Outcome};
+use crate::audit::{Action, Actor, Audit, Event, Outcome};
 use crate::session::blocking;
 
 /// One pairing's line to its operator.
@@ -83,9 +83,9 @@ impl Report {
         let About { audit, actor, subject, ceremony } = &self.about;
         tracing::warn!(sensor = %subject, stage = %failure.stage, cause = failure.cause.name(), "{}", failure.message);
         let action = match failure.stage {
-            Stage::Connect | Stage::KeyExchange | Stage::Confirm => "device.pair",
+            Stage::Connect | Stage::KeyExchange | Stage::Confirm => Action::DevicePair,
             // Its keys stand.
-            Stage::Token | Stage::FirstReading => "device.commission",
+            Stage::Token | Stage::FirstReading => Action::DeviceCommission,
         };
         let details = json!({ "stage": failure.stage, "cause": failure.cause, "ceremony": ceremony.name() });
         let event = Event::done(actor.clone(), action, subject).ended(Outcome::Failed);

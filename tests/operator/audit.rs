@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clawgate::audit::{Actor, Audit, AuditKeys, Event, Retention};
+use clawgate::audit::{Action, Actor, Audit, AuditKeys, Event, Retention};
 use clawgate::clock::Clock;
 use clawgate::secret::Secret;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -226,11 +226,12 @@ fn a_log_that_lost_its_oldest_lines_and_changed_its_key_twice_is_whole_for_both(
     let copy = Copy { dir: tempfile::tempdir().unwrap() };
     let seeds = [Secret::new([1; 32]), Secret::new([2; 32]), Secret::new([3; 32])];
     let keys = AuditKeys { current: &seeds[0], next: None };
-    let small = Retention { max_bytes: 16 * 1500, max_age: None };
+    let small = Retention { max_bytes: 16 * 1520, max_age: None };
     let audit = Audit::open_with(&copy.log(), &keys, small, Clock::system()).unwrap();
     let record = |count: usize| {
         for number in 0..count {
-            let event = Event::done(Actor::Cloud { key: None }, "test.it", format!("fühler-{number} \u{1f600}\n"));
+            let event =
+                Event::done(Actor::Cloud { key: None }, Action::AlarmRaise, format!("fühler-{number} \u{1f600}\n"));
             audit.record(event.because("\u{202e}")).unwrap();
         }
     };

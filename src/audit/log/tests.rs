@@ -10,7 +10,7 @@ use super::*;
 use crate::audit::{Digest, Report, Trust, line, segment, verify};
 
 /// Files of three lines.
-const SMALL: Retention = Retention { max_bytes: 16 * 1500, max_age: None };
+const SMALL: Retention = Retention { max_bytes: 16 * 1520, max_age: None };
 const DAY: Duration = Duration::from_secs(86_400);
 
 struct Fixture {
@@ -81,7 +81,7 @@ fn whole(audit: &Audit) -> Report {
 
 fn record(audit: &Audit, count: usize) {
     for number in 0..count {
-        audit.record(Event::done(Actor::Daemon, "test.it", format!("subject {number}"))).unwrap();
+        audit.record(Event::done(Actor::Daemon, Action::AlarmRaise, format!("subject {number}"))).unwrap();
     }
 }
 
@@ -318,7 +318,7 @@ fn an_anchor_vouches_for_where_the_kept_lines_begin() {
     let other = Fixture::new();
     let audit = other.open_within(SMALL);
     record(&audit, usize::try_from(first).unwrap() - 1);
-    audit.record(Event::done(Actor::Daemon, "test.it", "something else")).unwrap();
+    audit.record(Event::done(Actor::Daemon, Action::AlarmRaise, "something else")).unwrap();
     assert_eq!(checkpoint(&audit).size(), first);
     assert!(!held(checkpoint(&audit)).is_whole());
 }

@@ -16,7 +16,7 @@ use crate::audit::line::{self, Entry};
 use crate::audit::retention::Retention;
 use crate::audit::rotation::{self, Rotation};
 use crate::audit::segment::{self, Line};
-use crate::audit::{Actor, Digest, Event};
+use crate::audit::{Action, Actor, Digest, Event};
 
 /// How often it is looked at what became too old.
 const LOOK: Duration = Duration::from_secs(600);
@@ -200,7 +200,7 @@ impl Writer {
         let details = json!({
             "from": from, "to": to.saturating_sub(1), "lines": to - from, "bytes": bytes, "until": until,
         });
-        self.write(inner, Event::done(Actor::Daemon, "audit.drop", "audit").because(why).with(details))?;
+        self.write(inner, Event::done(Actor::Daemon, Action::AuditDrop, "audit").because(why).with(details))?;
         let before = std::mem::replace(&mut self.base, base);
         let signed = self.sign(inner).and_then(|()| File::open(&inner.dir)?.sync_all());
         if let Err(error) = signed {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use crate::audit::{Actor, Event, Outcome};
+use crate::audit::{Action, Actor, Event, Outcome};
 use crate::cli::exit::Exit;
 use crate::config::KeysConfig;
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
@@ -131,7 +131,7 @@ impl Gateway {
         };
         let subject = request.device.as_deref().filter(|_| kind == Kind::Device);
         let subject = subject.map_or_else(|| kind.as_str().to_owned(), |device| format!("device {device}"));
-        let event = Event::done(actor, "key.rotate", subject);
+        let event = Event::done(actor, Action::KeyRotate, subject);
         let event = match &done {
             Ok(rotated) => event.with(json!({ "id": rotated.id, "at_once": request.now })),
             Err(failure) => event.ended(Outcome::Refused).because(&failure.message),
@@ -278,7 +278,7 @@ pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
     let mut signing = gateway.ring().map(|(issuer, ring)| ring.state(issuer.now()).signing);
     if gateway.store().key_changed_at_start() {
         let details = json!({ "by": "the new one that was found beside it" });
-        gateway.record(Event::done(Actor::Daemon, "key.rotate", Kind::Master.as_str()).with(details)).await;
+        gateway.record(Event::done(Actor::Daemon, Action::KeyRotate, Kind::Master.as_str()).with(details)).await;
     }
     let mut due = Due::default();
     let mut expiry_due = gateway.clock().boot();
@@ -292,7 +292,7 @@ pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
             && signing.as_ref() != Some(&state.signing)
         {
             let details = json!({ "id": state.signing, "before": signing });
-            gateway.record(Event::done(Actor::Daemon, "key.in_use", Kind::Issuer.as_str()).with(details)).await;
+            gateway.record(Event::done(Actor::Daemon, Action::KeyInUse, Kind::Issuer.as_str()).with(details)).await;
             signing = Some(state.signing);
             gateway.refresh_tokens(SPREAD);
         }
