@@ -14,6 +14,7 @@ pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod doctor;
+mod http_client;
 pub mod ids;
 pub mod link;
 pub mod logging;

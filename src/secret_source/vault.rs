@@ -4,207 +4,32 @@
 //! Nothing is held between two reads: a login's token is given back after its read, so that there is none to renew; a
 //! token in a file is read anew each time, so that whoever renews it there (Vault's agent) is followed.
 
+mod config;
+mod error;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use ureq::http::Uri;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body};
 use zeroize::Zeroizing;
 
 use super::{SecretSource, Secrets, SourceError};
 use crate::clock::Clock;
+use crate::http_client::{HttpClient, NoReply, Reply, plain};
 use crate::secret::Secret;
+
+pub use config::VaultConfig;
+pub use error::VaultError;
 
 /// A whole request.
 const LIMIT: Duration = Duration::from_secs(10);
 /// An answer with a secret of some kilobytes.
 const MOST_BYTES: u64 = 256 * 1024;
-/// Of what a server says, this much is shown.
-const MOST_WORDS: usize = 200;
-/// Longest wait that a server may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-
-/// `[vault]`: the store that `"vault:PATH#FIELD"` is read from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct VaultConfig {
-    /// `https://host[:port]`, or `http` on this machine.
-    pub url: Option<String>,
-    /// The only CA (PEM) that its certificate may come from; the web's roots when there is none.
-    pub ca: Option<PathBuf>,
-    /// Namespace, where there are some.
-    pub namespace: Option<String>,
-    /// Where the KV engine (version 2) is mounted.
-    pub mount: String,
-    /// A file or a credential with a token.
-    pub token: Option<SecretSource>,
-    /// AppRole: the role.
-    pub role_id: Option<String>,
-    /// AppRole: a file or a credential with its secret id.
-    pub secret_id: Option<SecretSource>,
-}
-
-impl Default for VaultConfig {
-    fn default() -> Self {
-        let mount = "secret".to_owned();
-        Self { url: None, ca: None, namespace: None, mount, token: None, role_id: None, secret_id: None }
-    }
-}
-
-impl VaultConfig {
-    /// What is missing or contradicts itself: the key and words.
-    ///
-    /// # Errors
-    /// The first objection.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        let Some(url) = &self.url else {
-            let other = [self.ca.is_some(), self.token.is_some(), self.role_id.is_some(), self.secret_id.is_some()];
-            let without = || Err(("vault.url", "is missing; write https://host:8200".to_owned()));
-            return if other.contains(&true) { without() } else { Ok(()) };
-        };
-        if !is_safe(url) {
-            return Err((
-                "vault.url",
-                format!("{url:?}: an https URL is wanted (http only for a vault on this machine)"),
-            ));
-        }
-        match (&self.token, &self.role_id, &self.secret_id) {
-            (Some(_), None, None) | (None, Some(_), Some(_)) => {}
-            _ => {
-                let text = "or both of vault.role_id and vault.secret_id are needed; write one of the two ways";
-                return Err(("vault.token", text.to_owned()));
-            }
-        }
-        for (key, source) in [("vault.token", &self.token), ("vault.secret_id", &self.secret_id)] {
-            if matches!(source, Some(SecretSource::Vault { .. } | SecretSource::Environment(_))) {
-                return Err((key, "comes from a file or \"credential:NAME\"".to_owned()));
-            }
-        }
-        let plain =
-            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        if !self.mount.split('/').all(plain) {
-            return Err(("vault.mount", format!("{:?} is no mount: such as \"secret\" or \"teams/edge\"", self.mount)));
-        }
-        Ok(())
-    }
-}
-
-/// Why the vault gave no secret. None of these holds one.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum VaultError {
-    /// The address or the CA.
-    #[error("{0}")]
-    Setup(String),
-    /// No answer: network, TLS or time-out.
-    #[error("the vault at {url} did not answer: {reason}; check the network, vault.url and vault.ca")]
-    Unreachable {
-        /// The vault.
-        url: String,
-        /// What the transport said.
-        reason: String,
-    },
-    /// It is sealed, or in standby, or not made yet.
-    #[error(
-        "the vault at {url} answered {status}: {words}; it is sealed or on standby: unseal it, or wait for the active one"
-    )]
-    Sealed {
-        /// The vault.
-        url: String,
-        /// HTTP status.
-        status: u16,
-        /// Its words.
-        words: String,
-    },
-    /// It asked for patience, or failed on its side.
-    #[error("the vault at {url} answered {status}: {words}; ask again later")]
-    Busy {
-        /// The vault.
-        url: String,
-        /// HTTP status.
-        status: u16,
-        /// Its words.
-        words: String,
-        /// Its Retry-After.
-        retry_after: Option<Duration>,
-    },
-    /// The role and its secret id were not taken.
-    #[error(
-        "the vault at {url} refused the login ({status}: {words}): make a new secret id for the role, and check vault.role_id"
-    )]
-    Login {
-        /// The vault.
-        url: String,
-        /// HTTP status.
-        status: u16,
-        /// Its words.
-        words: String,
-    },
-    /// The token may not read it.
-    #[error(
-        "the vault at {url} refused to read {path} ({words}): the token needs a policy with read on it, and may have expired"
-    )]
-    Forbidden {
-        /// The vault.
-        url: String,
-        /// What was asked for.
-        path: String,
-        /// Its words.
-        words: String,
-    },
-    /// There is no such secret.
-    #[error(
-        "the vault at {url} has no secret at {path}, or its newest version was deleted: check the path and vault.mount (a KV engine of version 2)"
-    )]
-    NotFound {
-        /// The vault.
-        url: String,
-        /// What was asked for.
-        path: String,
-    },
-    /// The secret has no such field, or it is no text.
-    #[error("the secret {path} has no field {field:?} that is a text: check its name")]
-    NoField {
-        /// What was asked for.
-        path: String,
-        /// The field.
-        field: String,
-    },
-    /// No answer of a vault.
-    #[error("the vault at {url} gave no usable answer: {reason}")]
-    Answer {
-        /// The vault.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl VaultError {
-    /// Whether asking again may help.
-    #[must_use]
-    pub fn heals(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Sealed { .. } | Self::Busy { .. } | Self::Answer { .. })
-    }
-
-    /// Not to be asked again before.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Busy { retry_after, .. } => retry_after.map(|wait| wait.min(LONGEST_WAIT)),
-            _ => None,
-        }
-    }
-}
 
 /// A vault that a read goes to.
 pub(super) struct Vault {
-    agent: Agent,
+    http: HttpClient,
     url: String,
     namespace: Option<String>,
     mount: String,
@@ -214,12 +39,6 @@ pub(super) struct Vault {
     is_login: bool,
     /// What must not come back in the server's words.
     hidden: Vec<Secret<String>>,
-}
-
-struct Reply {
-    status: u16,
-    retry_after: Option<String>,
-    body: Zeroizing<Vec<u8>>,
 }
 
 #[derive(Deserialize)]
@@ -255,8 +74,10 @@ impl Vault {
     /// With a token, by a login where there is none.
     pub(super) fn open(config: &VaultConfig, secrets: &Secrets) -> Result<Self, SourceError> {
         let url = config.url.clone().unwrap_or_default().trim_end_matches('/').to_owned();
+        let http = HttpClient::new(config.ca.as_deref(), LIMIT, MOST_BYTES)
+            .map_err(|error| VaultError::Setup(format!("vault.ca {error}")))?;
         let mut vault = Self {
-            agent: agent(config.ca.as_deref())?,
+            http,
             url,
             namespace: config.namespace.clone(),
             mount: config.mount.clone(),
@@ -341,10 +162,10 @@ impl Vault {
         let headers = [("x-vault-namespace", namespace), ("x-vault-token", self.own_token())];
         let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let answer = if let Some(body) = post {
-            let request = self.agent.post(&url).header("content-type", "application/json");
+            let request = self.http.post(&url).header("content-type", "application/json");
             headers.fold(request, |request, (name, value)| request.header(name, value)).send(body)
         } else {
-            headers.fold(self.agent.get(&url), |request, (name, value)| request.header(name, value)).call()
+            headers.fold(self.http.get(&url), |request, (name, value)| request.header(name, value)).call()
         };
         self.take(answer)
     }
@@ -353,22 +174,14 @@ impl Vault {
         Some(self.token.expose().as_str()).filter(|token| !token.is_empty())
     }
 
-    fn take(&self, answer: Result<ureq::http::Response<Body>, ureq::Error>) -> Result<Reply, VaultError> {
-        let unreachable = |error: ureq::Error| VaultError::Unreachable {
-            url: self.url.clone(),
-            reason: self.plain(&error.to_string()),
-        };
-        let mut answer = answer.map_err(unreachable)?;
-        let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_vec().map_err(|error| match error {
-            ureq::Error::BodyExceedsLimit(limit) => {
-                let reason = format!("it has more than {limit} bytes");
-                VaultError::Answer { url: self.url.clone(), reason }
+    fn take(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, VaultError> {
+        let url = || self.url.clone();
+        self.http.read(answer).map_err(|none| match none {
+            NoReply::Unreachable(reason) => VaultError::Unreachable { url: url(), reason: self.shown(&reason) },
+            NoReply::TooLong(limit) => {
+                VaultError::Answer { url: url(), reason: format!("it has more than {limit} bytes") }
             }
-            other => unreachable(other),
-        })?;
-        Ok(Reply { status, retry_after, body: Zeroizing::new(body) })
+        })
     }
 
     /// An answer that says nothing about the secret.
@@ -376,19 +189,9 @@ impl Vault {
         let (url, status, words) = (self.url.clone(), reply.status, self.words(reply));
         match status {
             503 | 501 | 472 | 473 => VaultError::Sealed { url, status, words },
-            429 | 500.. => VaultError::Busy { url, status, words, retry_after: self.retry_after(reply) },
+            429 | 500.. => VaultError::Busy { url, status, words, retry_after: reply.retry_after(Some(&self.clock)) },
             _ => VaultError::Answer { url, reason: format!("HTTP status {status}: {words}") },
         }
-    }
-
-    /// Seconds, or a date (RFC 9110, section 10.2.3).
-    fn retry_after(&self, reply: &Reply) -> Option<Duration> {
-        let text = reply.retry_after.as_deref()?.trim();
-        if let Ok(seconds) = text.parse() {
-            return Some(Duration::from_secs(seconds));
-        }
-        let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second();
-        Some(Duration::from_secs(u64::try_from(at).ok()?.saturating_sub(self.clock.wall().as_secs())))
     }
 
     fn unusable(&self, what: &str) -> VaultError {
@@ -400,14 +203,14 @@ impl Vault {
     fn words(&self, reply: &Reply) -> String {
         let said = serde_json::from_slice::<ErrorAnswer>(&reply.body).map(|said| said.errors.join("; "));
         let said = said.unwrap_or_default();
-        if said.trim().is_empty() { "it said no more".to_owned() } else { self.plain(&said) }
+        if said.trim().is_empty() { "it said no more".to_owned() } else { self.shown(&said) }
     }
 
     /// No control characters, no end of them, and none of what was sent.
-    fn plain(&self, words: &str) -> String {
+    fn shown(&self, words: &str) -> String {
         let hide = |words: String, secret: &Secret<String>| words.replace(secret.expose().as_str(), "[redacted]");
         let words = self.hidden.iter().fold(words.to_owned(), hide);
-        words.chars().take(MOST_WORDS).flat_map(char::escape_default).collect()
+        plain(&words)
     }
 }
 
@@ -419,49 +222,6 @@ impl Drop for Vault {
         {
             tracing::debug!(%error, "the vault's token was not given back; it ends by itself");
         }
-    }
-}
-
-fn agent(ca: Option<&Path>) -> Result<Agent, VaultError> {
-    let mut tls = TlsConfig::builder();
-    if let Some(path) = ca {
-        tls = tls.root_certs(RootCerts::new_with_certs(&certificates(path)?));
-    }
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_global(Some(LIMIT))
-        .proxy(None)
-        .user_agent("clawgate")
-        .tls_config(tls.build())
-        .build();
-    Ok(config.new_agent())
-}
-
-fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, VaultError> {
-    let failed = |reason: String| VaultError::Setup(format!("vault.ca {}: {reason}", path.display()));
-    let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    let all: Vec<_> = ureq::tls::parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if all.is_empty() { Err(failed("no certificate in it".to_owned())) } else { Ok(all) }
-}
-
-/// `https`, or `http` to this machine.
-fn is_safe(url: &str) -> bool {
-    let Ok(uri) = url.parse::<Uri>() else { return false };
-    let Some(host) = uri.host().filter(|host| !host.is_empty()) else { return false };
-    match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-        _ => false,
     }
 }
 

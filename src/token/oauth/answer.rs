@@ -8,13 +8,12 @@ use super::DETAIL_TYPE;
 use super::approval::Asked;
 use super::grant::RefreshToken;
 use super::register::Registered;
-use super::transport::Reply;
 use crate::clock::Clock;
+use crate::http_client::Reply;
+pub(super) use crate::http_client::plain;
 use crate::secret::Secret;
 use crate::token::{AccessToken, IssuerError};
 
-/// Of what a server says, this much is shown.
-const MAX_WORDS: usize = 200;
 /// More than this between the clocks is reported as the cause of a refusal.
 const CLOCK_TOLERANCE_S: u64 = 60;
 
@@ -201,7 +200,7 @@ fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError 
     let code = said.map(|said| said.error);
     let later = matches!(code.as_deref(), Some("temporarily_unavailable" | "server_error"));
     if status == 429 || status >= 500 || later {
-        return IssuerError::Busy { endpoint, status, words, retry_after: retry_after(reply, clock) };
+        return IssuerError::Busy { endpoint, status, words, retry_after: reply.retry_after(clock) };
     }
     match code {
         // An assertion that is not of the server's time is refused like one with a bad signature.
@@ -213,31 +212,14 @@ fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError 
     }
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3).
-fn retry_after(reply: &Reply, clock: Option<&Clock>) -> Option<Duration> {
-    let text = reply.retry_after.as_deref()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    // Against the server's own date where it sends one: the clocks may differ.
-    let now = reply.date.as_deref().and_then(http_date).or_else(|| clock.map(|clock| clock.wall().as_secs()))?;
-    Some(Duration::from_secs(http_date(text)?.saturating_sub(now)))
-}
-
 /// Server's time minus ours, when that is too much.
 fn clock_off(reply: &Reply, clock: &Clock) -> Option<i64> {
-    let theirs = http_date(reply.date.as_deref()?)?;
+    let theirs = reply.server_time()?;
     let ours = clock.wall().as_secs();
     if theirs.abs_diff(ours) <= CLOCK_TOLERANCE_S {
         return None;
     }
     Some(theirs.cast_signed().saturating_sub(ours.cast_signed()))
-}
-
-/// Seconds since 1970 of an HTTP date.
-fn http_date(text: &str) -> Option<u64> {
-    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
-    u64::try_from(date.timestamp().as_second()).ok()
 }
 
 fn parse<'a, T: Deserialize<'a>>(endpoint: &str, reply: &'a Reply) -> Result<T, IssuerError> {
@@ -247,18 +229,13 @@ fn parse<'a, T: Deserialize<'a>>(endpoint: &str, reply: &'a Reply) -> Result<T, 
     })
 }
 
-/// A server's words as they may be shown: no control characters, no end of them.
-pub(super) fn plain(words: &str) -> String {
-    words.chars().take(MAX_WORDS).flat_map(char::escape_default).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::token::Remedy;
 
     fn reply(status: u16, body: &str) -> Reply {
-        Reply { status, retry_after: None, date: None, body: body.as_bytes().to_vec() }
+        Reply { status, retry_after: None, date: None, body: body.as_bytes().to_vec().into() }
     }
 
     fn clock() -> Clock {

@@ -1,0 +1,181 @@
+//! What this program asks of others over HTTP: an OAuth server, a store of secrets. TLS with one trust anchor or the
+//! web's, no redirects, no proxy, and an end to the time and the size of an answer.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ureq::http::{Response, Uri};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::typestate::{WithBody, WithoutBody};
+use ureq::{Agent, Body, RequestBuilder};
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+
+/// Of what a server says, this much is shown.
+const MAX_WORDS: usize = 200;
+
+/// A client of one server.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpClient {
+    agent: Agent,
+    most_bytes: u64,
+}
+
+/// The file of the trust anchor cannot be read, or holds no certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub(crate) struct CaError {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// What is wrong with it.
+    pub(crate) reason: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum NoReply {
+    /// The network, TLS or the time; in the transport's words.
+    Unreachable(String),
+    /// It has more than this many bytes.
+    TooLong(u64),
+}
+
+/// An answer, whatever it says.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// `Retry-After`, unread.
+    pub(crate) retry_after: Option<String>,
+    /// `Date`, unread.
+    pub(crate) date: Option<String>,
+    /// It may hold a token or a secret.
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl HttpClient {
+    /// Trusts the CA (PEM) in `ca` alone, the web's roots where there is none. A request takes at most `time`, an answer
+    /// has at most `most_bytes`.
+    pub(crate) fn new(ca: Option<&Path>, time: Duration, most_bytes: u64) -> Result<Self, CaError> {
+        let mut tls = TlsConfig::builder();
+        if let Some(path) = ca {
+            tls = tls.root_certs(RootCerts::new_with_certs(&certificates(path)?));
+        }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_global(Some(time))
+            .timeout_connect(Some(time / 2))
+            .max_idle_connections(2)
+            .proxy(None)
+            .user_agent("clawgate")
+            .tls_config(tls.build())
+            .build();
+        Ok(Self { agent: config.new_agent(), most_bytes })
+    }
+
+    pub(crate) fn get(&self, url: &str) -> RequestBuilder<WithoutBody> {
+        self.agent.get(url)
+    }
+
+    pub(crate) fn post(&self, url: &str) -> RequestBuilder<WithBody> {
+        self.agent.post(url)
+    }
+
+    /// What came of a request.
+    pub(crate) fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Reply, NoReply> {
+        let unreachable = |error: ureq::Error| NoReply::Unreachable(error.to_string());
+        let mut answer = answer.map_err(unreachable)?;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (status, retry_after, date) = (answer.status().as_u16(), header("retry-after"), header("date"));
+        let body =
+            answer.body_mut().with_config().limit(self.most_bytes).read_to_vec().map_err(|error| match error {
+                ureq::Error::BodyExceedsLimit(limit) => NoReply::TooLong(limit),
+                other => unreachable(other),
+            })?;
+        Ok(Reply { status, retry_after, date, body: Zeroizing::new(body) })
+    }
+}
+
+impl Reply {
+    /// How long the server wants to be left alone: seconds, or a date (RFC 9110, section 10.2.3).
+    pub(crate) fn retry_after(&self, clock: Option<&Clock>) -> Option<Duration> {
+        let text = self.retry_after.as_deref()?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        // Against the server's own date where it sends one: the clocks may differ.
+        let now = self.server_time().or_else(|| clock.map(|clock| clock.wall().as_secs()))?;
+        Some(Duration::from_secs(http_date(text)?.saturating_sub(now)))
+    }
+
+    /// Its `Date`, in seconds since 1970.
+    pub(crate) fn server_time(&self) -> Option<u64> {
+        http_date(self.date.as_deref()?)
+    }
+}
+
+/// Whether a secret may go there: `https`, or `http` to this machine.
+pub(crate) fn is_safe(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let Some(host) = uri.host().filter(|host| !host.is_empty()) else { return false };
+    match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => {
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+        _ => false,
+    }
+}
+
+/// A server's words as they may be shown: no control characters, no end of them.
+pub(crate) fn plain(words: &str) -> String {
+    words.chars().take(MAX_WORDS).flat_map(char::escape_default).collect()
+}
+
+/// Seconds since 1970 of an HTTP date.
+fn http_date(text: &str) -> Option<u64> {
+    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    u64::try_from(date.timestamp().as_second()).ok()
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, CaError> {
+    let failed = |reason: String| CaError { path: path.to_owned(), reason };
+    let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let mut all = Vec::new();
+    for item in ureq::tls::parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| failed(error.to_string()))? {
+            all.push(certificate);
+        }
+    }
+    if all.is_empty() { Err(failed("no certificate in it".to_owned())) } else { Ok(all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_goes_over_an_open_network() {
+        for good in ["https://id.example", "http://127.0.0.1:7480", "http://localhost:1/x", "http://[::1]:7480"] {
+            assert!(is_safe(good), "{good}");
+        }
+        for bad in ["http://id.example", "http://10.0.0.1", "ftp://localhost", "localhost", "", "http://127.0.0.1.evil"]
+        {
+            assert!(!is_safe(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refusal = || HttpClient::new(Some(file.path()), Duration::from_secs(1), 1).unwrap_err().to_string();
+        assert!(refusal().contains("no certificate") && refusal().contains(file.path().to_str().unwrap()));
+        std::fs::write(file.path(), "-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(refusal().contains(file.path().to_str().unwrap()), "{}", refusal());
+    }
+}
