@@ -22,6 +22,9 @@ const MAX_PACKET: u32 = 64 * 1024;
 const RECEIVE_MAXIMUM: u16 = 16;
 /// Requests to the client library that wait: one publish, one subscription, one re-authentication.
 const REQUESTS: usize = 8;
+/// Publishes that may be in flight: one, and the last word. Unsaid it is 65535, and the client makes room for so many
+/// at every connect: 14 MB.
+const IN_FLIGHT: u16 = 8;
 const JSON: &str = "application/json";
 
 /// What came down.
@@ -212,6 +215,7 @@ fn mqtt_options(target: Target<'_>, method: Option<&'static str>) -> Result<Mqtt
     // Nothing waits at the broker for a gateway that is away: whoever sends a command learns that nobody heard it, and
     // sends it again under the same id.
     options.set_clean_start(true);
+    options.set_outgoing_inflight_upper_limit(IN_FLIGHT);
     options.set_receive_maximum(Some(RECEIVE_MAXIMUM));
     options.set_max_packet_size(Some(MAX_PACKET));
     let properties = LastWillProperties {
