@@ -516,14 +516,6 @@ pub struct WhyRequest {
     pub why: String,
 }
 
-impl WhyRequest {
-    /// What was said, or that nothing was.
-    #[must_use]
-    pub fn reason(&self) -> &str {
-        if self.why.is_empty() { "no reason was given" } else { &self.why }
-    }
-}
-
 /// A key of the gateway's own: an element of `GET /v1/keys`. The key itself never leaves the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {

@@ -8,11 +8,10 @@ use axum::{Extension, Json};
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::failure::Failure;
+use super::exchange::{Query, number};
+use super::failure::{Failure, blocking};
 use super::role::Caller;
-use super::routes::{Query, number};
 use super::stream::written;
-use super::system::blocking;
 use crate::audit::{Action, AuditError, Cursor, Entry, Event, Selection};
 use crate::daemon::Gateway;
 

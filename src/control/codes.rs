@@ -3,21 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 
 use clawgate_protocol::code::Code;
 
-use super::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest, WhyRequest};
+use super::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest};
 use super::devices::new_id;
-use super::failure::Failure;
+use super::exchange::{Answer, Body, By, Name, Named, Why, done};
+use super::failure::{Failure, blocking};
 use super::links::{limits, scopes, ttl};
 use super::once::{Once, Outcome};
-use super::role::Caller;
-use super::routes::Body;
-use super::system::blocking;
 use crate::audit::Actor;
-use crate::cli::exit::Exit;
+use crate::clock::Clock;
 use crate::daemon::{Gateway, view};
 use crate::pairing::code::{self, CodeId, CodeRequest, CodeState};
 use crate::pairing::code_book::CodeError;
@@ -27,24 +25,30 @@ use crate::token::{Stage, UnknownStage};
 /// Longest label, in characters.
 const MAX_LABEL: usize = 64;
 
+impl Name for CodeId {
+    fn named(text: &str) -> Result<Self, Failure> {
+        text.parse().map_err(|_| Failure::unknown_code(text))
+    }
+}
+
 pub(super) async fn new(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
+    By(actor): By,
     Extension(once): Extension<Arc<Once>>,
     Body(asked): Body<NewCodeRequest>,
-) -> Result<Json<NewCode>, Failure> {
+) -> Answer<NewCode> {
     let (key, request) = (asked.idempotency_key.clone(), wished(&gateway, asked)?);
     let (ttl_s, attempts) = (request.ttl.as_secs(), request.max_attempts);
-    let (again, creator) = (request.clone(), caller.actor());
+    let (again, creator) = (request.clone(), actor.clone());
     let make = async || {
-        let (record, code) = book(gateway, move |gateway| gateway.codes().new_code(again, creator)).await?;
+        let (record, code) = blocking(move || gateway.codes().new_code(again, creator)).await?;
         let (text, qr) = (code.to_string(), code.qr(record.request.hardware_id.as_deref()).to_string());
         let id = record.id.to_string();
         Ok((record.id, NewCode { id, made: true, code: Some(text), qr: Some(qr), ttl_s, attempts }))
     };
     let told = match key {
         None => make().await?.1,
-        Some(key) => match once.make(&caller.actor(), &key, &request, make).await? {
+        Some(key) => match once.make(&actor, &key, &request, make).await? {
             Outcome::Now(told) => told,
             Outcome::Before(id) => NewCode { id: id.to_string(), made: false, code: None, qr: None, ttl_s, attempts },
         },
@@ -58,8 +62,8 @@ pub(crate) async fn mint(
     asked: NewCodeRequest,
     actor: Actor,
 ) -> Result<(code::CodeRecord, Code), Failure> {
-    let request = wished(gateway, asked)?;
-    book(gateway.clone(), move |gateway| gateway.codes().new_code(request, actor)).await
+    let (codes, request) = (gateway.codes().clone(), wished(gateway, asked)?);
+    blocking(move || codes.new_code(request, actor)).await
 }
 
 /// What is asked for, if it may be.
@@ -81,43 +85,34 @@ fn wished(gateway: &Gateway, asked: NewCodeRequest) -> Result<CodeRequest, Failu
     })
 }
 
-pub(super) async fn list(State(gateway): State<Gateway>) -> Result<Json<Vec<CodeRecord>>, Failure> {
-    let clock = gateway.clock().clone();
-    let records = book(gateway, |gateway| gateway.codes().list()).await?;
-    Ok(Json(records.iter().map(|code| record(code, &clock)).collect()))
+pub(super) async fn list(State(gateway): State<Gateway>) -> Answer<Vec<CodeRecord>> {
+    let codes = gateway.codes().clone();
+    let records = blocking(move || codes.list()).await?;
+    Ok(Json(records.iter().map(|code| record(code, gateway.clock())).collect()))
 }
 
 pub(super) async fn revoke(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Body(request): Body<WhyRequest>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    let name = id.clone();
-    let revoked = blocking(move || {
-        let done = match gateway.codes().revoke(&id, caller.actor(), request.reason()) {
-            // It cannot be used any more, which is what was asked for. A used one became a device: that is another thing.
-            Err(CodeError::NotUsable(told)) if told.state != CodeState::Used => {
-                format!("{name} cannot be used any more already: it is {}.", told.state.as_str())
-            }
-            Err(error) => return Ok(Err(failure(&error))),
-            Ok(record) => format!("{} is revoked.", record.id),
-        };
-        Ok::<_, String>(Ok(Done { done }))
+    Named(id): Named<CodeId>,
+    By(actor): By,
+    Why(why): Why,
+) -> Answer<Done> {
+    let revoked = blocking(move || match gateway.codes().revoke(&id, actor, &why) {
+        Ok(record) => Ok(format!("{} is revoked.", record.id)),
+        // It cannot be used any more, which is what was asked for. A used one became a device: that is another thing.
+        Err(CodeError::NotUsable(told)) if told.state != CodeState::Used => {
+            Ok(format!("{} cannot be used any more already: it is {}.", told.id, told.state.as_str()))
+        }
+        Err(error) => Err(error),
     });
-    revoked.await?.map(Json)
+    done(revoked.await?)
 }
 
-pub(super) async fn explain(
-    State(gateway): State<Gateway>,
-    Path(id): Path<String>,
-) -> Result<Json<CodeExplanation>, Failure> {
-    let id = known_id(&id)?;
-    let clock = gateway.clock().clone();
-    let (code, told) = book(gateway, move |gateway| gateway.codes().explain(&id)).await?;
+pub(super) async fn explain(State(gateway): State<Gateway>, Named(id): Named<CodeId>) -> Answer<CodeExplanation> {
+    let codes = gateway.codes().clone();
+    let (code, told) = blocking(move || codes.explain(&id)).await?;
     Ok(Json(CodeExplanation {
-        code: record(&code, &clock),
+        code: record(&code, gateway.clock()),
         id: told.id.to_string(),
         state: told.state.as_str().to_owned(),
         explanation: told.sentence,
@@ -130,11 +125,7 @@ fn stage(text: Option<&str>, own: Stage) -> Result<Stage, Failure> {
     text.map_or(Ok(own), |text| text.parse().map_err(|error: UnknownStage| Failure::usage(format!("{error}."), "")))
 }
 
-fn known_id(text: &str) -> Result<CodeId, Failure> {
-    text.parse().map_err(|_| Failure::not_found(format!("There is no code {text:?}."), "List them: clawgate code ls"))
-}
-
-fn record(code: &code::CodeRecord, clock: &crate::clock::Clock) -> CodeRecord {
+fn record(code: &code::CodeRecord, clock: &Clock) -> CodeRecord {
     CodeRecord {
         id: code.id.to_string(),
         state: code.state.as_str().to_owned(),
@@ -156,35 +147,5 @@ fn record(code: &code::CodeRecord, clock: &crate::clock::Clock) -> CodeRecord {
         ended_at: code.ending.as_ref().map(|end| view::rfc3339(end.at_ms)),
         ended_by: code.ending.as_ref().map(|end| end.by.to_string()),
         ended_why: code.ending.as_ref().map(|end| end.why.clone()),
-    }
-}
-
-async fn book<T: Send + 'static>(
-    gateway: Gateway,
-    work: impl FnOnce(&Gateway) -> Result<T, CodeError> + Send + 'static,
-) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(move || work(&gateway)).await {
-        Ok(result) => result.map_err(|error| failure(&error)),
-        Err(error) => Err(Failure::internal(&error)),
-    }
-}
-
-fn failure(error: &CodeError) -> Failure {
-    match error {
-        CodeError::Unknown(id) => Failure::not_found(format!("There is no code {id}."), "List them: clawgate code ls"),
-        CodeError::NotUsable(told) => Failure::new(
-            Exit::WrongCode,
-            "code_not_usable",
-            told.sentence.clone(),
-            told.next_step.clone().unwrap_or_default(),
-        ),
-        CodeError::Ttl(_) | CodeError::Idle { .. } | CodeError::Attempts(_) | CodeError::TooMany => {
-            Failure::usage(format!("{error}."), "")
-        }
-        CodeError::OtherStage { .. } => Failure::usage(
-            format!("{error}."),
-            "The stage of this gateway: clawgate status; gateway.stage in clawgate.toml.",
-        ),
-        _ => Failure::internal(error),
     }
 }

@@ -1,22 +1,20 @@
 //! Readings that the broker refused for good: list them, send them again, or drop them.
 
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
+use axum::Json;
+use axum::extract::State;
 
-use super::api::{DeadLetter, Done, WhyRequest};
-use super::devices::known_id;
-use super::failure::Failure;
-use super::role::Caller;
-use super::routes::{Body, Query, number};
+use super::api::{DeadLetter, Done};
+use super::exchange::{Answer, By, Name as _, Named, Query, Why, done, number};
 use crate::daemon::{Gateway, view};
+use crate::ids::DeviceId;
 use crate::spool::{self, Kind};
 
 /// Most of one answer; the spool keeps no more.
 const MAX_LETTERS: u64 = 10_000;
 
-pub(super) async fn list(State(gateway): State<Gateway>, query: Query) -> Result<Json<Vec<DeadLetter>>, Failure> {
+pub(super) async fn list(State(gateway): State<Gateway>, query: Query) -> Answer<Vec<DeadLetter>> {
     let most = usize::try_from(number(&query, "most", 100, MAX_LETTERS)?).unwrap_or(usize::MAX);
-    let device = query.get("device").map(|text| known_id(text)).transpose()?;
+    let device = query.get("device").map(|text| DeviceId::named(text)).transpose()?;
     // One device's are looked for among all of them.
     let asked = if device.is_some() { usize::MAX } else { most };
     let letters = gateway.dead_letters(asked).await?;
@@ -24,25 +22,19 @@ pub(super) async fn list(State(gateway): State<Gateway>, query: Query) -> Result
     Ok(Json(wanted.take(most).map(line).collect()))
 }
 
-pub(super) async fn replay(
-    State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    let count = gateway.replay_dead_letters(&id, caller.actor()).await?;
-    Ok(Json(Done { done: told(count, &format!("of {id} wait for the broker again")) }))
+pub(super) async fn replay(State(gateway): State<Gateway>, Named(id): Named<DeviceId>, By(actor): By) -> Answer<Done> {
+    let count = gateway.replay_dead_letters(&id, actor).await?;
+    done(told(count, &format!("of {id} wait for the broker again")))
 }
 
 pub(super) async fn discard(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Body(request): Body<WhyRequest>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    let count = gateway.drop_dead_letters(&id, request.reason(), caller.actor()).await?;
-    Ok(Json(Done { done: told(count, &format!("of {id} are dropped")) }))
+    Named(id): Named<DeviceId>,
+    By(actor): By,
+    Why(why): Why,
+) -> Answer<Done> {
+    let count = gateway.drop_dead_letters(&id, &why, actor).await?;
+    done(told(count, &format!("of {id} are dropped")))
 }
 
 fn told(count: u64, what: &str) -> String {

@@ -1,88 +1,68 @@
-//! Paired devices: list, show, rename, unpair.
+//! Paired devices: list, show, rename, decide about, unpair.
 
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
+use axum::Json;
+use axum::extract::State;
 
-use super::api::{Device, Done, RenameRequest, WhyRequest};
-use super::failure::Failure;
-use super::role::Caller;
-use super::routes::Body;
-use super::system::blocking;
+use super::api::{Device, Done, RenameRequest};
+use super::exchange::{Answer, Body, By, Name, Named, Why, done};
+use super::failure::{Failure, blocking};
 use crate::daemon::{Gateway, Verdict, view};
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, IdError};
 
-pub(super) async fn list(State(gateway): State<Gateway>) -> Result<Json<Vec<Device>>, Failure> {
+impl Name for DeviceId {
+    fn named(text: &str) -> Result<Self, Failure> {
+        text.parse().map_err(|_| Failure::unknown_device(text))
+    }
+}
+
+pub(super) async fn list(State(gateway): State<Gateway>) -> Answer<Vec<Device>> {
     blocking(move || view::devices(&gateway)).await.map(Json)
 }
 
-pub(super) async fn show(State(gateway): State<Gateway>, Path(id): Path<String>) -> Result<Json<Device>, Failure> {
-    let id = known_id(&id)?;
-    let found = {
-        let id = id.clone();
-        blocking(move || gateway.store().device(&id).map(|known| known.map(|k| view::device(&gateway, &k)))).await?
-    };
-    found.map(Json).ok_or_else(|| unknown(&id))
+pub(super) async fn show(State(gateway): State<Gateway>, Named(id): Named<DeviceId>) -> Answer<Device> {
+    let known = gateway.known(&id).await?;
+    Ok(Json(view::device(&gateway, &known)))
 }
 
-pub(super) async fn unpair(
-    State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    let told = gateway.unpair(&id, caller.actor()).await?;
+pub(super) async fn unpair(State(gateway): State<Gateway>, Named(id): Named<DeviceId>, By(actor): By) -> Answer<Done> {
+    let told = gateway.unpair(&id, actor).await?;
     let sensor =
         if told { "the sensor erased its key too" } else { "the sensor could not be told; reset it by its button" };
-    Ok(Json(Done { done: format!("{id} is unpaired; {sensor}.") }))
+    done(format!("{id} is unpaired; {sensor}."))
 }
 
 pub(super) async fn rename(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named<DeviceId>,
+    By(actor): By,
     Body(request): Body<RenameRequest>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
+) -> Answer<Done> {
     let name = new_id(&request.name)?;
-    gateway.rename(&id, &name, caller.actor()).await?;
-    Ok(Json(Done { done: format!("{id} is {name} now; its topics and its token changed with it.") }))
+    gateway.rename(&id, &name, actor).await?;
+    done(format!("{id} is {name} now; its topics and its token changed with it."))
 }
 
 pub(super) async fn approve(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Body(request): Body<WhyRequest>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    gateway.decide(&id, Verdict::Approve, request.reason(), caller.actor()).await?;
-    Ok(Json(Done { done: format!("{id} is approved; its token is asked for now.") }))
+    Named(id): Named<DeviceId>,
+    By(actor): By,
+    Why(why): Why,
+) -> Answer<Done> {
+    gateway.decide(&id, Verdict::Approve, &why, actor).await?;
+    done(format!("{id} is approved; its token is asked for now."))
 }
 
 pub(super) async fn reject(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Body(request): Body<WhyRequest>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    gateway.decide(&id, Verdict::Reject, request.reason(), caller.actor()).await?;
-    Ok(Json(Done { done: format!("{id} is rejected and unpaired.") }))
-}
-
-/// The name of a device that should exist.
-pub(super) fn known_id(text: &str) -> Result<DeviceId, Failure> {
-    text.parse().map_err(|_| Failure::not_found(format!("There is no device {text:?}."), LIST))
+    Named(id): Named<DeviceId>,
+    By(actor): By,
+    Why(why): Why,
+) -> Answer<Done> {
+    gateway.decide(&id, Verdict::Reject, &why, actor).await?;
+    done(format!("{id} is rejected and unpaired."))
 }
 
 /// A name that a device shall get.
 pub(super) fn new_id(text: &str) -> Result<DeviceId, Failure> {
-    text.parse().map_err(|error: crate::ids::IdError| Failure::usage(format!("{error}."), ""))
+    text.parse().map_err(|error: IdError| Failure::usage(format!("{error}."), ""))
 }
-
-/// Nothing goes by that name.
-pub(super) fn unknown(id: &DeviceId) -> Failure {
-    Failure::not_found(format!("There is no device {:?}.", id.as_str()), LIST)
-}
-
-const LIST: &str = "List them: clawgate devices ls";

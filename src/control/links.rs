@@ -5,19 +5,17 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use axum::{Extension, Json};
 use clawgate_protocol::code::Code;
 
 use super::api::{Done, Found, IdentifyRequest, PairLine, PairRequest};
 use super::devices::new_id;
+use super::exchange::{Answer, Body, By, Query, done, number};
 use super::failure::Failure;
-use super::role::Caller;
-use super::routes::{Body, Query, number};
 use super::stream::{Lines, ndjson};
 use crate::audit::{Action, Event};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
-use crate::link::{self, FoundState, TargetError};
+use crate::link::{self, FoundState};
 use crate::pairing::{self, Ceremony, PairEvent, Stage};
 use crate::token::scope::Scope;
 use crate::token::{Approval, LimitError, Limits};
@@ -102,29 +100,17 @@ fn found_line(found: link::Found) -> Found {
 
 pub(super) async fn identify(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
+    By(actor): By,
     Body(request): Body<IdentifyRequest>,
-) -> Result<Json<Done>, Failure> {
-    gateway.links().identify(&request.target, IDENTIFY_TIME).await.map_err(|error| target_failure(&error))?;
-    gateway.record(Event::done(caller.actor(), Action::DeviceIdentify, &request.target)).await;
-    Ok(Json(Done { done: format!("{} blinks.", request.target) }))
-}
-
-fn target_failure(error: &TargetError) -> Failure {
-    match error {
-        TargetError::NotFound(target) => {
-            Failure::not_found(format!("No sensor, port or device goes by {target:?}."), "List them: clawgate scan")
-        }
-        TargetError::Unreachable { target, reason } => {
-            Failure::new(Exit::Link, "unreachable", format!("{target}: {reason}."), "See clawgate status.")
-        }
-        other => Failure::usage(format!("{other}."), "List them: clawgate scan"),
-    }
+) -> Answer<Done> {
+    gateway.links().identify(&request.target, IDENTIFY_TIME).await?;
+    gateway.record(Event::done(actor, Action::DeviceIdentify, &request.target)).await;
+    done(format!("{} blinks.", request.target))
 }
 
 pub(super) async fn pair(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
+    By(actor): By,
     Body(request): Body<PairRequest>,
 ) -> Result<Response, Failure> {
     let ceremony = match &request.code {
@@ -140,7 +126,7 @@ pub(super) async fn pair(
         ceremony,
         scopes: scopes(&gateway, &request.scopes)?,
         limits: limits(&request.addresses, request.per_second)?,
-        actor: caller.actor(),
+        actor,
     };
     let mut events = gateway.pairing().pair(request);
     let (lines, response) = ndjson();

@@ -1,17 +1,13 @@
 //! Every route with the least role it needs. `openapi.json` describes the same; a test compares them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::{Extension, Json, Router};
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use axum::{Extension, Router};
 
 use super::calls::Calls;
 use super::failure::Failure;
@@ -124,43 +120,4 @@ async fn pass(
     }
     let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());
     refuse(Failure::new(Exit::TimeOut, "too_slow", text, "Try again."), "too_slow")
-}
-
-/// A JSON body; what is wrong with it is said in our words.
-pub(super) struct Body<T>(pub(super) T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Failure;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        // An object first: serde takes an array for a struct too.
-        let object = match Json::<Map<String, Value>>::from_request(request, state).await {
-            Ok(Json(object)) => object,
-            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                let text = format!("The request is larger than {MAX_BODY_BYTES} bytes.");
-                return Err(Failure::new(Exit::Usage, "too_large", text, ""));
-            }
-            Err(JsonRejection::MissingJsonContentType(_)) => {
-                return Err(Failure::usage("The request is not application/json.", "Set the content-type header."));
-            }
-            Err(error) => return Err(not_understood(&error.body_text())),
-        };
-        serde_json::from_value(Value::Object(object)).map(Self).map_err(|error| not_understood(&error.to_string()))
-    }
-}
-
-fn not_understood(why: &str) -> Failure {
-    Failure::usage(format!("The request was not understood: {why}."), "GET /v1/openapi.json says what is taken.")
-}
-
-/// Parameters behind the `?`.
-pub(super) type Query = axum::extract::Query<HashMap<String, String>>;
-
-/// A number behind the `?`, within bounds.
-pub(super) fn number(query: &Query, name: &str, default: u64, most: u64) -> Result<u64, Failure> {
-    match query.get(name).map(|text| text.parse::<u64>()) {
-        None => Ok(default),
-        Some(Ok(number)) if number <= most => Ok(number),
-        Some(_) => Err(Failure::usage(format!("{name} is a number from 0 to {most}."), "")),
-    }
 }

@@ -8,7 +8,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use super::api::{Status, WatchLine};
-use super::failure::Failure;
+use super::exchange::Answer;
+use super::failure::{Failure, blocking};
 use super::live;
 use super::stream::{Lines, ndjson};
 use crate::daemon::{Gateway, view};
@@ -19,7 +20,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The API in OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-pub(super) async fn status(State(gateway): State<Gateway>) -> Result<Json<Status>, Failure> {
+pub(super) async fn status(State(gateway): State<Gateway>) -> Answer<Status> {
     snapshot(&gateway).await.map(Json)
 }
 
@@ -60,16 +61,4 @@ async fn follow(gateway: Gateway, mut before: Status, lines: Lines) {
 async fn snapshot(gateway: &Gateway) -> Result<Status, Failure> {
     let gateway = gateway.clone();
     blocking(move || view::status(&gateway)).await
-}
-
-/// Runs what reads a disk where that does not hold others up.
-pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Failure>
-where
-    T: Send + 'static,
-    E: ToString + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| Failure::internal(&error)),
-        Err(error) => Err(Failure::internal(&error)),
-    }
 }

@@ -1,15 +1,22 @@
 //! Access tokens: list, rotate, revoke. A token itself never leaves the daemon.
 
-use axum::extract::{Path, State};
-use axum::{Extension, Json};
+use axum::Json;
+use axum::extract::State;
 
-use super::api::{Done, Token, WhyRequest};
-use super::devices::known_id;
+use super::api::{Done, Token};
+use super::exchange::{Answer, By, Name, Named, Why, done};
 use super::failure::Failure;
-use super::role::Caller;
-use super::routes::Body;
 use crate::daemon::{Gateway, view};
-use crate::ids::{DeviceId, GATEWAY_PRINCIPAL};
+use crate::ids::DeviceId;
+
+/// Who has a token: a device, or the gateway itself.
+pub(super) struct Holder(DeviceId);
+
+impl Name for Holder {
+    fn named(text: &str) -> Result<Self, Failure> {
+        DeviceId::principal(text).map(Self).map_err(|_| Failure::unknown_device(text))
+    }
+}
 
 pub(super) async fn list(State(gateway): State<Gateway>) -> Json<Vec<Token>> {
     Json(view::tokens(&gateway))
@@ -17,23 +24,19 @@ pub(super) async fn list(State(gateway): State<Gateway>) -> Json<Vec<Token>> {
 
 pub(super) async fn rotate(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Result<Json<Done>, Failure> {
-    let id = if id == GATEWAY_PRINCIPAL { DeviceId::gateway() } else { known_id(&id)? };
-    let life = gateway.rotate_token(&id, caller.actor()).await?;
-    Ok(Json(Done { done: format!("{id} has a new token; it lives {life} s.") }))
+    Named(Holder(id)): Named<Holder>,
+    By(actor): By,
+) -> Answer<Done> {
+    let life = gateway.rotate_token(&id, actor).await?;
+    done(format!("{id} has a new token; it lives {life} s."))
 }
 
 pub(super) async fn revoke(
     State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Body(request): Body<WhyRequest>,
-) -> Result<Json<Done>, Failure> {
-    let id = known_id(&id)?;
-    gateway.revoke_token(&id, request.reason(), caller.actor()).await?;
-    Ok(Json(Done {
-        done: format!("The token of {id} is revoked and the device cut off; pairing it again lets it back in."),
-    }))
+    Named(id): Named<DeviceId>,
+    By(actor): By,
+    Why(why): Why,
+) -> Answer<Done> {
+    gateway.revoke_token(&id, &why, actor).await?;
+    done(format!("The token of {id} is revoked and the device cut off; pairing it again lets it back in."))
 }

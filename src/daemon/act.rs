@@ -3,12 +3,10 @@
 use super::Gateway;
 use super::commission::slot_of;
 use crate::audit::{Action, Actor, Event, Outcome};
-use crate::cli::exit::Exit;
-use crate::control::failure::Failure;
+use crate::control::failure::{Failure, blocking};
 use crate::ids::{DeviceId, PairingId};
 use crate::spool::DeadLetter;
-use crate::store::{Device, StoreError};
-use crate::token::keeper::KeeperError;
+use crate::store::Device;
 
 impl Gateway {
     /// Forgets a device everywhere: session and sensor first, then token, relay and spool, the registry last.
@@ -17,18 +15,14 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or what the registry said.
     pub(crate) async fn unpair(&self, id: &DeviceId, actor: Actor) -> Result<bool, Failure> {
-        let store = self.store().clone();
-        let wanted = id.clone();
-        let known = blocking(move || store.device(&wanted)).await?;
-        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
+        let known = self.known(id).await?;
         let told = self.links().unpair(id).await;
         self.0.relay.detach(id).await;
         let revoked = self.keeper().remove(id, "unpaired").await;
         if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of an unpaired device could not be revoked at the issuer");
         }
-        let store = self.store().clone();
-        let wanted = id.clone();
+        let (store, wanted) = (self.store().clone(), id.clone());
         blocking(move || store.remove_device(&wanted)).await?;
         let mut lost = 0;
         for slot in known.current.iter().chain(known.pending.as_ref().map(|pending| &pending.key)) {
@@ -49,8 +43,7 @@ impl Gateway {
     /// # Errors
     /// `not_found`, a name that is taken, or what the registry said.
     pub(crate) async fn rename(&self, id: &DeviceId, name: &DeviceId, actor: Actor) -> Result<(), Failure> {
-        let store = self.store().clone();
-        let (from, to) = (id.clone(), name.clone());
+        let (store, from, to) = (self.store().clone(), id.clone(), name.clone());
         blocking(move || store.rename_device(&from, &to)).await?;
         // The old name's topics and token end; what waits goes out under the new name.
         self.0.relay.detach(id).await;
@@ -58,10 +51,7 @@ impl Gateway {
         if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of the old name could not be revoked at the issuer");
         }
-        let (store, to) = (self.store().clone(), name.clone());
-        let known = blocking(move || store.device(&to)).await?;
-        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(name.to_string())))?;
-        self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
+        self.0.service.attach(&self.known(name).await?).map_err(|error| Failure::internal(&error))?;
         self.links().renamed(id).await;
         let details = serde_json::json!({ "to": name, "token_revoked": revoked.is_ok() });
         self.record(Event::done(actor, Action::DeviceRename, id.as_str()).with(details)).await;
@@ -73,7 +63,7 @@ impl Gateway {
     /// # Errors
     /// What the spool said.
     pub(crate) async fn dead_letters(&self, most: usize) -> Result<Vec<DeadLetter>, Failure> {
-        self.0.spool.dead_letters(most).await.map_err(|error| Failure::internal(&error))
+        Ok(self.0.spool.dead_letters(most).await?)
     }
 
     /// Sends the dead letters of a device to the broker again; how many.
@@ -82,7 +72,7 @@ impl Gateway {
     /// `not_found`, or what the spool said.
     pub(crate) async fn replay_dead_letters(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
         let (known, pairing) = self.lane_of(id).await?;
-        let count = self.0.spool.replay_dead_letters(pairing).await.map_err(|error| Failure::internal(&error))?;
+        let count = self.0.spool.replay_dead_letters(pairing).await?;
         if count > 0 && self.0.spool.lane(pairing).serve(id).len() > 1 {
             // Some are of an earlier pairing, whose lane the connection has done with.
             self.0.relay.detach(id).await;
@@ -99,17 +89,24 @@ impl Gateway {
     /// `not_found`, or what the spool said.
     pub(crate) async fn drop_dead_letters(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<u64, Failure> {
         let (_, pairing) = self.lane_of(id).await?;
-        let count = self.0.spool.drop_dead_letters(pairing).await.map_err(|error| Failure::internal(&error))?;
+        let count = self.0.spool.drop_dead_letters(pairing).await?;
         let details = serde_json::json!({ "messages": count });
         self.record(Event::done(actor, Action::DeadLettersDrop, id.as_str()).because(why).with(details)).await;
         Ok(count)
     }
 
-    /// A device, and the pairing that its readings come under.
-    async fn lane_of(&self, id: &DeviceId) -> Result<(Device, PairingId), Failure> {
+    /// A device that is paired.
+    ///
+    /// # Errors
+    /// `not_found`, or what the registry said.
+    pub(crate) async fn known(&self, id: &DeviceId) -> Result<Device, Failure> {
         let (store, wanted) = (self.store().clone(), id.clone());
-        let known = blocking(move || store.device(&wanted)).await?;
-        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
+        blocking(move || store.device(&wanted)).await?.ok_or_else(|| Failure::unknown_device(id.as_str()))
+    }
+
+    /// A device, and the pairing that its readings come under.
+    pub(super) async fn lane_of(&self, id: &DeviceId) -> Result<(Device, PairingId), Failure> {
+        let known = self.known(id).await?;
         let slot = slot_of(&known).ok_or_else(|| Failure::usage(format!("{id} has no key."), "Pair it again."))?;
         let pairing = slot.pairing;
         Ok((known, pairing))
@@ -120,7 +117,7 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why no token came.
     pub(crate) async fn rotate_token(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
-        let status = self.keeper().rotate(id).await.map_err(|error| keeper_failure(&error))?;
+        let status = self.keeper().rotate(id).await?;
         let details = serde_json::json!({ "jti": status.jti });
         self.record(Event::done(actor, Action::TokenRotate, id.as_str()).with(details)).await;
         Ok(status.expires_in_s.unwrap_or_default())
@@ -140,36 +137,6 @@ impl Gateway {
             event = event.ended(Outcome::Failed).with(serde_json::json!({ "error": error.to_string() }));
         }
         self.record(event).await;
-        revoked.map_err(|error| keeper_failure(&error))
-    }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| store_failure(&error)),
-        Err(error) => Err(Failure::internal(&error)),
-    }
-}
-
-pub(super) fn store_failure(error: &StoreError) -> Failure {
-    match error {
-        StoreError::UnknownDevice(id) => {
-            Failure::not_found(format!("There is no device {id:?}."), "List them: clawgate devices ls")
-        }
-        StoreError::NameTaken { .. } => Failure::usage(format!("{error}."), ""),
-        _ => Failure::internal(error),
-    }
-}
-
-fn keeper_failure(error: &KeeperError) -> Failure {
-    match error {
-        KeeperError::Unknown(id) => {
-            Failure::not_found(format!("There is no device {:?}.", id.as_str()), "List them: clawgate devices ls")
-        }
-        KeeperError::Revoked(_) | KeeperError::Busy(_) => Failure::usage(format!("{error}."), ""),
-        KeeperError::Held { .. } => Failure::new(Exit::Cloud, "held", format!("{error}."), ""),
-        _ => Failure::new(Exit::Cloud, "token", format!("{error}."), "See clawgate token ls."),
+        Ok(revoked?)
     }
 }

@@ -1,12 +1,10 @@
 //! The backend's word on a pairing that waits for it: by an admin at the control socket, or by a signed command.
 
 use super::Gateway;
-use super::act::{blocking, store_failure};
-use super::commission::slot_of;
 use crate::audit::{Action, Actor, Event};
-use crate::control::failure::Failure;
+use crate::control::failure::{Failure, blocking};
 use crate::ids::DeviceId;
-use crate::store::{Decision, StoreError};
+use crate::store::Decision;
 
 /// What was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +21,7 @@ impl Gateway {
     /// # Errors
     /// `not_found`, `bad_request` where it waits for nothing, or what the registry said.
     pub(crate) async fn decide(&self, id: &DeviceId, verdict: Verdict, why: &str, actor: Actor) -> Result<(), Failure> {
-        let (store, wanted) = (self.store().clone(), id.clone());
-        let known = blocking(move || store.device(&wanted)).await?;
-        let known = known.ok_or_else(|| store_failure(&StoreError::UnknownDevice(id.to_string())))?;
+        let (mut known, pairing) = self.lane_of(id).await?;
         match (&known.info.decision, verdict) {
             (Decision::Waiting { .. }, _) => {}
             (Decision::Approved { .. }, Verdict::Approve) => return Ok(()),
@@ -42,16 +38,12 @@ impl Gateway {
             self.record(Event::done(actor.clone(), Action::DeviceReject, id.as_str()).because(why)).await;
             return self.unpair(id, actor).await.map(drop);
         }
-        let Some(pairing) = slot_of(&known).map(|slot| slot.pairing) else {
-            return Err(Failure::usage(format!("{id} has no key."), "Pair it again."));
-        };
         let at_ms = i64::try_from(self.clock().wall().as_millis()).unwrap_or(i64::MAX);
         let yes = Decision::Approved { at_ms, by: actor.clone(), why: why.chars().take(256).collect() };
         let (store, wanted, decision) = (self.store().clone(), id.clone(), yes.clone());
         blocking(move || store.decide(&wanted, pairing, &decision)).await?;
         self.record(Event::done(actor, Action::DeviceApprove, id.as_str()).because(why)).await;
-        let mut approved = known;
-        approved.info.decision = yes;
-        self.0.service.admit(&approved).map_err(|error| Failure::internal(&error))
+        known.info.decision = yes;
+        self.0.service.admit(&known).map_err(|error| Failure::internal(&error))
     }
 }
