@@ -13,6 +13,8 @@ use crate::clock::Clock;
 use crate::token::handle::{TokenFeed, TokenState, TokenWish};
 use crate::token::{AccessToken, Approval, Issuer, IssuerError, Remedy, TokenRequest};
 
+/// Times in a token are whole seconds, and its answer takes a while: a broker ends one up to so much before we do.
+const ROUNDED: Duration = Duration::from_secs(2);
 /// A request that takes longer has failed.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
@@ -167,6 +169,9 @@ impl DeviceTask {
     /// The broker refused a token: the first time get another, the second time wait for an operator.
     async fn refused(&mut self, TokenWish::Refused { jti }: TokenWish) {
         let Some(token) = self.current().filter(|token| token.jti() == jti) else { return };
+        if token.left(&self.clock) < ROUNDED.min(token.life() / 5) {
+            return self.expired();
+        }
         if !token.claims().claw_addresses.is_empty() {
             self.status.limited_refusal();
         }
@@ -178,7 +183,10 @@ impl DeviceTask {
             info!(device = %self.request.device, jti, "the broker refused the token; asking for another");
             self.refused_before = true;
             self.wait(Some("the broker refused the last token (0x87)".to_owned()));
-            self.ask(Vec::new()).await;
+            // An issuer that just failed is left its time, above all where it asked for some.
+            if self.failures == 0 {
+                self.ask(Vec::new()).await;
+            }
         }
     }
 

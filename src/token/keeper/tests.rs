@@ -250,6 +250,36 @@ async fn a_refusal_long_after_another_is_a_first_one_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_shorten_the_wait_that_an_issuer_asked_for() {
+    let bed = Bed::new();
+    let handle = bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    bed.fails_with([busy(Some(Duration::from_secs(300)))]);
+    bed.pass(Duration::from_secs(480)).await;
+    assert_eq!((bed.issued(), bed.state("pump-3").as_str()), (2, "valid"));
+    handle.refused(&Bed::jti(&handle));
+    bed.pass(Duration::from_secs(200)).await;
+    assert_eq!((bed.issued(), bed.state("pump-3").as_str()), (2, "waiting"));
+    bed.pass(Duration::from_secs(102)).await;
+    assert_eq!((bed.issued(), bed.state("pump-3").as_str()), (3, "valid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_ends_a_token_a_moment_early_has_not_refused_it() {
+    let bed = Bed::new();
+    let handle = bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    bed.fails_with([busy(Some(Duration::from_secs(300)))]);
+    bed.pass(LIFE - Duration::from_secs(2)).await;
+    handle.refused(&Bed::jti(&handle));
+    bed.pass(Duration::from_secs(300)).await;
+    // Had that counted, this would be the second in a row.
+    handle.refused(&Bed::jti(&handle));
+    bed.pass(Duration::from_secs(1)).await;
+    assert_eq!((bed.issued(), bed.state("pump-3").as_str()), (4, "valid"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_while_the_issuer_is_down_waits_for_the_issuer() {
     let bed = Bed::new();
     let handle = bed.add("pump-3");
