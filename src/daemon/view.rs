@@ -144,7 +144,7 @@ fn decision(decision: &store::Decision) -> Option<Decision> {
 
 /// The connection of one device.
 fn relay(gateway: &Gateway, id: &DeviceId) -> Relay {
-    let none = Relay { state: "none".to_owned(), for_s: 0, error: None, published: 0, confirmed: 0, refused: 0 };
+    let none = Relay { state: "none".to_owned(), ..Relay::default() };
     gateway.0.relay.device_status(id).map_or(none, |status| Relay {
         state: match status.state {
             RelayState::WaitingForToken => "waiting_for_token",
@@ -186,19 +186,7 @@ fn token(status: TokenStatus) -> Token {
 }
 
 fn no_token(known: &store::Device) -> Token {
-    Token {
-        device: known.id.to_string(),
-        state: "none".to_owned(),
-        jti: None,
-        scope: String::new(),
-        expires_in_s: None,
-        reason: None,
-        refreshed: 0,
-        refreshed_at: None,
-        refresh_in_s: None,
-        failed: 0,
-        limits: String::new(),
-    }
+    Token { device: known.id.to_string(), state: "none".to_owned(), ..Token::default() }
 }
 
 fn port(state: PortState) -> Port {

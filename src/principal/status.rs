@@ -106,38 +106,9 @@ mod tests {
     fn status(devices: usize, problems: usize) -> Status {
         let device = |n: usize| Device {
             id: format!("a-device-with-a-long-name-{n:05}"),
-            sensor: String::new(),
-            pairing: String::new(),
-            fingerprint: String::new(),
-            firmware: String::new(),
-            paired_at: String::new(),
-            scopes: vec![],
-            token: Token {
-                device: String::new(),
-                state: "valid".to_owned(),
-                jti: None,
-                scope: String::new(),
-                expires_in_s: None,
-                reason: None,
-                refreshed: 0,
-                refreshed_at: None,
-                refresh_in_s: None,
-                failed: 0,
-                limits: String::new(),
-            },
-            relay: Relay {
-                state: "connected".to_owned(),
-                for_s: 0,
-                error: None,
-                published: 0,
-                confirmed: 0,
-                refused: 0,
-            },
-            waiting: 0,
-            stage: String::new(),
-            addresses: vec![],
-            per_second: None,
-            decision: None,
+            token: Token { state: "valid".to_owned(), ..Token::default() },
+            relay: Relay { state: "connected".to_owned(), ..Relay::default() },
+            ..Device::default()
         };
         let problem = |n: usize| Problem { part: format!("p{n}"), message: "x".repeat(2000) };
         Status {
@@ -158,7 +129,7 @@ mod tests {
             ports: vec![],
             radios: vec![],
             devices: (0..devices).map(device).collect(),
-            spool: Spool { waiting: 0, bytes: 0, disk_bytes: 0, max_bytes: 0, dropped: 0, dead_letters: 0 },
+            spool: Spool::default(),
             config_refused: None,
             restart_needed: vec![],
         }
