@@ -55,7 +55,9 @@ pub(super) fn check(config: &Config, url: &BrokerUrl) -> Result<(), Objection> {
         format!("has no use with profile = \"{name}\": it takes the token as password; remove it")
     })?;
     refuse(config.cloud.status == CloudStatus::On && !profile.takes_principal(), "cloud.status", || {
-        format!("\"on\" cannot be kept with profile = \"{name}\": the gateway's own topics need MQTT 5; write \"off\"")
+        format!(
+            "\"on\" cannot be kept with profile = \"{name}\": there is no topic for the gateway itself; write \"off\""
+        )
     })?;
     check_authorizer(config, url)?;
     check_issuer(config)
@@ -134,7 +136,7 @@ mod tests {
     fn a_profile_with_what_it_needs_is_taken() {
         for (url, profile, broker, issuer) in [
             ("mqtt://b", "mqtt5", "reauth = \"always\"\npayload = \"cbor\"", ""),
-            ("mqtt://b", "rabbitmq", "", ""),
+            ("mqtt://b", "rabbitmq", "", "[cloud]\nstatus = \"on\""),
             ("mqtt://b", "emqx", "reauth = \"never\"", ""),
             ("mqtts://ns.ts.eventgrid.azure.net", "azure-event-grid", "auth_method = \"OAUTH2-JWT\"", GRID),
             ("mqtts://contoso.azure-devices.net", "azure-iot-hub", "payload = \"cbor\"", HUB),
@@ -167,7 +169,13 @@ mod tests {
             ("mqtts://b", "mqtt5", "", "device_keys = \"/k\"", "issuer.device_keys: "),
             ("mqtts://ns", "azure-event-grid", "", "", "issuer.audience: "),
             ("mqtt://b", "rabbitmq", "", "audience = \"https://b\"", "issuer.audience: "),
-            ("mqtt://b", "rabbitmq", "", "[cloud]\nstatus = \"on\"", "cloud.status: "),
+            (
+                "mqtts://hub",
+                "azure-iot-hub",
+                "",
+                "kind = \"azure-sas\"\ndevice_keys = \"/k\"\n[cloud]\nstatus = \"on\"",
+                "cloud.status: ",
+            ),
         ] {
             let words = objection_to(url, profile, broker, issuer).unwrap_or_default();
             assert!(words.starts_with(key), "{profile} {broker} {issuer}: {words:?} instead of {key:?}");

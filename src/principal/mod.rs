@@ -1,12 +1,11 @@
-//! The gateway itself as a principal at the broker: a token, topics and an MQTT v5 connection of its own, beside those
-//! of its devices.
+//! The gateway itself as a principal at the broker: a token, topics and a connection of its own, beside those of its
+//! devices.
 //!
 //! Up go its status, the signed checkpoints of its audit log, its alarms, and replies. Down come signed commands. It
 //! shares nothing with the devices' connections but the broker and the issuer; what it cannot say waits in bounded
 //! places ([`outbox`]) and holds nobody up.
 
 pub mod command;
-mod connection;
 mod outbox;
 mod speaker;
 mod status;
@@ -19,9 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::control::api::Status;
-use crate::relay::{RelayError, RelayOptions};
+use crate::relay::{Received, RelayError, RelayOptions};
 use crate::token::TokenHandle;
-pub(crate) use connection::Received;
 use outbox::{Item, Outbox};
 use speaker::Speaker;
 

@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use rumqttc::PubAckReason;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Received, Target};
 use super::outbox::{Item, Outbox};
 use super::{Standing, status};
 use crate::clock::Clock;
 use crate::config::Reauth;
-use crate::ids::DeviceId;
-use crate::relay::{Backoff, Failure, RelayOptions};
+use crate::ids::{DeviceId, GATEWAY_PRINCIPAL};
+use crate::relay::{Answer, Backoff, Connection, Failure, Inbox, Message, Received, RelayOptions, Target, Will};
 use crate::token::scope::{self, Action};
 use crate::token::{AccessToken, TokenHandle, TokenState};
+
+/// Publishes in flight: one, and the last word.
+const IN_FLIGHT: u16 = 8;
 
 /// Why a connection was left.
 enum End {
@@ -50,45 +53,63 @@ pub(super) struct Speaker {
 struct Serving {
     connection: Connection,
     token: Arc<AccessToken>,
-    /// What is being published, and its outcome.
-    publishing: Option<(Item, Running<Result<PubAckReason, Failure>>)>,
+    answers: Vec<Answer>,
+    /// What is being published; one at a time.
+    publishing: Option<Item>,
     reauthenticating: Option<Running<Result<(), String>>>,
-    subscribing: Option<Running<Result<bool, Failure>>>,
+    subscribing: Option<Running<Result<bool, String>>>,
+    /// Nothing more is said: the connection is left when what is under way was answered, or then.
+    leaving: Option<Instant>,
+}
+
+/// What one connection leaves to the next.
+struct Memory {
+    backoff: Backoff,
+    /// The broker refused the token with this id.
+    refused: Option<String>,
+    password_only: bool,
+    /// What the broker keeps for this gateway is to be thrown away: something in it cannot be taken, and would come
+    /// again for ever.
+    discard: bool,
 }
 
 impl Speaker {
     /// Until told to stop.
     pub(super) async fn run(self) {
         let (first, cap) = self.options.backoff;
-        let mut backoff = Backoff::new(first, cap);
         let mut tokens = self.token.watch();
-        let (mut refused, mut password_only) = (None::<String>, self.options.reauth == Reauth::Never);
+        let mut memory = Memory {
+            backoff: Backoff::new(first, cap),
+            refused: None,
+            password_only: self.options.reauth == Reauth::Never,
+            discard: false,
+        };
         loop {
-            let usable = usable_token(&mut tokens, refused.as_deref(), &self.clock, &self.standing);
+            let usable = usable_token(&mut tokens, memory.refused.as_deref(), &self.clock, &self.standing);
             let Some(Some(token)) = self.stop.run_until_cancelled(usable).await else { return };
-            let end = self.connection(Arc::clone(&token), &mut tokens, !password_only, &mut backoff).await;
-            match end {
+            match self.connection(Arc::clone(&token), &mut tokens, &mut memory).await {
                 End::Stopped => return,
                 End::Renew | End::Withdrawn => continue,
                 End::Failed(Failure::NoEnhancedAuth) => {
-                    password_only = true;
+                    memory.password_only = true;
                     continue;
                 }
                 End::Refused(why) => {
                     tracing::warn!(error = why, "the broker refuses the gateway's own token");
                     self.standing.send_replace(Standing::Down(why));
                     self.token.refused(token.jti());
-                    refused = Some(token.jti().to_owned());
+                    memory.refused = Some(token.jti().to_owned());
                 }
                 End::Failed(failure) => {
                     tracing::warn!(error = %failure, "the gateway's own connection is down");
                     self.standing.send_replace(Standing::Down(failure.to_string()));
+                    memory.discard = matches!(failure, Failure::TooLarge(_));
                     if matches!(failure, Failure::Tls(_) | Failure::TakenOver) {
-                        backoff.exhaust();
+                        memory.backoff.exhaust();
                     }
                 }
             }
-            if self.stop.run_until_cancelled(tokio::time::sleep(backoff.next())).await.is_none() {
+            if self.stop.run_until_cancelled(tokio::time::sleep(memory.backoff.next())).await.is_none() {
                 return;
             }
         }
@@ -98,34 +119,47 @@ impl Speaker {
         &self,
         token: Arc<AccessToken>,
         tokens: &mut watch::Receiver<TokenState>,
-        enhanced: bool,
-        backoff: &mut Backoff,
+        memory: &mut Memory,
     ) -> End {
-        let opened = Connection::open(Target {
-            options: &self.options,
-            tls: self.tls.clone(),
-            token: &token,
-            enhanced,
-            will: (self.topic("up/status"), status::offline(&self.options)),
-            inbox: self.commands.clone(),
-        });
-        let connection = match self.stop.run_until_cancelled(opened).await {
+        let profile = &self.options.profile;
+        let mut target = match Target::new(&self.options, self.tls.clone(), GATEWAY_PRINCIPAL, &token) {
+            Ok(target) => target,
+            Err(failure) => return End::Failed(failure),
+        };
+        target.in_flight = IN_FLIGHT;
+        target.method = profile.method().filter(|_| !memory.password_only);
+        target.will = Some(Will::json(self.topic("up/status"), status::offline(&self.options), profile.retains()));
+        target.inbox = Some(Inbox { sender: self.commands.clone(), is_kept: !memory.discard });
+        let connection = match self.stop.run_until_cancelled(Connection::open(target)).await {
             None => return End::Stopped,
             Some(Ok(connection)) => connection,
             Some(Err(Failure::Refused(why))) => return End::Refused(why),
             Some(Err(failure)) => return End::Failed(failure),
         };
+        if std::mem::take(&mut memory.discard) {
+            // What the broker kept is gone. From now on it shall keep again what comes.
+            connection.close(self.options.drain).await;
+            return End::Renew;
+        }
         self.standing.send_replace(Standing::Up);
         self.outbox.begin();
         let filter = self.topic("down/cmd/+");
         let subscribing: Option<Running<_>> = if token.allows(&filter, Action::Subscribe) {
-            Some(Box::pin(Connection::subscribe(connection.client(), filter)))
+            Some(Box::pin(connection.subscription(filter)))
         } else {
             None
         };
-        let mut it = Serving { connection, token, publishing: None, reauthenticating: None, subscribing };
-        let end = self.serve(&mut it, tokens, backoff).await;
-        if let Some((item, _)) = it.publishing.take() {
+        let mut it = Serving {
+            connection,
+            token,
+            answers: Vec::new(),
+            publishing: None,
+            reauthenticating: None,
+            subscribing,
+            leaving: None,
+        };
+        let end = self.serve(&mut it, tokens, &mut memory.backoff).await;
+        if let Some(item) = it.publishing.take() {
             self.outbox.put_back(item);
         }
         if matches!(end, End::Stopped | End::Renew | End::Withdrawn) {
@@ -136,17 +170,26 @@ impl Speaker {
 
     async fn serve(&self, it: &mut Serving, tokens: &mut watch::Receiver<TokenState>, backoff: &mut Backoff) -> End {
         loop {
+            if it.leaving.is_some() && it.publishing.is_none() {
+                return End::Renew;
+            }
+            let deadline = self.deadline(it);
             tokio::select! {
-                failure = it.connection.ended() => return match failure {
-                    Failure::Refused(why) => End::Refused(why),
-                    failure => End::Failed(failure),
+                biased;
+                answered = it.connection.answers(&mut it.answers) => match answered {
+                    Ok(()) => if let Some(end) = self.settle(it, backoff) {
+                        return end;
+                    },
+                    Err(Failure::Refused(why)) => return End::Refused(why),
+                    Err(failure) => return End::Failed(failure),
                 },
                 () = self.stop.cancelled() => return self.farewell(it).await,
-                changed = tokens.changed(), if it.reauthenticating.is_none() => {
+                changed = tokens.changed(), if it.reauthenticating.is_none() && it.leaving.is_none() => {
                     if changed.is_err() {
                         return End::Stopped;
                     }
-                    if let Some(end) = token_changed(it, &tokens.borrow_and_update().clone()) {
+                    let state = tokens.borrow_and_update().clone();
+                    if let Some(end) = self.token_changed(it, state) {
                         return end;
                     }
                 }
@@ -154,7 +197,7 @@ impl Speaker {
                     it.reauthenticating = None;
                     if let Err(error) = done {
                         tracing::info!(error, "re-authentication of the gateway itself failed: connecting anew");
-                        return End::Renew;
+                        self.leave(it);
                     }
                 }
                 done = running(&mut it.subscribing) => {
@@ -162,57 +205,110 @@ impl Speaker {
                     match done {
                         Ok(true) => tracing::info!("commands from the cloud are heard"),
                         Ok(false) => return End::Refused("the broker refused the subscription to commands".to_owned()),
-                        Err(failure) => return End::Failed(failure),
+                        Err(error) => return End::Failed(Failure::Lost(error)),
                     }
                 }
-                answer = published(&mut it.publishing) => {
-                    let Some((item, _)) = it.publishing.take() else { continue };
-                    match answer {
-                        Ok(PubAckReason::Success | PubAckReason::NoMatchingSubscribers) => backoff.reset(),
-                        Ok(PubAckReason::NotAuthorized) => {
-                            let why = format!("the broker refused up/{} (0x87 not authorized)", item.leaf());
-                            self.outbox.put_back(item);
-                            return End::Refused(why);
-                        }
-                        Ok(reason) => {
-                            // A message that it never takes must not stand before all others.
-                            tracing::warn!(topic = item.leaf(), ?reason, "the broker refused a message of the gateway's own");
-                        }
-                        Err(failure) => {
-                            self.outbox.put_back(item);
-                            return End::Failed(failure);
-                        }
-                    }
-                }
-                item = self.outbox.next(), if it.publishing.is_none() => {
-                    let topic = self.topic(&format!("up/{}", item.leaf()));
-                    if !it.token.allows(&topic, Action::Publish) {
-                        tracing::debug!(topic, "the gateway's own token does not allow it; not sent");
-                        continue;
-                    }
-                    it.publishing = Some((item.clone(), self.publish(it, topic, item)));
-                }
+                item = self.outbox.next(), if it.publishing.is_none() && it.leaving.is_none() => self.say(it, item),
+                () = tokio::time::sleep_until(deadline) => if let Some(end) = self.overdue(it) {
+                    return end;
+                },
             }
         }
     }
 
-    fn publish(&self, it: &Serving, topic: String, item: Item) -> Running<Result<PubAckReason, Failure>> {
-        let (publishing, limit) = (it.connection.publish(topic, item), self.options.ack_timeout);
-        Box::pin(async move {
-            let late = || Failure::Lost("the broker does not confirm what it is sent".to_owned());
-            let answer = tokio::time::timeout(limit, publishing).await;
-            answer.unwrap_or_else(|_| Err(late()))
-        })
+    /// Publishes at QoS 1, if it may.
+    fn say(&self, it: &mut Serving, item: Item) {
+        let topic = self.topic(&format!("up/{}", item.leaf()));
+        if !it.token.allows(&topic, Action::Publish) {
+            tracing::debug!(topic, "the gateway's own token does not allow it; not sent");
+            return;
+        }
+        let retain = self.options.profile.retains() && item.is_retained();
+        // An error means that the connection has ended: its own end says why.
+        let _ = it.connection.publish(None, Message::json(topic, item.payload().clone()), retain);
+        it.publishing = Some(item);
+    }
+
+    /// Takes in what the broker answered; an end if it says so.
+    fn settle(&self, it: &mut Serving, backoff: &mut Backoff) -> Option<End> {
+        for answer in it.answers.drain(..) {
+            let Some(item) = it.publishing.take() else { continue };
+            match answer.reason {
+                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => backoff.reset(),
+                PubAckReason::NotAuthorized => {
+                    let why = format!("the broker refused up/{} (0x87 not authorized)", item.leaf());
+                    self.outbox.put_back(item);
+                    return Some(End::Refused(why));
+                }
+                reason => {
+                    // A message that it never takes must not stand before all others.
+                    tracing::warn!(topic = item.leaf(), ?reason, "the broker refused a message of the gateway's own");
+                }
+            }
+        }
+        None
+    }
+
+    fn token_changed(&self, it: &mut Serving, state: TokenState) -> Option<End> {
+        match state {
+            TokenState::Valid(token) if token.jti() == it.token.jti() => {}
+            // Other rights: subscriptions follow them.
+            TokenState::Valid(token) if token.claims().scope != it.token.claims().scope => self.leave(it),
+            TokenState::Valid(token) => match it.connection.reauthentication(token.bearer().to_owned()) {
+                Some(running) => {
+                    it.reauthenticating = Some(Box::pin(running));
+                    it.token = token;
+                }
+                None => self.leave(it),
+            },
+            // The broker decides when the old one is over, or `overdue`.
+            TokenState::Waiting { .. } => {}
+            TokenState::Quarantined { .. } | TokenState::Held { .. } | TokenState::Revoked { .. } => {
+                return Some(End::Withdrawn);
+            }
+        }
+        None
+    }
+
+    /// Says nothing more, and leaves for a new connection when what is under way was answered.
+    fn leave(&self, it: &mut Serving) {
+        it.leaving = Some(Instant::now() + self.options.drain);
+    }
+
+    /// When something has to be looked at even if nothing happens.
+    fn deadline(&self, it: &Serving) -> Instant {
+        let now = Instant::now();
+        let unanswered = it.connection.oldest().unwrap_or(now) + self.options.ack_timeout;
+        let left = self.left(it).map(|left| now + left);
+        [it.leaving, left].into_iter().flatten().fold(unanswered, Instant::min)
+    }
+
+    /// What is left of the token, where the broker lets a connection live longer than that.
+    fn left(&self, it: &Serving) -> Option<Duration> {
+        self.options.profile.outlives_token().then(|| it.token.left(&self.clock))
+    }
+
+    fn overdue(&self, it: &Serving) -> Option<End> {
+        if self.left(it).is_some_and(|left| left.is_zero()) {
+            return Some(End::Withdrawn);
+        }
+        if it.leaving.is_some() {
+            return Some(End::Renew);
+        }
+        let late = it.connection.oldest().is_some_and(|since| since.elapsed() >= self.options.ack_timeout);
+        late.then(|| End::Failed(Failure::Lost("the broker does not confirm what it is sent".to_owned())))
     }
 
     /// In order: what waits, and that nobody is here any more.
     async fn farewell(&self, it: &mut Serving) -> End {
+        self.say(it, Item::Status(status::stopped(&self.options)));
         let words = async {
-            let last = Item::Status(status::stopped(&self.options));
-            let topic = self.topic("up/status");
-            it.connection.publish(topic, last).await
+            while !it.connection.is_idle() && it.connection.answers(&mut it.answers).await.is_ok() {
+                it.answers.clear();
+            }
         };
         let _ = tokio::time::timeout(self.options.drain.min(Duration::from_secs(2)), words).await;
+        it.publishing = None;
         End::Stopped
     }
 
@@ -255,34 +351,9 @@ async fn usable_token(
     }
 }
 
-fn token_changed(it: &mut Serving, state: &TokenState) -> Option<End> {
-    match state {
-        TokenState::Valid(token) if token.jti() == it.token.jti() => None,
-        // Other rights: subscriptions follow them.
-        TokenState::Valid(token) if token.claims().scope != it.token.claims().scope => Some(End::Renew),
-        TokenState::Valid(token) => {
-            let Some(method) = it.connection.method else { return Some(End::Renew) };
-            let (client, bearer) = (it.connection.client(), token.bearer().to_owned());
-            it.reauthenticating = Some(Box::pin(Connection::reauthenticate(client, method, bearer)));
-            it.token = Arc::clone(token);
-            None
-        }
-        // The broker decides when the old one is over.
-        TokenState::Waiting { .. } => None,
-        TokenState::Quarantined { .. } | TokenState::Held { .. } | TokenState::Revoked { .. } => Some(End::Withdrawn),
-    }
-}
-
 async fn running<T>(work: &mut Option<Running<T>>) -> T {
     match work {
         Some(work) => work.await,
-        None => pending().await,
-    }
-}
-
-async fn published(work: &mut Option<(Item, Running<Result<PubAckReason, Failure>>)>) -> Result<PubAckReason, Failure> {
-    match work {
-        Some((_, work)) => work.await,
         None => pending().await,
     }
 }

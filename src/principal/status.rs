@@ -14,17 +14,17 @@ const MOST_PROBLEMS: usize = 32;
 const MAX_WORDS: usize = 300;
 
 /// The last will: the broker says it in the gateway's place.
-pub(super) fn offline(options: &RelayOptions) -> Bytes {
+pub(super) fn offline(options: &RelayOptions) -> String {
     absent(options, "offline")
 }
 
 /// The farewell of a stop in order.
 pub(super) fn stopped(options: &RelayOptions) -> Bytes {
-    absent(options, "stopped")
+    absent(options, "stopped").into()
 }
 
-fn absent(options: &RelayOptions, state: &str) -> Bytes {
-    json!({ "state": state, "gateway": options.gateway, "tenant": options.tenant }).to_string().into()
+fn absent(options: &RelayOptions, state: &str) -> String {
+    json!({ "state": state, "gateway": options.gateway, "tenant": options.tenant }).to_string()
 }
 
 /// The gateway as it is. `at` is RFC 3339.

@@ -219,23 +219,14 @@ impl Task {
         shared.metrics.connects.inc();
         let options = &shared.options;
         let [_, _, state] = self.composer.topics();
-        let profile = &options.profile;
-        let login = match profile.login(&options.host, &options.gateway, self.device.as_str(), token.bearer()) {
-            Ok(login) => login,
-            Err(error) => return End::Failed(Failure::Lost(error)),
+        let target = Target::new(options, shared.tls.clone(), self.device.as_str(), &token);
+        let mut target = match target {
+            Ok(target) => target,
+            Err(failure) => return End::Failed(failure),
         };
-        let opened = Connection::open(Target {
-            host: &options.host,
-            port: options.port,
-            tls: shared.tls.clone(),
-            table: profile.table,
-            login,
-            method: shared.method(self.password_only),
-            will: token.allows(state, Action::Publish).then(|| self.composer.will()),
-            in_flight: profile.in_flight(options.in_flight),
-            keep_alive_s: profile.keep_alive(options.keep_alive.as_secs()),
-            timeout: options.connect_timeout,
-        });
+        target.method = shared.method(self.password_only);
+        target.will = token.allows(state, Action::Publish).then(|| self.composer.will());
+        let opened = Connection::open(target);
         let opened = tokio::select! {
             opened = opened => opened,
             () = stop.cancelled() => return End::Stopped,

@@ -21,7 +21,7 @@ const FIXED: usize = 64;
 
 /// One message, ready to be published.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     pub(super) topic: String,
     pub(super) payload: Bytes,
     pub(super) content_type: &'static str,
@@ -31,13 +31,28 @@ pub(super) struct Message {
     pub(super) size: usize,
 }
 
+impl Message {
+    /// A JSON document that needs no attributes.
+    pub(crate) fn json(topic: String, payload: Bytes) -> Self {
+        let size = payload.len() + topic.len() + JSON.len() + FIXED;
+        Self { topic, payload, content_type: JSON, attributes: Vec::new(), size }
+    }
+}
+
 /// What the broker shall say in the device's place.
 #[derive(Debug)]
-pub(super) struct Will {
+pub(crate) struct Will {
     pub(super) topic: String,
     pub(super) payload: String,
     pub(super) content_type: &'static str,
     pub(super) retain: bool,
+}
+
+impl Will {
+    /// A JSON document.
+    pub(crate) fn json(topic: String, payload: String, retain: bool) -> Self {
+        Self { topic, payload, content_type: JSON, retain }
+    }
 }
 
 /// Makes the messages of one device.
@@ -122,20 +137,12 @@ impl Composer {
 
     /// The retained presence: `online`, `idle` (it comes back when there is something to say) or `offline`.
     pub(super) fn presence(&self, state: &str) -> Message {
-        let topic = self.state_topic();
-        let payload = Bytes::from(self.presence_payload(state));
-        let size = payload.len() + topic.len() + JSON.len() + FIXED;
-        Message { topic, payload, content_type: JSON, attributes: Vec::new(), size }
+        Message::json(self.state_topic(), self.presence_payload(state).into())
     }
 
     /// What the broker says in the device's place when the connection is lost.
     pub(super) fn will(&self) -> Will {
-        Will {
-            topic: self.state_topic(),
-            payload: self.presence_payload("offline"),
-            content_type: JSON,
-            retain: self.profile.table.retain,
-        }
+        Will::json(self.state_topic(), self.presence_payload("offline"), self.profile.table.retain)
     }
 
     /// Where all messages share a topic, a type says that it is presence.

@@ -36,7 +36,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use mqtt::{Failure, classify};
+pub(crate) use message::{Message, Will};
+pub(crate) use mqtt::{Answer, Connection, Failure, Inbox, Received, Target};
 pub(crate) use profile::percent;
 pub use profile::{Profile, ProfileError};
 pub use status::{RelayState, RelayStatus};

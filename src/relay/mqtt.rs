@@ -17,27 +17,85 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::PubAckReason;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::RelayOptions;
 use super::message::{Message, Will};
 use super::profile::{Login, Table, Version};
 use crate::spool::Ticket;
-pub(crate) use v5::classify;
+use crate::token::AccessToken;
+
+/// Largest packet that a connection with an inbox takes. A command has 16 KiB at most; one that is larger than that is
+/// refused in words.
+const MAX_INCOMING: u16 = u16::MAX;
+/// Messages that an MQTT 5 broker may send down before the first is acknowledged.
+const RECEIVE_MAXIMUM: u16 = 16;
 
 /// Everything that one connect needs.
-pub(super) struct Target<'a> {
-    pub(super) host: &'a str,
-    pub(super) port: u16,
-    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
-    pub(super) table: &'static Table,
-    pub(super) login: Login,
+pub(crate) struct Target<'a> {
+    host: &'a str,
+    port: u16,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    table: &'static Table,
+    login: Login,
+    keep_alive_s: u16,
+    timeout: Duration,
+    /// Publishes without an answer. The client makes room for so many at every connect.
+    pub(crate) in_flight: u16,
     /// Token in the authentication data by this method, else as password.
-    pub(super) method: Option<&'static str>,
-    pub(super) will: Option<Will>,
-    pub(super) in_flight: u16,
-    pub(super) keep_alive_s: u16,
-    pub(super) timeout: Duration,
+    pub(crate) method: Option<&'static str>,
+    /// What the broker says in the client's place.
+    pub(crate) will: Option<Will>,
+    /// Where what comes down goes; a connection without one hears nothing.
+    pub(crate) inbox: Option<Inbox>,
+}
+
+impl<'a> Target<'a> {
+    /// The broker of these options, for this device, or the gateway itself, under its token as password.
+    ///
+    /// # Errors
+    /// Where the profile cannot make a login of the token.
+    pub(crate) fn new(
+        options: &'a RelayOptions,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        principal: &str,
+        token: &AccessToken,
+    ) -> Result<Self, Failure> {
+        let profile = &options.profile;
+        let login = profile.login(&options.host, &options.gateway, principal, token.bearer());
+        Ok(Self {
+            host: &options.host,
+            port: options.port,
+            tls,
+            table: profile.table,
+            login: login.map_err(Failure::Lost)?,
+            in_flight: profile.in_flight(options.in_flight),
+            keep_alive_s: profile.keep_alive(options.keep_alive.as_secs()),
+            timeout: options.connect_timeout,
+            method: None,
+            will: None,
+            inbox: None,
+        })
+    }
+}
+
+/// Who takes what comes down.
+pub(crate) struct Inbox {
+    /// What finds no room is dropped: nothing waits for whoever reads.
+    pub(crate) sender: mpsc::Sender<Received>,
+    /// Whether an MQTT 3.1.1 broker keeps messages for a client that is away. Under MQTT 5 it never does: there, whoever
+    /// publishes is told that nobody heard it (0x10).
+    pub(crate) is_kept: bool,
+}
+
+/// What came down.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    /// The topic it was published to.
+    pub(crate) topic: String,
+    /// What it says.
+    pub(crate) payload: Bytes,
 }
 
 /// Why a connection could not be had, or ended.
@@ -58,27 +116,33 @@ pub(crate) enum Failure {
     /// A message in flight is one that it will never take.
     #[error("the broker ended the connection over a message: {0}")]
     Rejected(String),
+    /// A message came that is larger than any that is taken.
+    #[error(
+        "the broker sent a message of {0} bytes, which is no command; what it keeps for this gateway is thrown away"
+    )]
+    TooLarge(usize),
     /// Somebody else connected under the same client id.
     #[error("another client took the connection over: is a second gateway running with this id?")]
     TakenOver,
-    /// Network, time-out, or a broker that does not speak MQTT v5.
+    /// Network, time-out, or a broker that speaks another version.
     #[error("{0}")]
     Lost(String),
 }
 
 /// A live connection. It moves only while somebody waits for its [`answers`](Connection::answers).
-pub(super) struct Connection {
+pub(crate) struct Connection {
     client: Client,
     pump: Pump,
     flight: Flight,
     seen: Arc<Mutex<Vec<Seen>>>,
     /// Largest packet the broker takes.
-    pub(super) max_packet: usize,
+    pub(crate) max_packet: usize,
     /// The method by which the token went in the authentication data, so that it can be replaced there.
     method: Option<&'static str>,
 }
 
 /// The client of the version that the broker speaks.
+#[derive(Clone)]
 enum Client {
     V5(rumqttc::AsyncClient),
     V311(rumqttc_v4::AsyncClient),
@@ -97,6 +161,7 @@ struct Events {
     /// Told once, with the broker's limit of a packet, when it accepted the connection.
     up: Option<oneshot::Sender<usize>>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    inbox: Option<mpsc::Sender<Received>>,
 }
 
 impl Events {
@@ -109,18 +174,28 @@ impl Events {
     fn saw(&self, what: Seen) {
         lock(&self.seen).push(what);
     }
+
+    fn came(&self, topic: &[u8], payload: Bytes) {
+        let Some(inbox) = &self.inbox else { return };
+        let topic = String::from_utf8_lossy(topic).into_owned();
+        // Never waited for: the keep-alive goes on. Whoever sent it gets no answer and sends it again.
+        if inbox.try_send(Received { topic, payload }).is_err() {
+            tracing::warn!("too many messages from the broker wait; one was dropped");
+        }
+    }
 }
 
 impl Connection {
     /// Connects and waits for the broker's answer.
-    pub(super) async fn open(target: Target<'_>) -> Result<Self, Failure> {
+    pub(crate) async fn open(target: Target<'_>) -> Result<Self, Failure> {
         let method = target.method;
         let most = target.table.max_packet;
         // What the spool hands out, and presence: the channel is never full.
         let capacity = usize::from(target.in_flight) * 2 + 16;
         let (up_tx, up) = oneshot::channel();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let events = Events { up: Some(up_tx), seen: Arc::clone(&seen) };
+        let inbox = target.inbox.as_ref().map(|inbox| inbox.sender.clone());
+        let events = Events { up: Some(up_tx), seen: Arc::clone(&seen), inbox };
         let (client, mut pump) = match target.table.version {
             Version::V5 => {
                 let (client, running) = v5::start(target, capacity, events)?;
@@ -141,7 +216,7 @@ impl Connection {
     }
 
     /// Queues a publish at QoS 1: of the spool's entry with this ticket, or a message of the relay's own.
-    pub(super) fn publish(&mut self, ticket: Option<Ticket>, message: Message, retain: bool) -> Result<(), Failure> {
+    pub(crate) fn publish(&mut self, ticket: Option<Ticket>, message: Message, retain: bool) -> Result<(), Failure> {
         match &self.client {
             Client::V5(client) => v5::publish(client, message, retain)?,
             Client::V311(client) => v311::publish(client, message, retain)?,
@@ -151,7 +226,7 @@ impl Connection {
     }
 
     /// Drives the connection until publishes were answered, and appends the answers; or until its end. Cancel safe.
-    pub(super) async fn answers(&mut self, out: &mut Vec<Answer>) -> Result<(), Failure> {
+    pub(crate) async fn answers(&mut self, out: &mut Vec<Answer>) -> Result<(), Failure> {
         poll_fn(|context| {
             let end = self.pump.poll(context);
             self.flight.take_in(&mut lock(&self.seen), out);
@@ -162,17 +237,17 @@ impl Connection {
     }
 
     /// Whether every publish was answered.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.flight.oldest().is_none()
     }
 
     /// When the oldest publish that is not answered was queued.
-    pub(super) fn oldest(&self) -> Option<Instant> {
+    pub(crate) fn oldest(&self) -> Option<Instant> {
         self.flight.oldest()
     }
 
     /// The spool's entries that were not answered when the connection ended; none while it has not.
-    pub(super) fn lost(&self) -> Vec<Ticket> {
+    pub(crate) fn lost(&self) -> Vec<Ticket> {
         if matches!(self.pump, Pump::Running(_)) {
             return Vec::new();
         }
@@ -181,7 +256,7 @@ impl Connection {
     }
 
     /// Replaces the token on the live connection; `None` where that cannot be done.
-    pub(super) fn reauthentication(
+    pub(crate) fn reauthentication(
         &self,
         bearer: String,
     ) -> Option<impl Future<Output = Result<(), String>> + Send + use<>> {
@@ -191,8 +266,19 @@ impl Connection {
         }
     }
 
+    /// Subscribes at QoS 1; `false` where the broker refuses. It goes on only while the connection is driven.
+    pub(crate) fn subscription(&self, filter: String) -> impl Future<Output = Result<bool, String>> + Send + use<> {
+        let client = self.client.clone();
+        async move {
+            match client {
+                Client::V5(client) => v5::subscribe(client, filter).await,
+                Client::V311(client) => v311::subscribe(client, filter).await,
+            }
+        }
+    }
+
     /// Says goodbye, so that the will stays unsaid, and waits a moment for the end.
-    pub(super) async fn close(mut self, patience: Duration) {
+    pub(crate) async fn close(mut self, patience: Duration) {
         let goodbye = async {
             match &self.client {
                 Client::V5(client) => drop(client.disconnect_with_timeout(patience).await),
@@ -251,13 +337,13 @@ fn tls_or_network(error: &std::io::Error, silence: &str) -> Failure {
 }
 
 /// The answer to one publish.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The spool's entry; `None` for a message of the relay's own.
-    pub(super) ticket: Option<Ticket>,
+    pub(crate) ticket: Option<Ticket>,
     /// When it was queued.
-    pub(super) sent: Instant,
+    pub(crate) sent: Instant,
     /// What the broker says.
-    pub(super) reason: PubAckReason,
+    pub(crate) reason: PubAckReason,
 }
 
 /// A publish on its way: the spool's entry, if it is one's, and when it was queued.

@@ -190,19 +190,19 @@ impl Profile {
         self.table.attributes == Attributes::Envelope
     }
 
-    /// Whether the gateway itself can have a connection there: in MQTT v5, under our own topics.
+    /// Whether the gateway itself can have a connection there: where our own topics are those on the wire.
     pub(crate) fn takes_principal(&self) -> bool {
-        self.table.version == Version::V5
+        self.table.attributes != Attributes::PropertyBag
+    }
+
+    /// Whether a connection may live longer there than its token.
+    pub(crate) fn outlives_token(&self) -> bool {
+        self.table.outlives_token
     }
 
     /// Whether it keeps retained messages.
     pub(crate) fn retains(&self) -> bool {
         self.table.retain
-    }
-
-    /// What a connection that ends without a word is likely to mean there.
-    pub(crate) fn silence(&self) -> &'static str {
-        self.table.silence
     }
 
     /// Name of the method of enhanced authentication.

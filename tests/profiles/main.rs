@@ -3,6 +3,9 @@
 
 #[path = "../support/back_half.rs"]
 mod back_half;
+#[path = "../support/daemon.rs"]
+mod daemon;
+mod gateway;
 #[path = "../support/line.rs"]
 mod line;
 mod node;

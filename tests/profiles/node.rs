@@ -1,5 +1,6 @@
 //! A RabbitMQ of the test's own: Debian's server with MQTT and the OAuth 2 backend, on loopback alone.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -26,9 +27,14 @@ pub(crate) struct RabbitMq {
 impl RabbitMq {
     /// Starts one that takes the tokens of this key.
     pub(crate) fn start(key: &SigningKey) -> Self {
+        Self::start_on(free_port(), &[(key.public().kid.clone(), key.public_pem().unwrap())])
+    }
+
+    /// Starts one on this port that takes the tokens of these keys: the id and the public half of each.
+    pub(crate) fn start_on(port: u16, keys: &[(String, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let [port, mapper_port, node_port] = [free_port(), free_port(), free_port()];
-        configure(folder.path(), port, key);
+        let [mapper_port, node_port] = [free_port(), free_port()];
+        configure(folder.path(), port, keys);
         let mapper = Command::new("/usr/bin/epmd")
             .args(["-address", "127.0.0.1", "-port", &mapper_port.to_string()])
             .stdin(Stdio::null())
@@ -42,7 +48,7 @@ impl RabbitMq {
             .env("HOME", in_folder("home"))
             // The script then becomes the node, instead of watching it: its pid is the node's.
             .env("RUNNING_UNDER_SYSTEMD", "true")
-            .env("RABBITMQ_NODENAME", format!("claw{}@localhost", std::process::id()))
+            .env("RABBITMQ_NODENAME", format!("claw{}x{port}@localhost", std::process::id()))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq.conf"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins"))
@@ -93,9 +99,14 @@ impl Drop for RabbitMq {
 }
 
 /// docs/brokers.md shows the same lines.
-fn configure(folder: &Path, port: u16, key: &SigningKey) {
+fn configure(folder: &Path, port: u16, keys: &[(String, String)]) {
     std::fs::create_dir(folder.join("home")).unwrap();
-    std::fs::write(folder.join("issuer.pem"), key.public_pem().unwrap()).unwrap();
+    let mut signing_keys = String::new();
+    for (kid, pem) in keys {
+        let path = folder.join(format!("{kid}.pem"));
+        std::fs::write(&path, pem).unwrap();
+        let _ = writeln!(signing_keys, "auth_oauth2.signing_keys.{kid} = {}", path.display());
+    }
     std::fs::write(folder.join("enabled_plugins"), "[rabbitmq_mqtt,rabbitmq_auth_backend_oauth2].\n").unwrap();
     let config = format!(
         "listeners.tcp = none
@@ -105,15 +116,13 @@ auth_backends.1 = rabbit_auth_backend_oauth2
 auth_oauth2.resource_server_id = {RESOURCE}
 auth_oauth2.additional_scopes_key = claw_rabbitmq
 auth_oauth2.default_key = {kid}
-auth_oauth2.signing_keys.{kid} = {dir}/issuer.pem
-vm_memory_high_watermark.absolute = 256MB
+{signing_keys}vm_memory_high_watermark.absolute = 256MB
 disk_free_limit.absolute = 1MB
 log.console = true
 log.console.level = info
 log.file = false
 ",
-        kid = key.public().kid,
-        dir = folder.display(),
+        kid = keys[0].0,
     );
     std::fs::write(folder.join("rabbitmq.conf"), config).unwrap();
 }

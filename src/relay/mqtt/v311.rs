@@ -7,10 +7,11 @@ use bytes::Bytes;
 use rumqttc::PubAckReason;
 use rumqttc_v4::{
     AsyncClient, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
-    MqttOptions, NetworkOptions, Outgoing, PublishOptions, QoS, StateError, TlsConfiguration, TlsError, Transport,
+    MqttOptions, NetworkOptions, Outgoing, PublishOptions, QoS, StateError, SubscribeNoticeError, SubscribeReasonCode,
+    TlsConfiguration, TlsError, Transport,
 };
 
-use super::{Events, Failure, Seen, Target, tls_or_network};
+use super::{Events, Failure, MAX_INCOMING, Seen, Target, tls_or_network};
 use crate::relay::message::Message;
 
 /// A client, and what drives it until the connection ends.
@@ -39,6 +40,7 @@ async fn run(mut source: EventLoop, mut events: Events, silence: &'static str) -
                 events.saw(Seen::Answered(answer.pkid, PubAckReason::Success));
             }
             Ok(Event::Incoming(Incoming::ConnAck(_))) => events.accepted(usize::MAX),
+            Ok(Event::Incoming(Incoming::Publish(message))) => events.came(&message.topic, message.payload),
             Ok(_) => {}
             Err(error) => return classify(&error, silence),
         }
@@ -51,18 +53,29 @@ pub(super) fn publish(client: &AsyncClient, message: Message, retain: bool) -> R
     client.try_publish(message.topic, message.payload, options).map_err(|error| Failure::Lost(error.to_string()))
 }
 
+/// Subscribes at QoS 1; whether the broker agrees.
+pub(super) async fn subscribe(client: AsyncClient, filter: String) -> Result<bool, String> {
+    let notice = client.subscribe_tracked(filter, QoS::AtLeastOnce).await.map_err(|error| error.to_string())?;
+    match notice.wait_async().await {
+        Ok(answer) => Ok(answer.return_codes.iter().all(|code| matches!(code, SubscribeReasonCode::Success(_)))),
+        Err(SubscribeNoticeError::V4SubAckFailure(_)) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn options(target: Target<'_>) -> MqttOptions {
     let login = target.login;
     let mut options = MqttOptions::new(login.client_id, Broker::tcp(target.host, target.port));
     if let Some(config) = target.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
-    options.set_clean_session(true);
+    options.set_clean_session(!target.inbox.as_ref().is_some_and(|inbox| inbox.is_kept));
     options.set_keep_alive(target.keep_alive_s);
     options.set_inflight(target.in_flight);
     options.set_max_request_batch(usize::from(target.in_flight));
     // By default the library ends the connection over a message of more than 10 KiB.
-    options.set_max_packet_size(target.table.max_packet, target.table.max_packet);
+    let incoming = if target.inbox.is_some() { MAX_INCOMING.into() } else { target.table.max_packet };
+    options.set_max_packet_size(incoming, target.table.max_packet);
     if let Some(will) = target.will {
         options.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, will.retain));
     }
@@ -85,6 +98,9 @@ fn classify(error: &ConnectionError, silence: &str) -> Failure {
             pkt_size,
             max,
         })) => Failure::Rejected(format!("0x95 packet too large: {pkt_size} bytes, the broker takes {max}")),
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc_v4::Error::PayloadSizeLimitExceeded(bytes))) => {
+            Failure::TooLarge(*bytes)
+        }
         ConnectionError::MqttState(StateError::ConnectionAborted) => Failure::Lost(silence.to_owned()),
         ConnectionError::Tls(TlsError::Io(error))
         | ConnectionError::Io(error)

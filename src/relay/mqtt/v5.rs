@@ -4,10 +4,10 @@ use bytes::Bytes;
 use rumqttc::{
     AsyncClient, AuthProperties, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
     EventLoop, Incoming, LastWill, LastWillProperties, MqttOptions, NetworkOptions, Outgoing, PublishOptions,
-    PublishProperties, QoS, StateError, TlsConfiguration, Transport,
+    PublishProperties, QoS, StateError, SubscribeNoticeError, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 
-use super::{Events, Failure, Seen, Target, tls_or_network};
+use super::{Events, Failure, MAX_INCOMING, RECEIVE_MAXIMUM, Seen, Target, tls_or_network};
 use crate::relay::message::{Message, Will};
 
 /// A client, and what drives it until the connection ends.
@@ -34,6 +34,7 @@ async fn run(mut source: EventLoop, mut events: Events, enhanced: bool, silence:
                 let limit = answer.properties.and_then(|properties| properties.max_packet_size);
                 events.accepted(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
             }
+            Ok(Event::Incoming(Incoming::Publish(message))) => events.came(&message.topic, message.payload),
             Ok(_) => {}
             Err(error) => return classify(&error, enhanced && events.up.is_some(), silence),
         }
@@ -49,6 +50,16 @@ pub(super) fn publish(client: &AsyncClient, message: Message, retain: bool) -> R
     };
     let options = PublishOptions::new(QoS::AtLeastOnce).retain(retain).properties(properties);
     client.try_publish(message.topic, message.payload, options).map_err(|error| Failure::Lost(error.to_string()))
+}
+
+/// Subscribes at QoS 1; whether the broker agrees.
+pub(super) async fn subscribe(client: AsyncClient, filter: String) -> Result<bool, String> {
+    let notice = client.subscribe_tracked(filter, QoS::AtLeastOnce).await.map_err(|error| error.to_string())?;
+    match notice.wait_async().await {
+        Ok(answer) => Ok(answer.return_codes.iter().all(|code| matches!(code, SubscribeReasonCode::Success(_)))),
+        Err(SubscribeNoticeError::V5SubAckFailure(_)) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Shows another token on the live connection.
@@ -72,6 +83,10 @@ fn options(target: Target<'_>) -> MqttOptions {
     options.set_keep_alive(target.keep_alive_s);
     options.set_outgoing_inflight_upper_limit(target.in_flight);
     options.set_max_request_batch(usize::from(target.in_flight));
+    if target.inbox.is_some() {
+        options.set_receive_maximum(Some(RECEIVE_MAXIMUM));
+        options.set_max_packet_size(Some(MAX_INCOMING.into()));
+    }
     if let Some(will) = target.will {
         options.set_last_will(last_will(will));
     }
@@ -101,7 +116,7 @@ fn last_will(will: Will) -> LastWill {
 }
 
 /// What an error means for the next attempt. `method_offered` while an enhanced CONNECT is unanswered.
-pub(crate) fn classify(error: &ConnectionError, method_offered: bool, silence: &str) -> Failure {
+fn classify(error: &ConnectionError, method_offered: bool, silence: &str) -> Failure {
     use ConnectReturnCode as Code;
     match error {
         ConnectionError::ConnectionRefused(Code::BadAuthenticationMethod) if method_offered => Failure::NoEnhancedAuth,
