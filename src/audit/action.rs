@@ -92,6 +92,8 @@ actions! {
     AlarmRaise = "alarm.raise",
     /// A control call came to nothing.
     ControlCall = "control.call",
+    /// Control calls that only looked, since the last such line.
+    ControlRead = "control.read",
     /// Refused messages are sent again.
     DeadLettersReplay = "dead_letters.replay",
     /// They are dropped.

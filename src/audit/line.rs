@@ -10,8 +10,9 @@ use super::{Actor, Event, Outcome};
 
 /// Longest subject and reason that are kept, in characters; longer ones come from a peer or a mistake.
 const LONGEST_TEXT: usize = 512;
-/// Longest details that are kept, in bytes of JSON.
-const LONGEST_DETAILS: usize = 4096;
+/// Longest details that are kept, in bytes as they stand in the line: with the longest texts they stay below the longest
+/// line that is read.
+const LONGEST_DETAILS: usize = 40 << 10;
 /// Stands before the line's own hash.
 const MARK: &str = ",\"hash\":\"";
 
@@ -54,7 +55,7 @@ pub(super) struct When {
 impl Entry {
     /// The entry of `event` as the line `seq`, after the line with the hash `prev`.
     pub(super) fn new(seq: u64, prev: Digest, at: &When, event: Event) -> Self {
-        let details = match event.details.to_string().len() {
+        let details = match ascii(&event.details.to_string()).len() {
             long if long > LONGEST_DETAILS => json!({ "omitted_bytes": long }),
             _ => event.details,
         };
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn long_fields_are_cut() {
         let mut event = Event::done(Actor::Daemon, Action::AlarmRaise, "x".repeat(10_000)).because("y".repeat(10_000));
-        event.details = json!({ "z": "z".repeat(10_000) });
+        event.details = json!({ "z": "\u{1f600}".repeat(4_000) });
         let (line, _) = Entry::new(0, Digest::default(), &When::default(), event).to_line();
         assert!(line.len() < 2000, "{}", line.len());
     }

@@ -18,7 +18,7 @@ use crate::daemon::Gateway;
 /// Most entries of one answer; `export` gives all.
 const MAX_TAIL: u64 = 10_000;
 /// Lines that are read at once for who follows.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 pub(super) async fn tail(State(gateway): State<Gateway>, query: Query) -> Result<Json<Vec<Entry>>, Failure> {
     let lines = number(&query, "lines", 20, MAX_TAIL)?;

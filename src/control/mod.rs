@@ -15,6 +15,7 @@ mod keys;
 mod links;
 mod live;
 mod once;
+mod reads;
 mod refusals;
 pub mod role;
 pub mod routes;
@@ -40,6 +41,7 @@ use crate::daemon::Gateway;
 use crate::logging::Burst;
 use crate::metrics::{Metrics, Reason};
 pub(crate) use codes::mint;
+use reads::Reads;
 use role::Caller;
 use socket::ControlSocket;
 
@@ -62,13 +64,20 @@ pub async fn serve(socket: ControlSocket, gateway: Gateway, stop: CancellationTo
     metrics.limit("control_connections", MAX_CONNECTIONS);
     metrics.limit("control_connections_of_a_user", MAX_CONNECTIONS_OF_A_USER);
     metrics.limit("control_body_bytes", MAX_BODY_BYTES);
-    let router = routes::router(&gateway);
+    let reads = Arc::new(Reads::default());
+    let router = routes::router(&gateway, &reads);
+    let mut hours = tokio::time::interval(reads::PERIOD);
+    hours.reset();
     let seats = Seats { metrics, taken: Arc::default() };
     let tasks = TaskTracker::new();
     let mut refused = Burst::default();
     loop {
         let accepted = tokio::select! {
             accepted = socket.listener.accept() => accepted,
+            _ = hours.tick() => {
+                note(&gateway, &reads).await;
+                continue;
+            }
             () = stop.cancelled() => break,
         };
         let stream = match accepted {
@@ -93,6 +102,14 @@ pub async fn serve(socket: ControlSocket, gateway: Gateway, stop: CancellationTo
     tasks.close();
     if tokio::time::timeout(STOP_TIME, tasks.wait()).await.is_err() {
         tracing::debug!("control connections were cut");
+    }
+    note(&gateway, &reads).await;
+}
+
+/// Writes down who has looked at what.
+async fn note(gateway: &Gateway, reads: &Reads) {
+    for event in reads.events() {
+        gateway.record(event).await;
     }
 }
 

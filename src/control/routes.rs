@@ -12,6 +12,7 @@ use axum::{Extension, Router};
 use super::calls::Calls;
 use super::failure::Failure;
 use super::once::Once;
+use super::reads::Reads;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
 use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, dead_letters, devices, keys, links, system, tokens};
@@ -68,11 +69,18 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The API as a service.
-pub(super) fn router(gateway: &Gateway) -> Router {
+pub(super) fn router(gateway: &Gateway, reads: &Arc<Reads>) -> Router {
     let calls = Arc::new(Calls::default());
     let mut router = Router::new();
     for route in routes() {
-        let gate = middleware::from_fn_with_state((gateway.clone(), route.role, Arc::clone(&calls)), pass);
+        let gate = Gate {
+            gateway: gateway.clone(),
+            path: route.path,
+            needed: route.role,
+            calls: Arc::clone(&calls),
+            reads: Arc::clone(reads),
+        };
+        let gate = middleware::from_fn_with_state(gate, pass);
         router = router.route(route.path, route.handler.layer(gate));
     }
     router
@@ -87,10 +95,20 @@ fn no_route() -> Failure {
     Failure::new(Exit::Usage, "no_route", "There is no such operation.", "GET /v1/openapi.json lists them all.")
 }
 
+/// What stands before one route.
+#[derive(Clone)]
+struct Gate {
+    gateway: Gateway,
+    path: &'static str,
+    needed: Role,
+    calls: Arc<Calls>,
+    reads: Arc<Reads>,
+}
+
 /// Lets a request pass that its user may make, within the time it may take. One that came to nothing stands in the
-/// audit log, if its user may not make it or it would have changed something.
+/// audit log, if its user may not make it or it would have changed something; one that only looks is counted for it.
 async fn pass(
-    State((gateway, needed, calls)): State<(Gateway, Role, Arc<Calls>)>,
+    State(Gate { gateway, path, needed, calls, reads }): State<Gate>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
@@ -111,6 +129,9 @@ async fn pass(
         tracing::info!(uid = caller.uid, %needed, "a control request was refused for its role");
         note(&failure).await;
         return refuse(failure, "role");
+    }
+    if !changes {
+        reads.count(&caller, path);
     }
     if let Ok(response) = tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
         if let Some(failure) = response.extensions().get::<Failure>().filter(|_| changes) {

@@ -149,7 +149,7 @@ impl Service {
         }
     }
 
-    /// The first token of a pairing; those after it are summed up.
+    /// The first token of a pairing; those after it are listed together.
     async fn note_issue(&self, id: &DeviceId, token: &AccessToken) {
         let claims = token.claims();
         let details = json!({ "jti": token.jti(), "scope": claims.scope, "life_s": token.life().as_secs() });

@@ -10,15 +10,7 @@ use crate::audit::{Action, Actor, Event};
 pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
     tracing::info!("clawgate stops");
     gateway.0.stopping.cancel();
-    let first = [
-        ("watchdog", 2),
-        ("control", 3),
-        ("keys", 5),
-        ("principal", 8),
-        ("links", 5),
-        ("alarms", 2),
-        ("token_audit", 2),
-    ];
+    let first = [("watchdog", 2), ("control", 4), ("keys", 5), ("principal", 8), ("links", 5), ("alarms", 2)];
     for (name, seconds) in first {
         if !tasks.stop(name, Duration::from_secs(seconds)).await {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");
@@ -28,7 +20,7 @@ pub(super) async fn stop(gateway: &Gateway, mut tasks: Tasks) {
     gateway.0.relay.shutdown().await;
     gateway.keeper().shutdown().await;
     // The last commit: what is not confirmed is on disk when this returns.
-    for (name, seconds) in [("spool", 10), ("issuer", 6), ("broker", 6), ("metrics", 1)] {
+    for (name, seconds) in [("token_audit", 2), ("spool", 10), ("issuer", 6), ("broker", 6), ("metrics", 1)] {
         if !tasks.stop(name, Duration::from_secs(seconds)).await {
             tracing::warn!(task = name, seconds, "did not end in time and is cut");
         }

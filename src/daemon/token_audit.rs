@@ -1,40 +1,46 @@
-//! What the audit log is told of tokens that nobody asked for by hand: a device that was paused at once, refreshes
-//! summed up, one line an hour. A line for each refresh would be most of the log, and push the rest out of it.
+//! What the audit log is told of tokens that nobody asked for by hand: a device that was paused, at once; every refresh,
+//! by name, many in a line. A line for each would be five times the bytes, and one more fsync each.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::ids::DeviceId;
-use crate::token::keeper::TokenStatus;
+use crate::token::keeper::{Became, Note};
 
 /// How soon a device that is paused for its token stands in the log.
 const LOOK: Duration = Duration::from_secs(5);
 /// Refreshes of this time make one line.
-const PERIOD: Duration = Duration::from_secs(3600);
-/// Devices with failed requests that a line names.
-const MOST_NAMED: usize = 16;
+const PERIOD: Duration = Duration::from_secs(60);
+/// Refreshes that one line lists.
+const MOST_LISTED: usize = 200;
+/// Causes that one line lists; an issuer that is down gives all devices the same.
+const MOST_CAUSES: usize = 10;
+/// Characters of a cause.
+const LONGEST_CAUSE: usize = 200;
+/// Characters of a token's id.
+const LONGEST_ID: usize = 64;
 
 /// Writes until `stop`, and then what is left.
 pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
-    let mut account = Account::default();
+    let mut batch = Batch::default();
     let mut due = gateway.clock().boot() + PERIOD;
     loop {
         let stopped = stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none();
-        for (device, reason) in account.take(gateway.keeper().list()) {
-            let event = Event::done(Actor::Daemon, Action::TokenQuarantine, device.as_str());
-            gateway.record(event.ended(Outcome::Failed).because(reason)).await;
-        }
+        let (notes, unkept) = gateway.keeper().take_notes();
+        batch.unlisted += unkept;
+        let mut events: Vec<Event> = notes.into_iter().filter_map(|note| batch.take(note)).collect();
         let now = gateway.clock().boot();
         if stopped || now >= due {
             due = now + PERIOD;
-            if let Some(event) = account.sum_up(gateway.config().gateway.id.as_str()) {
-                gateway.record(event).await;
-            }
+            events.extend(batch.issued());
+            events.extend(batch.failed());
+        }
+        for event in events {
+            gateway.record(event).await;
         }
         if stopped {
             return;
@@ -42,100 +48,149 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
     }
 }
 
-/// What happened since the last line.
+/// What is not in the log yet.
 #[derive(Debug, Default)]
-struct Account {
-    seen: HashMap<DeviceId, Seen>,
-    refreshed: u64,
-    failed: u64,
-    devices: HashMap<DeviceId, u64>,
+struct Batch {
+    issued: Vec<Value>,
+    failed: Vec<(String, Vec<Value>)>,
+    /// Refreshes that nobody had room for until they were looked at.
+    unlisted: u64,
 }
 
-/// A device's token as it was seen last.
-#[derive(Debug, Default, Clone, Copy)]
-struct Seen {
-    refreshes: u64,
-    failures: u64,
-    quarantined: bool,
-}
-
-impl Account {
-    /// Takes the tokens as they are now; the devices that were paused since, and why.
-    fn take(&mut self, tokens: Vec<TokenStatus>) -> Vec<(DeviceId, String)> {
-        let mut paused = Vec::new();
-        let mut seen = HashMap::with_capacity(tokens.len());
-        for token in tokens {
-            let old = self.seen.get(&token.device).copied().unwrap_or_default();
-            // A device that came back under its old name counts from nothing again.
-            let since = |now: u64, old: u64| if now >= old { now - old } else { now };
-            self.refreshed += since(token.refreshes, old.refreshes);
-            let failed = since(token.failures, old.failures);
-            if failed > 0 {
-                self.failed += failed;
-                *self.devices.entry(token.device.clone()).or_default() += failed;
+impl Batch {
+    /// Takes one note; the line that must be written now, if one must.
+    fn take(&mut self, Note { device, at, what }: Note) -> Option<Event> {
+        let boot_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+        match what {
+            Became::Issued { jti, life } => {
+                let jti: String = jti.chars().filter(char::is_ascii_graphic).take(LONGEST_ID).collect();
+                let life_s = life.as_secs();
+                self.issued.push(json!({ "device": device, "jti": jti, "life_s": life_s, "boot_ms": boot_ms }));
+                if self.issued.len() >= MOST_LISTED { self.issued() } else { None }
             }
-            let quarantined = token.state == "quarantined";
-            if quarantined && !old.quarantined {
-                paused.push((token.device.clone(), token.reason.unwrap_or_default()));
+            Became::Failed(cause) => self.take_failure(&device, boot_ms, &cause),
+            Became::Paused(reason) => {
+                let event = Event::done(Actor::Daemon, Action::TokenQuarantine, device.as_str());
+                Some(event.ended(Outcome::Failed).because(reason))
             }
-            seen.insert(token.device, Seen { refreshes: token.refreshes, failures: token.failures, quarantined });
+            Became::RevocationTold(failures) => {
+                let event = Event::done(Actor::Daemon, Action::TokenRevoke, device.as_str());
+                let told = event.because("the issuer, which could not be told at first, has taken the revocation");
+                Some(told.with(json!({ "failures": failures })))
+            }
         }
-        self.seen = seen;
-        paused
     }
 
-    /// One line about everything since the last one; none where nothing happened.
-    fn sum_up(&mut self, gateway: &str) -> Option<Event> {
-        let (refreshed, failed) = (std::mem::take(&mut self.refreshed), std::mem::take(&mut self.failed));
-        let mut worst: Vec<_> = std::mem::take(&mut self.devices).into_iter().collect();
-        if refreshed == 0 && failed == 0 {
+    fn take_failure(&mut self, device: &DeviceId, boot_ms: u64, cause: &str) -> Option<Event> {
+        let cause: String = cause.chars().take(LONGEST_CAUSE).collect();
+        let one = json!({ "device": device, "boot_ms": boot_ms });
+        let known = self.failed.iter_mut().find(|(known, _)| *known == cause);
+        let full = known.is_none() && self.failed.len() >= MOST_CAUSES;
+        let event = if full { self.failed() } else { None };
+        match self.failed.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, of)) => of.push(one),
+            None => self.failed.push((cause, vec![one])),
+        }
+        let listed: usize = self.failed.iter().map(|(_, of)| of.len()).sum();
+        if listed >= MOST_LISTED { self.failed() } else { event }
+    }
+
+    /// The line about the tokens that came; none where none did.
+    fn issued(&mut self) -> Option<Event> {
+        let (issued, unlisted) = (std::mem::take(&mut self.issued), std::mem::take(&mut self.unlisted));
+        if issued.is_empty() && unlisted == 0 {
             return None;
         }
-        worst.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        worst.truncate(MOST_NAMED);
-        let failing: serde_json::Map<_, _> =
-            worst.into_iter().map(|(id, count)| (id.to_string(), count.into())).collect();
-        let details = json!({
-            "issued": refreshed, "failed": failed, "devices": self.seen.len(), "failed_most": failing,
-        });
-        Some(Event::done(Actor::Daemon, Action::TokenRefresh, gateway).with(details))
+        let mut details = json!({ "issued": issued });
+        if unlisted > 0 {
+            details["unlisted"] = unlisted.into();
+        }
+        Some(Event::done(Actor::Daemon, Action::TokenRefresh, "tokens").with(details))
+    }
+
+    /// The line about the requests that failed; none where none did.
+    fn failed(&mut self) -> Option<Event> {
+        let failed = std::mem::take(&mut self.failed);
+        let because = match failed.as_slice() {
+            [] => return None,
+            [(cause, _)] => cause.clone(),
+            several => format!("{} causes", several.len()),
+        };
+        let failed: Vec<Value> = failed.into_iter().map(|(cause, of)| json!({ "cause": cause, "of": of })).collect();
+        let event = Event::done(Actor::Daemon, Action::TokenRefresh, "tokens").ended(Outcome::Failed);
+        Some(event.because(because).with(json!({ "failed": failed })))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::Audit;
+    use crate::clock::Clock;
+    use crate::secret::Secret;
 
-    fn token(device: &str, state: &str, refreshes: u64, failures: u64) -> TokenStatus {
-        TokenStatus {
-            device: device.parse().unwrap(),
-            state: state.to_owned(),
-            reason: Some("refused".to_owned()),
-            jti: None,
-            scope: None,
-            limits: None,
-            expires_in_s: None,
-            refreshed_at: None,
-            next_request_in_s: None,
-            refreshes,
-            failures,
-            limited_refusals: 0,
-        }
+    fn note(device: &str, what: Became) -> Note {
+        Note { device: device.parse().unwrap(), at: Duration::from_millis(1234), what }
+    }
+
+    fn came(device: &str, jti: &str) -> Note {
+        note(device, Became::Issued { jti: jti.to_owned(), life: Duration::from_secs(600) })
+    }
+
+    fn failed(device: &str, cause: &str) -> Note {
+        note(device, Became::Failed(cause.to_owned()))
     }
 
     #[test]
-    fn refreshes_are_summed_up_and_a_pause_is_told_once() {
-        let mut account = Account::default();
-        assert!(account.take(vec![token("a", "valid", 1, 0), token("b", "valid", 1, 0)]).is_empty());
-        let paused = account.take(vec![token("a", "valid", 5, 0), token("b", "quarantined", 1, 2)]);
-        assert_eq!(paused, [("b".parse().unwrap(), "refused".to_owned())]);
-        assert!(account.take(vec![token("a", "valid", 5, 0), token("b", "quarantined", 1, 2)]).is_empty());
-        let event = account.sum_up("gateway").unwrap();
-        assert_eq!(event.details, json!({ "issued": 6, "failed": 2, "devices": 2, "failed_most": { "b": 2 } }));
-        assert!(account.sum_up("gateway").is_none());
-        // Removed and paired again.
-        account.take(vec![token("b", "valid", 1, 0)]);
-        account.take(vec![token("a", "valid", 2, 0), token("b", "valid", 1, 0)]);
-        assert_eq!(account.sum_up("gateway").unwrap().details["issued"], 2);
+    fn each_refresh_is_listed_and_failures_stand_below_their_cause() {
+        let mut batch = Batch::default();
+        for one in [came("a", "j1"), failed("b", "down"), came("a", "j2"), failed("c", "down"), failed("b", "full")] {
+            assert!(batch.take(one).is_none());
+        }
+        let event = batch.issued().unwrap();
+        let one = |jti| json!({ "device": "a", "jti": jti, "life_s": 600, "boot_ms": 1234 });
+        assert_eq!((event.outcome, event.details), (Outcome::Ok, json!({ "issued": [one("j1"), one("j2")] })));
+        let event = batch.failed().unwrap();
+        let of = |device| json!({ "device": device, "boot_ms": 1234 });
+        let wanted = json!([{ "cause": "down", "of": [of("b"), of("c")] }, { "cause": "full", "of": [of("b")] }]);
+        assert_eq!((event.outcome, &event.details["failed"]), (Outcome::Failed, &wanted));
+        assert!(batch.issued().is_none() && batch.failed().is_none(), "told once");
+    }
+
+    #[test]
+    fn a_pause_is_told_at_once_and_what_was_not_listed_is_said() {
+        let mut batch = Batch::default();
+        let event = batch.take(note("b", Became::Paused("refused".to_owned()))).unwrap();
+        assert_eq!((event.action, event.subject.as_str()), (Action::TokenQuarantine, "b"));
+        let event = batch.take(note("b", Became::RevocationTold(2))).unwrap();
+        assert_eq!((event.action, &event.details["failures"]), (Action::TokenRevoke, &json!(2)));
+        batch.unlisted = 7;
+        assert_eq!(batch.issued().unwrap().details, json!({ "issued": [], "unlisted": 7 }));
+    }
+
+    #[test]
+    fn a_full_line_is_written_at_once_and_the_longest_one_still_lists_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = Audit::open(dir.path(), &Secret::new([1; 32]), Clock::system()).unwrap();
+        let (mut batch, device) = (Batch::default(), "d".repeat(32));
+        // What an issuer says is escaped long before; here it is as bad as it can be.
+        let cause = |number: usize| format!("{number}{}", "\u{1f600}".repeat(300));
+        let mut listed = [0, 0];
+        for number in 0..5 * MOST_LISTED {
+            let notes = [came(&device, &"\u{e4}j".repeat(100)), failed(&device, &cause(number % 25))];
+            for event in notes.into_iter().filter_map(|note| batch.take(note)) {
+                audit.record(event).unwrap();
+            }
+        }
+        for event in [batch.issued(), batch.failed()].into_iter().flatten() {
+            audit.record(event).unwrap();
+        }
+        for entry in audit.tail(1000).unwrap() {
+            let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+            listed[0] += count(&entry.details["issued"]);
+            let failed = entry.details["failed"].as_array();
+            listed[1] += failed.map_or(0, |causes| causes.iter().map(|cause| count(&cause["of"])).sum());
+        }
+        assert_eq!(listed, [5 * MOST_LISTED; 2]);
     }
 }

@@ -102,14 +102,14 @@ fn what_changed_something_or_should_have_stands_in_the_audit_log() {
             "audit.export ok",
         ]
     );
-    // Tokens that came by themselves are summed up, at the latest at the end.
+    // Tokens that came by themselves are listed, at the latest at the end.
     assert_eq!(site.pair("bench", &mut sensor).code, 0);
     assert_eq!(daemon.stop(), 0);
     let _daemon = site.start();
     let lines = site.audit();
-    let sum = lines.iter().find(|line| line["action"] == "token.refresh").unwrap_or_else(|| panic!("{lines:?}"));
-    assert_eq!(sum["actor"]["kind"], "daemon");
-    assert!(sum["details"]["failed"] == 0 && sum["details"]["issued"].as_u64().is_some(), "{sum}");
+    let list = lines.iter().find(|line| line["action"] == "token.refresh").unwrap_or_else(|| panic!("{lines:?}"));
+    assert_eq!(list["actor"]["kind"], "daemon");
+    assert!(!list["details"]["issued"].as_array().unwrap().is_empty(), "{list}");
 }
 
 fn memory_kib(daemon: &Daemon) -> u64 {

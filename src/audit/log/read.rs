@@ -9,6 +9,9 @@ use super::Inner;
 use crate::audit::line::{self, Entry};
 use crate::audit::segment::{self, Line, Lines};
 
+/// Bytes of the lines that are given as the last ones, for they are all held in memory; an export gives all.
+const MOST_OF_A_TAIL: usize = 8 << 20;
+
 /// Which lines are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Selection {
@@ -115,25 +118,30 @@ fn is_wanted(bytes: &[u8], wanted: Selection) -> bool {
     })
 }
 
+/// The last lines, up to `count` of them and to [`MOST_OF_A_TAIL`].
 pub(super) fn tail(dir: &Path, count: usize) -> io::Result<Vec<Entry>> {
     let mut entries = VecDeque::new();
+    let (mut bytes_of_all, mut is_full) = (0, false);
     for first in segment::list(dir)?.into_iter().rev() {
         let mut these = VecDeque::new();
         segment::read(&segment::path(dir, first), |line, _| {
             if let Line::Whole(bytes) = line
                 && let Some((entry, _)) = line::parse(&bytes)
             {
-                these.push_back(entry);
-                if these.len() + entries.len() > count {
-                    these.pop_front();
+                bytes_of_all += bytes.len();
+                these.push_back((entry, bytes.len()));
+                while these.len() + entries.len() > count || bytes_of_all > MOST_OF_A_TAIL {
+                    is_full = true;
+                    let Some((_, bytes)) = these.pop_front() else { break };
+                    bytes_of_all -= bytes;
                 }
             }
         })?;
         these.append(&mut entries);
         entries = these;
-        if entries.len() >= count {
+        if is_full || entries.len() >= count {
             break;
         }
     }
-    Ok(entries.into())
+    Ok(entries.into_iter().map(|(entry, _)| entry).collect())
 }

@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::KeeperError;
+use super::journal::Became;
 use super::schedule::{back_off, random, refresh_after, sleep_until};
 use super::status::SharedStatus;
 use crate::clock::Clock;
@@ -250,7 +251,7 @@ impl DeviceTask {
     fn received(&mut self, token: AccessToken) {
         self.failures = 0;
         self.due = Some(self.clock.boot() + refresh_after(token.life(), random()));
-        self.status.received(self.clock.wall());
+        self.status.received(&token, &self.clock);
         if self.held().is_some() {
             // The word to hold the device is on its way to this task.
             return;
@@ -267,6 +268,7 @@ impl DeviceTask {
         }
         self.failures = self.failures.saturating_add(1);
         self.status.failed(words);
+        self.status.note(&self.clock, Became::Failed(words.to_owned()));
         match problem.remedy() {
             Remedy::Quarantine => self.quarantine(words.to_owned()),
             Remedy::Retry(retry_after) => {
@@ -323,6 +325,7 @@ impl DeviceTask {
     fn quarantine(&mut self, reason: String) {
         self.due = None;
         error!(device = %self.request.device, error = reason, "device paused: its token needs an operator");
+        self.status.note(&self.clock, Became::Paused(reason.clone()));
         self.show(TokenState::Quarantined { reason });
     }
 
@@ -351,7 +354,12 @@ impl DeviceTask {
             Ok(told) => told.map_err(|problem| problem.to_string()),
         };
         self.due = None;
-        let Err(words) = told else { return Ok(()) };
+        let Err(words) = told else {
+            if self.failures > 0 {
+                self.status.note(&self.clock, Became::RevocationTold(self.failures));
+            }
+            return Ok(());
+        };
         self.failures = self.failures.saturating_add(1);
         self.status.failed(&words);
         warn!(device = %self.request.device, attempt = self.failures, error = words, "issuer not told of a revocation");

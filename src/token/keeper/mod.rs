@@ -1,6 +1,7 @@
 //! Keeps the token of each device fresh: one task a device, so that one device's trouble is nobody else's.
 
 mod device;
+mod journal;
 mod schedule;
 mod status;
 
@@ -12,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use journal::{Became, Note};
 pub use status::{TokenStatus, TokenTally};
 
 use super::handle::{TokenFeed, TokenHandle, TokenState};
@@ -20,6 +22,7 @@ use super::{Issuer, Limits, Stage, TokenRequest};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use device::{Command, DeviceTask};
+use journal::Journal;
 use status::SharedStatus;
 
 /// More devices than one gateway can serve.
@@ -98,6 +101,7 @@ struct Inner {
     clock: Clock,
     devices: Mutex<HashMap<DeviceId, Entry>>,
     requests: Arc<Semaphore>,
+    journal: Journal,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -119,6 +123,7 @@ impl TokenKeeper {
             clock,
             devices: Mutex::default(),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            journal: Journal::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -192,7 +197,7 @@ impl TokenKeeper {
         let (feed, handle) = TokenFeed::new(device.clone(), state);
         let state = feed.state.clone();
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
-        let status = SharedStatus::new(device.clone());
+        let status = SharedStatus::new(device.clone(), self.0.journal.clone());
         let task = DeviceTask::new(
             Arc::clone(&self.0.issuer),
             request,
@@ -290,6 +295,13 @@ impl TokenKeeper {
     #[must_use]
     pub fn tally(&self) -> TokenTally {
         self.devices().values().map(|entry| entry.status.report(&self.0.clock)).collect()
+    }
+
+    /// What became of requests for tokens since the last call, in order, and how many there was no room for: for the
+    /// audit log, which is the only reader.
+    #[must_use]
+    pub fn take_notes(&self) -> (Vec<Note>, u64) {
+        self.0.journal.take()
     }
 
     /// Ends the tasks. Tokens stay as they are: a restart is no revocation.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::{Became, Journal};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::token::{AccessToken, TokenState};
@@ -91,10 +92,11 @@ struct Facts {
     refreshes: u64,
     failures: u64,
     limited_refusals: u64,
+    journal: Journal,
 }
 
 impl SharedStatus {
-    pub(super) fn new(device: DeviceId) -> Self {
+    pub(super) fn new(device: DeviceId, journal: Journal) -> Self {
         Self(Arc::new(Mutex::new(Facts {
             device,
             state: "waiting",
@@ -105,6 +107,7 @@ impl SharedStatus {
             refreshes: 0,
             failures: 0,
             limited_refusals: 0,
+            journal,
         })))
     }
 
@@ -123,12 +126,18 @@ impl SharedStatus {
         });
     }
 
-    /// A token came at this wall time.
-    pub(super) fn received(&self, wall: Duration) {
+    /// A token came.
+    pub(super) fn received(&self, token: &AccessToken, clock: &Clock) {
+        self.note(clock, Became::Issued { jti: token.jti().to_owned(), life: token.life() });
         self.with(|facts| {
-            facts.refreshed_at = Some(wall);
+            facts.refreshed_at = Some(clock.wall());
             facts.refreshes += 1;
         });
+    }
+
+    /// For the audit log.
+    pub(super) fn note(&self, clock: &Clock, what: Became) {
+        self.with(|facts| facts.journal.note(&facts.device, clock.boot(), what));
     }
 
     /// A request failed.
