@@ -177,7 +177,7 @@ impl Task {
             match state {
                 TokenState::Valid(token) => {
                     let refused = self.refused.as_deref() == Some(token.jti());
-                    if !refused && !token.left(&self.shared.clock).is_zero() {
+                    if !refused && !self.usable(&token).is_zero() {
                         return Some(token);
                     }
                     self.cell.enter(if refused { RelayState::Paused } else { RelayState::WaitingForToken });

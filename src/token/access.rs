@@ -99,7 +99,8 @@ pub struct AccessToken {
 }
 
 impl AccessToken {
-    /// Reads a token that was just issued. Its life starts now on the boot clock, whatever the wall clock says.
+    /// Reads a token that was just issued. Its life starts now on the boot clock, whatever the wall clock says; where
+    /// that agrees with the issuer's, it starts with what is really left of it.
     ///
     /// The signature is not checked: that is the broker's part; the issuer's answer is compared with the request.
     ///
@@ -116,7 +117,7 @@ impl AccessToken {
             .filter(|life| *life > 0)
             .ok_or(TokenError::EmptyLife { iat: claims.iat, exp: claims.exp })?;
         let received = clock.boot();
-        let expires = received.saturating_add(Duration::from_secs(life));
+        let expires = received.saturating_add(left_of(Duration::from_secs(life), &claims, clock.wall()));
         Ok(Self { jwt: Secret::new(jwt), claims, received, expires })
     }
 
@@ -176,8 +177,48 @@ impl AccessToken {
     }
 }
 
+/// What is left of a token's life at its receipt. `iat` is cut to a second and the answer took its time, so that the
+/// broker ends a token up to seconds before `life` from now: of a short one that is much. The wall clock knows better
+/// where it shows a time in the token's first half; any other is one that somebody turned.
+fn left_of(life: Duration, claims: &Claims, wall: Duration) -> Duration {
+    match wall.checked_sub(Duration::from_secs(claims.iat)) {
+        Some(gone) if gone < life / 2 => life - gone,
+        _ => life,
+    }
+}
+
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AccessToken(sub {:?}, jti {:?})", self.claims.sub, self.claims.jti)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::key::SigningKey;
+
+    const ISSUED: u64 = 1_700_000_000;
+
+    fn left_at(wall: Duration) -> Duration {
+        let clock = Clock::manual(wall);
+        let claims = serde_json::json!({
+            "iss": "i", "sub": "pump-3", "aud": "claw", "client_id": "g", "jti": "x", "scope": "",
+            "iat": ISSUED, "exp": ISSUED + 4,
+        });
+        let jwt = SigningKey::generate().unwrap().sign("at+jwt", &claims).unwrap();
+        AccessToken::received(jwt, &clock).unwrap().left(&clock)
+    }
+
+    #[test]
+    fn a_token_has_left_what_the_broker_gives_it_and_all_of_its_life_where_the_clock_was_turned() {
+        let issued = Duration::from_secs(ISSUED);
+        let life = Duration::from_secs(4);
+        assert_eq!(left_at(issued + Duration::from_millis(900)), Duration::from_millis(3100), "iat is cut to a second");
+        assert_eq!(left_at(issued + Duration::from_millis(1999)), Duration::from_millis(2001));
+        for turned in [issued + Duration::from_secs(2), issued + Duration::from_secs(86_400), Duration::ZERO] {
+            assert_eq!(left_at(turned), life);
+        }
+        assert_eq!(left_at(issued - Duration::from_millis(1)), life);
     }
 }

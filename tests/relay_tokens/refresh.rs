@@ -104,9 +104,29 @@ fn judge(arrived: &[(Instant, u64)], readings: u64) -> (Seen, Duration) {
     (seen, gaps.max().unwrap_or_default())
 }
 
+/// What arrives, and when, until this reading, and whatever comes again.
+async fn arrivals(mut subscriber: MqttClient, readings: u64) -> Vec<(Instant, u64)> {
+    let mut arrived = Vec::new();
+    let mut highest = 0;
+    let reading = |message: rumqttc::Publish| -> u64 {
+        let text = String::from_utf8_lossy(&message.payload).into_owned();
+        text.rsplit_once("\"v\":").unwrap().1.trim_end_matches(['}', ']']).parse().unwrap()
+    };
+    while highest < readings {
+        let seq = reading(subscriber.next().await);
+        highest = highest.max(seq);
+        arrived.push((Instant::now(), seq));
+    }
+    // What would come twice comes now.
+    while let Some(message) = subscriber.try_next(Duration::from_millis(500)).await {
+        arrived.push((Instant::now(), reading(message)));
+    }
+    arrived
+}
+
 /// A thousand readings a second over the line for so many seconds, in each of which the token is replaced.
 async fn stream(site: &LongSite, reauth: Reauth, seconds: u64) -> Measured {
-    let mut subscriber = subscriber(&site.issuer, LongSite::addr(&site.broker)).await;
+    let subscriber = subscriber(&site.issuer, LongSite::addr(&site.broker)).await;
     let keeper = site.keeper();
     let device = "pump-3".parse().unwrap();
     let grant = Grant {
@@ -120,22 +140,7 @@ async fn stream(site: &LongSite, reauth: Reauth, seconds: u64) -> Measured {
     let lane = gateway.attach_with("pump-3", handle);
     until("it is connected", || gateway.state() == RelayState::Connected).await;
     let readings = seconds * 1000;
-    let arriving = tokio::spawn(async move {
-        let mut arrived = Vec::new();
-        let mut last = 0;
-        while last < readings {
-            let message = subscriber.next().await;
-            let text = String::from_utf8_lossy(&message.payload).into_owned();
-            last = text.rsplit_once("\"v\":").unwrap().1.trim_end_matches(['}', ']']).parse().unwrap();
-            arrived.push((Instant::now(), last));
-        }
-        // What would come twice comes now.
-        while let Some(message) = subscriber.try_next(Duration::from_millis(500)).await {
-            drop(message);
-            arrived.push((Instant::now(), last));
-        }
-        arrived
-    });
+    let arriving = tokio::spawn(arrivals(subscriber, readings));
     let mut ticks = tokio::time::interval(TICK);
     for tick in 0..seconds * 100 {
         ticks.tick().await;
@@ -178,6 +183,49 @@ async fn re_authentication_at_mosquitto_loses_doubles_and_reorders_nothing() {
 #[tokio::test]
 async fn drain_and_reconnect_at_mosquitto_loses_doubles_and_reorders_nothing() {
     holds(LongSite::mosquitto().await, Reauth::Never).await;
+}
+
+/// The issuer's next token comes after the broker would have cut the connection of the first.
+async fn outlasts_a_late_issuer(site: LongSite) {
+    const READINGS: u64 = 8_000;
+    let subscriber = subscriber(&site.issuer, LongSite::addr(&site.broker)).await;
+    let first = token_of(&site.issuer, "pump-3", 6, Limits::default()).await;
+    let expiry = Duration::from_secs(first.claims().exp);
+    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(Arc::new(first)));
+    let gateway = Gateway::start(site.line.port(), |_| ());
+    let lane = gateway.attach_with("pump-3", handle);
+    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    let arriving = tokio::spawn(arrivals(subscriber, READINGS));
+    let mut ticks = tokio::time::interval(TICK);
+    for tick in 0..READINGS / 10 {
+        ticks.tick().await;
+        submit(&lane, tick * 10 + 1..=tick * 10 + 10);
+    }
+    until("the first token is over", || Clock::system().wall() > expiry).await;
+    until("it waits", || gateway.state() == RelayState::WaitingForToken).await;
+    assert!(gateway.relay.status()[0].confirmed > 1000, "it was under way");
+    let next = token_of(&site.issuer, "pump-3", 600, Limits::default()).await;
+    feed.state.send_replace(TokenState::Valid(Arc::new(next)));
+    let arrived = within("all arrive", arriving).await.unwrap();
+    until("all is confirmed", || gateway.spool.status().depth == 0).await;
+    let (seen, _) = judge(&arrived, READINGS);
+    let status = gateway.relay.status().remove(0);
+    assert_eq!(seen, Seen { readings: 8_000, lost: 0, duplicated: 0, reordered: 0 }, "{status:?}");
+    assert_eq!((status.connects, status.refused), (2, 0));
+    if let Brokers::Mosquitto(broker) = &site.broker {
+        assert!(!broker.log().contains("cut off"), "{}", broker.log());
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_ends_before_another_comes_loses_doubles_and_reorders_nothing_at_the_embedded_broker() {
+    outlasts_a_late_issuer(LongSite::embedded().await).await;
+}
+
+#[tokio::test]
+async fn a_token_that_ends_before_another_comes_loses_doubles_and_reorders_nothing_at_mosquitto() {
+    outlasts_a_late_issuer(LongSite::mosquitto().await).await;
 }
 
 /// The figures of docs/cloud.md: `cargo test --release --test relay_tokens measures -- --ignored --nocapture`.

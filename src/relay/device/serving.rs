@@ -22,13 +22,14 @@ const CAREFUL: u64 = 200;
 /// What one connection carries along.
 pub(super) struct Serving {
     pub(super) connection: Connection,
-    /// The token that the broker knows, or is being shown.
+    /// The token that the broker knows: what is published and refused is so under this one.
     pub(super) token: Arc<AccessToken>,
     answers: Vec<Answer>,
     confirmed: Vec<Ticket>,
+    /// The token that the broker is being shown.
     pub(super) reauthentication: Option<Reauthentication>,
     /// Set when nothing more is sent: how it will end, and when at the latest.
-    draining: Option<(End, Instant)>,
+    pub(super) draining: Option<(End, Instant)>,
     active: Instant,
 }
 
@@ -44,6 +45,11 @@ impl Serving {
             active: Instant::now(),
         }
     }
+
+    /// The token that the broker saw last.
+    fn newest(&self) -> &AccessToken {
+        self.reauthentication.as_ref().map_or(&self.token, |running| &running.token)
+    }
 }
 
 impl Task {
@@ -52,6 +58,7 @@ impl Task {
         self.presence(it, "online");
         let stop = self.stop.clone();
         let shared = Arc::clone(&self.shared);
+        let (mut has_keeper, mut stopping) = (true, false);
         loop {
             if it.connection.is_idle()
                 && let Some((end, _)) = it.draining.take()
@@ -64,23 +71,29 @@ impl Task {
             tokio::select! {
                 biased;
                 answered = it.connection.answers(&mut it.answers) => match answered {
-                    Ok(()) => if let Some(end) = self.settle(it) {
-                        return end;
-                    },
-                    Err(Failure::Refused(why)) => return End::Refused { jti: it.token.jti().to_owned(), why },
+                    Ok(()) => self.settle(it),
+                    Err(Failure::Refused(why)) => return End::Refused { jti: it.newest().jti().to_owned(), why },
                     Err(failure) => return End::Failed(failure),
                 },
-                changed = self.tokens.changed(), if it.reauthentication.is_none() && it.draining.is_none() => {
-                    if changed.is_err() {
+                changed = self.tokens.changed(), if has_keeper => {
+                    has_keeper = changed.is_ok();
+                    if !has_keeper && it.draining.is_none() {
                         return End::Stopped;
                     }
                     if let Some(end) = self.token_changed(it) {
                         return end;
                     }
                 }
-                result = reauthenticated(&mut it.reauthentication) => self.reauthenticated(it, result),
-                () = stop.cancelled(), if it.draining.is_none() => {
-                    self.presence(it, "offline");
+                result = reauthenticated(&mut it.reauthentication) => {
+                    if let Some(end) = self.reauthenticated(it, result) {
+                        return end;
+                    }
+                }
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    if matches!(it.draining, None | Some((End::Renew, _))) {
+                        self.presence(it, "offline");
+                    }
                     self.drain(it, End::Stopped);
                 }
                 () = tokio::time::sleep_until(deadline) => {
@@ -148,8 +161,8 @@ impl Task {
         self.shared.metrics.refused.get_or_create(&Reason { reason: "message" }).inc();
     }
 
-    /// Takes in what the broker answered; an end if it says so.
-    fn settle(&mut self, it: &mut Serving) -> Option<End> {
+    /// Takes in what the broker answered; the connection drains if it says so.
+    fn settle(&mut self, it: &mut Serving) {
         let mut end = None;
         let mut unheard = 0;
         let now = Instant::now();
@@ -188,13 +201,12 @@ impl Task {
             });
             self.shared.metrics.unheard.inc_by(unheard);
         }
-        match end {
-            // Others in flight may still be taken: let them come back, so that they are not sent twice.
-            Some(end @ End::Failed(_)) if it.draining.is_none() => {
-                self.drain(it, end);
-                None
-            }
-            end => end,
+        // Others in flight may still be taken, by a fresh token that went between them, too: let them come back, so that
+        // they are not sent twice.
+        if let Some(end) = end
+            && !matches!(it.draining, Some((End::Refused { .. } | End::Failed(_) | End::Stopped, _)))
+        {
+            self.drain(it, end);
         }
     }
 
@@ -214,7 +226,7 @@ impl Task {
         }
     }
 
-    fn presence(&mut self, it: &mut Serving, state: &str) {
+    pub(super) fn presence(&mut self, it: &mut Serving, state: &str) {
         let [_, _, topic] = self.composer.topics();
         if !it.token.allows(topic, Action::Publish) {
             return;
@@ -226,9 +238,12 @@ impl Task {
         let _ = it.connection.publish(None, self.composer.presence(state), retain);
     }
 
-    /// Sends nothing more, and ends so when what is in flight came back.
+    /// Sends nothing more, and ends so when what is in flight came back. Who leaves only for another token waits for it
+    /// as long as on any other day: what is given up comes twice.
     pub(super) fn drain(&self, it: &mut Serving, end: End) {
-        it.draining = Some((end, Instant::now() + self.shared.options.drain));
+        let options = &self.shared.options;
+        let patience = if matches!(end, End::Renew | End::Withdrawn) { options.ack_timeout } else { options.drain };
+        it.draining = Some((end, Instant::now() + patience));
     }
 
     /// When something has to be looked at even if nothing happens.
@@ -243,20 +258,16 @@ impl Task {
         };
         let now = Instant::now();
         let due = self.rate.next(now).map_or(due, |room| due.min(room));
-        self.left(it).map_or(due, |left| due.min(now + left))
-    }
-
-    /// What is left of the token, where the broker lets a connection live longer than that.
-    fn left(&self, it: &Serving) -> Option<Duration> {
-        self.shared.options.profile.table.outlives_token.then(|| it.token.left(&self.shared.clock))
+        due.min(now + self.usable(&it.token))
     }
 
     fn overdue(&mut self, it: &mut Serving) -> Option<End> {
         if let Some((end, _)) = it.draining.take() {
             return Some(end);
         }
-        if self.left(it).is_some_and(|left| left.is_zero()) {
-            return Some(End::Withdrawn);
+        if self.usable(&it.token).is_zero() {
+            self.leave_before_expiry(it);
+            return None;
         }
         if let Some(sent) = it.connection.oldest() {
             let late = sent.elapsed() >= self.shared.options.ack_timeout;
