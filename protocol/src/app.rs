@@ -3,7 +3,7 @@
 //! A reading's name is (epoch, seq). The sensor keeps every reading until an [`Ack`] with `safe` at or above
 //! it; the gateway takes only the reading it expects next and answers anything else with an `Ack`.
 
-use crate::cbor::{CborError, Reader, Writer};
+use crate::cbor::{CborError, Map, Reader, Writer};
 use crate::message::{MessageError, begin, body};
 
 /// One message inside a session.
@@ -171,10 +171,12 @@ impl<'b> App<'b> {
     /// Every [`MessageError`]: the peer is at fault.
     pub fn decode(plaintext: &'b [u8]) -> Result<Self, MessageError> {
         let kind = *plaintext.first().ok_or(MessageError::Empty)?;
-        let mut reader = body(plaintext, kind)?;
-        let mut map = reader.map()?;
-        let app = match kind {
-            READINGS => Self::Readings(Readings::read(&mut map)?),
+        body(plaintext, kind)?.only_map(|map| Self::read(kind, map))
+    }
+
+    fn read(kind: u8, map: &mut Map<'_, 'b>) -> Result<Self, MessageError> {
+        Ok(match kind {
+            READINGS => Self::Readings(Readings::read(map)?),
             ACK => {
                 let ack = Ack { epoch: map.need(1)?.uint()?, safe: map.need(2)?.uint()?, next: map.need(3)?.uint()? };
                 if ack.next <= ack.safe {
@@ -230,10 +232,7 @@ impl<'b> App<'b> {
             }
             BYE => Self::Bye,
             other => return Err(MessageError::UnknownType(other)),
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(app)
+        })
     }
 
     /// Writes the message into `out`; returns its length. For readings see [`encode_readings`].
@@ -305,7 +304,7 @@ impl<'b> App<'b> {
 }
 
 impl<'b> Readings<'b> {
-    fn read(map: &mut crate::cbor::Map<'_, 'b>) -> Result<Self, MessageError> {
+    fn read(map: &mut Map<'_, 'b>) -> Result<Self, MessageError> {
         let (epoch, first_seq) = (map.need(1)?.uint()?, map.need(2)?.uint::<u64>()?);
         let (count, packs) = items(map.need(3)?, |item| item.bytes().map(|_| ()))?;
         let last = first_seq.checked_add(u64::try_from(count).unwrap_or(u64::MAX));

@@ -79,42 +79,40 @@ impl Ident<'_> {
     }
 }
 
+impl Window {
+    fn read(value: &mut Reader<'_>) -> Result<Self, MessageError> {
+        let mut map = value.map()?;
+        let ceremony = Ceremony::from_number(map.need(1)?.uint()?).ok_or(MessageError::BadField(8))?;
+        let window = Self { ceremony, seconds_left: map.need(2)?.uint()?, id: map.need(3)?.uint()? };
+        map.end()?;
+        Ok(window)
+    }
+}
+
 impl<'b> Ident<'b> {
     /// Reads an `Ident` message.
     ///
     /// # Errors
     /// Every [`MessageError`]: the peer is at fault.
     pub fn decode(message: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::Ident.byte())?;
-        let mut map = reader.map()?;
-        let ident = Self {
-            version: map.need(1)?.uint()?,
-            paired: map.need(2)?.bool()?,
-            id: match map.find(3)? {
-                None => None,
-                Some(value) => Some(value.text()?.parse().map_err(|_| MessageError::BadField(3))?),
-            },
-            rotating: map.find(4)?.map(Reader::array_of).transpose()?,
-            name: match map.find(5)? {
-                None => None,
-                Some(value) => Some(value.text()?).filter(|name| name.len() <= MAX_NAME),
-            },
-            suites: map.need(6)?.bytes()?,
-            max_message: map.need(7)?.uint()?,
-            window: match map.find(8)? {
-                None => None,
-                Some(value) => {
-                    let mut window = value.map()?;
-                    let ceremony = Ceremony::from_number(window.need(1)?.uint()?).ok_or(MessageError::BadField(8))?;
-                    let open = Window { ceremony, seconds_left: window.need(2)?.uint()?, id: window.need(3)?.uint()? };
-                    window.end()?;
-                    Some(open)
-                }
-            },
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(ident)
+        body(message, Kind::Ident.byte())?.only_map(|map| {
+            Ok(Self {
+                version: map.need(1)?.uint()?,
+                paired: map.need(2)?.bool()?,
+                id: match map.find(3)? {
+                    None => None,
+                    Some(value) => Some(value.text()?.parse().map_err(|_| MessageError::BadField(3))?),
+                },
+                rotating: map.find(4)?.map(Reader::array_of).transpose()?,
+                name: match map.find(5)? {
+                    None => None,
+                    Some(value) => Some(value.text()?).filter(|name| name.len() <= MAX_NAME),
+                },
+                suites: map.need(6)?.bytes()?,
+                max_message: map.need(7)?.uint()?,
+                window: map.find(8)?.map(Window::read).transpose()?,
+            })
+        })
     }
 }
 
@@ -157,12 +155,7 @@ fn encode_number(kind: Kind, number: u16, out: &mut [u8]) -> Result<usize, Messa
 }
 
 fn decode_number(kind: Kind, message: &[u8]) -> Result<u16, MessageError> {
-    let mut reader = body(message, kind.byte())?;
-    let mut map = reader.map()?;
-    let number = map.need(1)?.uint()?;
-    map.end()?;
-    reader.end()?;
-    Ok(number)
+    body(message, kind.byte())?.only_map(|map| Ok(map.need(1)?.uint()?))
 }
 
 /// The id under which a paired sensor shows itself: `random` and the first 5 bytes of

@@ -117,6 +117,18 @@ impl<'b> Reader<'b> {
         Ok(Map { reader: self, left, last: &[], peeked: None })
     }
 
+    /// One map, and nothing behind it: `take` asks for what it knows, in the order of the keys.
+    pub(crate) fn only_map<T, E: From<CborError>>(
+        mut self,
+        take: impl FnOnce(&mut Map<'_, 'b>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut map = self.map()?;
+        let value = take(&mut map)?;
+        map.end()?;
+        self.end()?;
+        Ok(value)
+    }
+
     /// What the next item is.
     ///
     /// # Errors

@@ -51,18 +51,15 @@ impl<'b> M1<'b> {
     /// # Errors
     /// Every [`MessageError`], as for every `decode` here: the peer is at fault.
     pub fn decode(message: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::M1.byte())?;
-        let mut map = reader.map()?;
-        let m1 = Self {
-            version: map.need(1)?.uint()?,
-            suites: map.need(2)?.bytes()?,
-            gateway: id(map.need(3)?, 3)?,
-            ceremony: Ceremony::from_number(map.need(4)?.uint()?).ok_or(MessageError::BadField(4))?,
-            nonce: map.need(5)?.array_of()?,
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(m1)
+        body(message, Kind::M1.byte())?.only_map(|map| {
+            Ok(Self {
+                version: map.need(1)?.uint()?,
+                suites: map.need(2)?.bytes()?,
+                gateway: id(map.need(3)?, 3)?,
+                ceremony: Ceremony::from_number(map.need(4)?.uint()?).ok_or(MessageError::BadField(4))?,
+                nonce: map.need(5)?.array_of()?,
+            })
+        })
     }
 }
 
@@ -102,19 +99,16 @@ impl M2 {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(message: &[u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::M2.byte())?;
-        let mut map = reader.map()?;
-        let m2 = Self {
-            version: map.need(1)?.uint()?,
-            suite: map.need(2)?.uint()?,
-            device: id(map.need(3)?, 3)?,
-            max_message: map.need(4)?.uint()?,
-            nonce: map.need(5)?.array_of()?,
-            share: map.need(6)?.array_of()?,
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(m2)
+        body(message, Kind::M2.byte())?.only_map(|map| {
+            Ok(Self {
+                version: map.need(1)?.uint()?,
+                suite: map.need(2)?.uint()?,
+                device: id(map.need(3)?, 3)?,
+                max_message: map.need(4)?.uint()?,
+                nonce: map.need(5)?.array_of()?,
+                share: map.need(6)?.array_of()?,
+            })
+        })
     }
 }
 
@@ -148,16 +142,13 @@ impl<'b> M3<'b> {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(message: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::M3.byte())?;
-        let mut map = reader.map()?;
-        let m3 = Self {
-            share: map.need(1)?.array_of()?,
-            ek: map.find(2)?.map(Reader::bytes).transpose()?,
-            tag: map.find(M3_TAG)?.map(Reader::array_of).transpose()?,
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(m3)
+        body(message, Kind::M3.byte())?.only_map(|map| {
+            Ok(Self {
+                share: map.need(1)?.array_of()?,
+                ek: map.find(2)?.map(Reader::bytes).transpose()?,
+                tag: map.find(M3_TAG)?.map(Reader::array_of).transpose()?,
+            })
+        })
     }
 
     /// Copies M3 without its tag into `out`, as it stands in the transcript of the tags.
@@ -199,16 +190,13 @@ impl<'b> M4<'b> {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(message: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::M4.byte())?;
-        let mut map = reader.map()?;
-        let m4 = Self {
-            tag: map.need(1)?.array_of()?,
-            ct: map.find(2)?.map(Reader::bytes).transpose()?,
-            sealed: map.need(M4_SEALED)?.bytes()?,
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(m4)
+        body(message, Kind::M4.byte())?.only_map(|map| {
+            Ok(Self {
+                tag: map.need(1)?.array_of()?,
+                ct: map.find(2)?.map(Reader::bytes).transpose()?,
+                sealed: map.need(M4_SEALED)?.bytes()?,
+            })
+        })
     }
 
     /// Copies the clear fields of M4 into `out`, as the encrypted part is bound to them.
@@ -249,16 +237,13 @@ impl<'b> M5<'b> {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(message: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::M5.byte())?;
-        let mut map = reader.map()?;
-        let m5 = Self {
-            tag: map.find(1)?.map(Reader::array_of).transpose()?,
-            sealed: map.need(M5_SEALED)?.bytes()?,
-            mac: map.need(M5_MAC)?.array_of()?,
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(m5)
+        body(message, Kind::M5.byte())?.only_map(|map| {
+            Ok(Self {
+                tag: map.find(1)?.map(Reader::array_of).transpose()?,
+                sealed: map.need(M5_SEALED)?.bytes()?,
+                mac: map.need(M5_MAC)?.array_of()?,
+            })
+        })
     }
 
     /// Copies the clear fields of M5 into `out`, as the encrypted part is bound to them.
@@ -299,12 +284,7 @@ impl M6 {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(message: &[u8]) -> Result<Self, MessageError> {
-        let mut reader = body(message, Kind::M6.byte())?;
-        let mut map = reader.map()?;
-        let m6 = Self { mac: map.need(1)?.array_of()? };
-        map.end()?;
-        reader.end()?;
-        Ok(m6)
+        body(message, Kind::M6.byte())?.only_map(|map| Ok(Self { mac: map.need(1)?.array_of()? }))
     }
 }
 
@@ -340,17 +320,14 @@ impl<'b> SensorPart<'b> {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(bytes: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = Reader::new(bytes);
-        let mut map = reader.map()?;
-        let part = Self {
-            static_key: map.need(1)?.array_of()?,
-            capabilities: map.need(2)?.text()?,
-            firmware: map.need(3)?.text()?,
-            certificate: map.find(4)?.map(Reader::bytes).transpose()?,
-        };
-        map.end()?;
-        reader.end()?;
-        Ok(part)
+        Reader::new(bytes).only_map(|map| {
+            Ok(Self {
+                static_key: map.need(1)?.array_of()?,
+                capabilities: map.need(2)?.text()?,
+                firmware: map.need(3)?.text()?,
+                certificate: map.find(4)?.map(Reader::bytes).transpose()?,
+            })
+        })
     }
 }
 
@@ -379,12 +356,8 @@ impl<'b> GatewayPart<'b> {
     /// # Errors
     /// Every [`MessageError`].
     pub fn decode(bytes: &'b [u8]) -> Result<Self, MessageError> {
-        let mut reader = Reader::new(bytes);
-        let mut map = reader.map()?;
-        let part = Self { static_key: map.need(1)?.array_of()?, config: map.need(2)?.bytes()? };
-        map.end()?;
-        reader.end()?;
-        Ok(part)
+        Reader::new(bytes)
+            .only_map(|map| Ok(Self { static_key: map.need(1)?.array_of()?, config: map.need(2)?.bytes()? }))
     }
 }
 

@@ -10,7 +10,9 @@
 //! then `poll_event` until it has nothing, then sleep until a byte comes or `poll_timeout` is due.
 
 mod error;
+mod event;
 mod queue;
+mod shown;
 mod state;
 mod telemetry;
 mod window;
@@ -18,19 +20,20 @@ mod window;
 use heapless::{Deque, Vec};
 
 pub use error::{PushError, StartError, WindowError};
+pub use event::{Event, Pushed};
 pub use state::{STATE_LEN, Storage, StorageFailed};
 
-use crate::app::{Action, App, Command, Gap, Hello, Reply, Status};
-use crate::ble::{self, Advertisement};
+use crate::app::{Action, App, Command, Hello, Reply, Status};
 use crate::code::Code;
-use crate::discovery::{self, Ident};
+use crate::discovery;
 use crate::id::Id;
 use crate::message::{Kind, REFUSE};
-use crate::pairing::{self, Ceremony, Failure, Profile, Suite};
+use crate::pairing::{self, Ceremony, Profile, Suite};
 use crate::senml::{self, Record};
 use crate::session;
-use crate::{PROTOCOL_VERSION, Random, Transport};
+use crate::{Random, Transport};
 
+use shown::Turns;
 use state::{DamagedState, State};
 use telemetry::Telemetry;
 use window::Window;
@@ -72,63 +75,6 @@ pub struct Buffers<'a> {
     /// A record before it is sealed. Its length bounds the records that are sent; at most
     /// [`crate::MAX_MESSAGE`] less [`session::RECORD_OVERHEAD`] of it are used.
     pub record: &'a mut [u8],
-}
-
-/// Something the caller may want to show, keep or do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Blink for so many seconds.
-    Blink {
-        /// For how long.
-        seconds: u16,
-    },
-    /// The pairing window opened.
-    WindowOpened(Ceremony),
-    /// The pairing window closed.
-    WindowClosed,
-    /// A new key is stored and M6 goes out. The gateway's settings are opaque here.
-    Paired {
-        /// The gateway's id.
-        gateway: Id,
-        /// At most 64 bytes.
-        config: Vec<u8, 64>,
-    },
-    /// A run ended without a pairing.
-    PairingFailed(Failure),
-    /// The gateway proved the new key in a session: the old one is gone.
-    KeyProven {
-        /// Which pairing.
-        pairing_id: [u8; 8],
-    },
-    /// A session began.
-    SessionOpened,
-    /// The gateway said that the session ends.
-    SessionClosed,
-    /// The gateway unpaired this sensor: all keys are erased.
-    Unpaired,
-    /// The clock was set.
-    TimeSet,
-    /// Readings up to this one are safe and forgotten here.
-    Safe {
-        /// Their epoch.
-        epoch: u64,
-        /// The highest one.
-        seq: u64,
-    },
-    /// The storage failed; what needed it was not done.
-    StorageFailed,
-}
-
-/// The name of a reading, together with the pairing's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pushed {
-    /// The run of numbers since this start.
-    pub epoch: u64,
-    /// Its number.
-    pub seq: u64,
-    /// The readings that were dropped to make room, if any.
-    pub dropped: Option<Gap>,
 }
 
 /// What the sensor owes the gateway, apart from readings.
@@ -339,32 +285,6 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
         self.window.shown(now_ms).map(|window| (window.ceremony, window.seconds_left))
     }
 
-    /// What a sensor on BLE advertises now. A fresh rotating id each time: ask again whenever the window opens
-    /// or closes, a connection ends, and when it is [`advertisement_life_ms`](Self::advertisement_life_ms) old.
-    pub fn advertisement(&mut self, now_ms: u64) -> Advertisement {
-        let window = self.window.shown(now_ms).map(|window| {
-            let [.., id] = window.id.to_be_bytes();
-            let (ceremony, seconds_left) = (window.ceremony, window.seconds_left);
-            ble::Window { ceremony, short_id: ble::short_id(&self.options.device), id, seconds_left }
-        });
-        Advertisement { version: PROTOCOL_VERSION, rotating: self.rotating_id(|turns| &mut turns.on_air), window }
-    }
-
-    /// How old an advertisement becomes before it is made anew. Short while two keys are shown in turn, since the
-    /// gateway that may know only one of them looks for the sensor.
-    #[must_use]
-    pub fn advertisement_life_ms(&self, now_ms: u64) -> u64 {
-        let slots = &self.state.slots;
-        if slots.current().is_some() && slots.pending().is_some() {
-            5_000
-        } else if self.window.shown(now_ms).is_some() {
-            // It tells how long the window stays open.
-            20_000
-        } else {
-            600_000
-        }
-    }
-
     /// The wrong guesses at the label's code that are counted, also over a power cut.
     #[must_use]
     pub const fn label_attempts(&self) -> u32 {
@@ -467,33 +387,6 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
         self.session.seal(self.record.get(..len)?, out).ok()
     }
 
-    fn encode_ident(&mut self, out: &mut [u8], now_ms: u64) -> Option<usize> {
-        let window = self.window.shown(now_ms);
-        let visible = window.is_some() || !self.is_paired();
-        let suites: &[u8] = if self.options.max_suite == Suite::One { &[1] } else { &[1, 2] };
-        let ident = Ident {
-            version: PROTOCOL_VERSION,
-            paired: self.is_paired(),
-            id: visible.then_some(self.options.device),
-            rotating: self.rotating_id(|turns| &mut turns.in_ident),
-            name: visible.then_some(self.options.name),
-            suites,
-            max_message: self.options.max_message,
-            window,
-        };
-        ident.encode(out).ok()
-    }
-
-    /// Under the current key and under the pending one in turn, since the gateway may know only one of them.
-    fn rotating_id(&mut self, turn: fn(&mut Turns) -> &mut bool) -> Option<[u8; 8]> {
-        let turn = turn(&mut self.show_pending);
-        *turn = !*turn;
-        let show_pending = *turn;
-        let (current, pending) = (self.state.slots.current(), self.state.slots.pending());
-        let record = if show_pending { pending.or(current) } else { current.or(pending) }?;
-        Some(discovery::new_rotating_id(&record.advertising_key, &mut self.platform))
-    }
-
     fn unpair(&mut self) {
         match self.reset() {
             Ok(()) => self.event(Event::Unpaired),
@@ -505,14 +398,6 @@ impl<'a, P: Random + Storage, const EVENTS: usize> Sensor<'a, P, EVENTS> {
         // Bounded: a caller that does not ask loses the newest, never the machine's state.
         let _ = self.events.push_back(event);
     }
-}
-
-/// Which key the last rotating id was of. Idents and advertisements take their turns apart: those of a gateway that
-/// connects and asks could come in step, and each of them always show the same key.
-#[derive(Default)]
-struct Turns {
-    in_ident: bool,
-    on_air: bool,
 }
 
 fn new_epoch(random: &mut dyn Random) -> u64 {
