@@ -5,7 +5,7 @@ use std::fmt;
 macro_rules! actions {
     ($($(#[$says:meta])+ $name:ident = $text:literal,)+) => {
         /// What was done, as `area.verb`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Action {
             $($(#[$says])+ $name,)+
         }

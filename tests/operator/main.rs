@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
 
 mod audit;
+mod audit_walk;
 mod commands;
 mod control;
 mod keys;
@@ -10,4 +11,5 @@ mod pairing;
 mod policy;
 mod scripts;
 mod secrets;
+mod siem;
 mod site;
