@@ -15,7 +15,7 @@ use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
 use crate::secret::Secret;
-use crate::secret_source::{SecretSource, Secrets};
+use crate::secret_source::{SecretSource, Secrets, SourceError};
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
@@ -54,6 +54,9 @@ pub enum IssuingError {
     /// The OAuth server.
     #[error(transparent)]
     Oauth(#[from] OauthSetupError),
+    /// The key that this gateway proves itself with there.
+    #[error("issuer.client_key: {0}")]
+    ClientKey(#[from] SourceError),
     /// The certificate that tokens are bound to.
     #[error(transparent)]
     Binding(#[from] BindingError),
@@ -176,10 +179,14 @@ fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, Issui
             OauthIssuer::with_grant(options, grant, Arc::clone(&families), clock.clone())
         }
     };
+    let secrets = Secrets::new(&config.vault, clock.clone());
     let issuer: Arc<dyn Issuer> = match key {
         SecretSource::File(path) => Arc::new(with_key(SigningKey::load(path)?)?),
-        source => {
-            Arc::new(late::LateOauth::new(Secrets::new(&config.vault, clock.clone()), source.clone(), clock, with_key))
+        SecretSource::Vault { .. } => Arc::new(late::LateOauth::new(secrets, key.clone(), clock, with_key)),
+        // What this process was not started with, it will never have.
+        SecretSource::Credential(_) | SecretSource::Environment(_) => {
+            let pem = secrets.read(key)?;
+            Arc::new(with_key(SigningKey::from_pem(pem.expose(), &key.to_string())?)?)
         }
     };
     Ok(Issuing { issuer, local: None, url, terms: None })

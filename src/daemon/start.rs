@@ -30,7 +30,7 @@ use crate::pairing::Pairing;
 use crate::pairing::code_book::CodeError;
 use crate::principal::command::{CommandKeyError, CommandKeys};
 use crate::relay::{ClientKey, Relay, RelayError};
-use crate::secret_source::{SecretSource, Secrets, SourceError};
+use crate::secret_source::{Secrets, SourceError};
 use crate::spool::SpoolError;
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
@@ -190,7 +190,6 @@ pub(super) async fn start(
 async fn broker_key(config: &Config, clock: &Clock) -> Result<Option<ClientKey>, StartError> {
     let source = match &config.broker.client_key {
         None => return Ok(None),
-        Some(SecretSource::File(path)) => return Ok(Some(ClientKey::File(path.clone()))),
         Some(source) => source.clone(),
     };
     let secrets = Secrets::new(&config.vault, clock.clone());

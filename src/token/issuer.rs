@@ -182,6 +182,9 @@ pub enum IssuerError {
         /// Issuer's time minus ours.
         seconds: i64,
     },
+    /// What this gateway proves itself with cannot be had, and what to do.
+    #[error("{0}")]
+    Secret(String),
     /// The issuer here could not do its work.
     #[error("the local issuer failed: {0}")]
     Local(String),
@@ -207,6 +210,7 @@ impl IssuerError {
             | Self::Answer { .. }
             | Self::Token { .. }
             | Self::ClockOff { .. }
+            | Self::Secret(_)
             | Self::Local(_) => Remedy::Retry(None),
         }
     }

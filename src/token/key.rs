@@ -30,7 +30,9 @@ pub enum KeyError {
     #[error("no random bytes from the operating system: {0}")]
     Random(getrandom::Error),
     /// Not an EC P-256 private key in PKCS#8.
-    #[error("{0} holds no P-256 private key in PKCS#8; restore it from a backup, or remove it to have a new one made")]
+    #[error(
+        "{0} holds no P-256 private key (PEM, PKCS#8): put the right one there; clawgate issuer key FILE makes a new one"
+    )]
     NoPrivateKey(String),
     /// Not an EC P-256 public key.
     #[error("not an ES256 public key: a P-256 key is wanted (openssl ecparam -name prime256v1 -genkey)")]
@@ -44,7 +46,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// The key file could not be read or made.
-    #[error("key file {path}: {source}")]
+    #[error("key file {path}: {source}; check that it is there and that clawgate may read it")]
     File {
         /// The key file.
         path: PathBuf,
