@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::audit::Digest;
 use crate::clock::Clock;
 use crate::config::{DEFAULT_PATH, parse_duration};
+use crate::secret_source::SecretSource;
 
 /// Where the package puts the daemon's socket.
 const DEFAULT_SOCKET: &str = "/run/clawgate/control.sock";
@@ -415,7 +416,9 @@ pub(super) enum Backup {
     },
 }
 
-const BACKUP_HELP: &str = "The passphrase is asked for at the terminal, else read from standard input. Two boards must never \
+const BACKUP_HELP: &str = "The passphrase is asked for at the terminal, else read from standard input, or from where --passphrase \
+    says: a file (\"/path\"), a systemd credential (\"credential:NAME\"), a variable (\"env:NAME\"), or the vault of the \
+    configuration (\"vault:PATH#FIELD\"). Two boards must never \
     serve with the same backup: fence the old one (--fence), or destroy its state directory. Sensors notice nothing but \
     the interruption: every connection has fresh keys, and readings keep their names. The configuration in /etc/clawgate is \
     not in the backup.";
@@ -424,9 +427,12 @@ const BACKUP_HELP: &str = "The passphrase is asked for at the terminal, else rea
 #[derive(Debug, Args)]
 pub(super) struct Seal {
     /// A key file (32 bytes or 64 hexadecimal digits, mode 0600) instead of a passphrase
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
     pub(super) key: Option<PathBuf>,
-    /// The configuration, which says where the state is
+    /// Where the passphrase is, instead of asking for it
+    #[arg(long, value_name = "PLACE")]
+    pub(super) passphrase: Option<SecretSource>,
+    /// The configuration, which says where the state and the vault are
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub(super) config: PathBuf,
 }

@@ -1,5 +1,6 @@
 //! `backup`: moves a gateway to another board. Works on files alone, while the daemon is stopped.
 
+use std::fmt::Display;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
@@ -10,10 +11,12 @@ use super::exit::Exit;
 use super::terminal::{Terminal, clean};
 use crate::audit::Actor;
 use crate::backup::{self, BackupError, Manifest, Unlock};
+use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::control::failure::Failure;
 use crate::control::role::Caller;
 use crate::secret::Secret;
+use crate::secret_source::{SecretSource, Secrets};
 use crate::store::{self, StoreError};
 
 /// A stolen backup is tried offline: shorter ones would not stand that.
@@ -82,17 +85,37 @@ fn unlock(seal: &Seal, config: &Config, is_new: bool) -> Result<Unlock, Failure>
         let key = store::read_key(path, &config.state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?;
         return Ok(Unlock::Key(key));
     }
-    let phrase = ask("Passphrase of the backup: ")?;
+    let phrase = match &seal.passphrase {
+        Some(source) => fetch(source, config)?,
+        None => ask("Passphrase of the backup: ")?,
+    };
     if is_new {
         if phrase.expose().chars().count() < LEAST_PASSPHRASE {
             let next = "Several words are easy to keep and hard to guess.";
             return Err(Failure::usage(format!("The passphrase needs {LEAST_PASSPHRASE} characters or more."), next));
         }
-        if io::stdin().is_terminal() && ask("The same again: ")? != phrase {
+        let was_typed = seal.passphrase.is_none() && io::stdin().is_terminal();
+        if was_typed && ask("The same again: ")? != phrase {
             return Err(Failure::usage("The two passphrases differ.", "Try it again."));
         }
     }
     Ok(Unlock::Passphrase(phrase))
+}
+
+/// The passphrase from its place; the end of a line does not belong to it, as when it is typed.
+fn fetch(source: &SecretSource, config: &Config) -> Result<Secret<String>, Failure> {
+    let refused = |error: &dyn Display| {
+        let text = format!("The passphrase cannot be had: {error}.");
+        Failure::new(Exit::Failed, "passphrase", text, "Nothing was read or written; or type it: without --passphrase.")
+    };
+    let bytes = Secrets::new(&config.vault, Clock::system()).read(source).map_err(|error| refused(&error))?;
+    match std::str::from_utf8(bytes.expose()) {
+        Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
+            Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+        Ok(_) => Err(refused(&format_args!("{source} is empty"))),
+        Err(_) => Err(refused(&format_args!("{source} is no text"))),
+    }
 }
 
 /// A line from the terminal, not shown as it is typed; or from standard input.
@@ -115,6 +138,9 @@ fn ask(prompt: &str) -> Result<Secret<String>, Failure> {
     zeroize::Zeroize::zeroize(&mut text);
     match read {
         Ok(_) if !phrase.expose().is_empty() => Ok(phrase),
-        _ => Err(Failure::usage("No passphrase was given.", "Type it, give it on standard input, or use --key FILE.")),
+        _ => Err(Failure::usage(
+            "No passphrase was given.",
+            "Type it, give it on standard input, or use --passphrase PLACE or --key FILE.",
+        )),
     }
 }
