@@ -9,6 +9,7 @@ pub mod load;
 mod locate;
 mod principal;
 mod profile;
+pub(crate) mod secrets;
 pub(crate) mod stages;
 mod upkeep;
 mod values;

@@ -143,6 +143,11 @@ fn http_date(text: &str) -> Option<u64> {
     u64::try_from(date.timestamp().as_second()).ok()
 }
 
+/// Whether there is a trust anchor in `path`.
+pub(crate) fn read_ca(path: &Path) -> Result<(), CaError> {
+    certificates(path).map(drop)
+}
+
 fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, CaError> {
     let failed = |reason: String| CaError { path: path.to_owned(), reason };
     let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;

@@ -6,6 +6,7 @@ mod vault;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -98,6 +99,18 @@ pub enum SourceError {
         /// What the system said.
         source: io::Error,
     },
+    /// Every user of this machine could take it.
+    #[error(
+        "{}: has mode {mode:04o}, so that every user of this machine may read it: chmod o-rwx it, and make a new secret if one \
+         did",
+        path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// This process was not started by systemd with credentials.
     #[error(
         "credential:{0}: systemd handed no credentials in: add LoadCredentialEncrypted={0} to the unit (systemctl edit clawgate)"
@@ -158,9 +171,10 @@ impl Secrets {
     /// [`SourceError`].
     pub fn read(&self, source: &SecretSource) -> Result<Secret<Vec<u8>>, SourceError> {
         match source {
-            SecretSource::File(path) => read_file(path),
+            SecretSource::File(path) => read_file(path, 0o007),
+            // Who may read those, systemd sees to.
             SecretSource::Credential(name) => match &self.credentials_dir {
-                Some(dir) => read_file(&dir.join(name)),
+                Some(dir) => read_file(&dir.join(name), 0),
                 None => Err(SourceError::NoCredentials(name.clone())),
             },
             SecretSource::Environment(name) => match std::env::var(name) {
@@ -174,16 +188,27 @@ impl Secrets {
         }
     }
 
+    /// Whether systemd has handed credentials to this process.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.credentials_dir.is_some()
+    }
+
     /// The time.
     fn clock(&self) -> &Clock {
         &self.clock
     }
 }
 
-fn read_file(path: &Path) -> Result<Secret<Vec<u8>>, SourceError> {
+/// `forbidden`: bits of the mode that a file must not have. A pipe is its reader's alone.
+fn read_file(path: &Path, forbidden: u32) -> Result<Secret<Vec<u8>>, SourceError> {
     let failed = |source| SourceError::File { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    if about.is_file() && about.mode() & forbidden != 0 {
+        return Err(SourceError::Exposed { path: path.to_owned(), mode: about.mode() & 0o7777 });
+    }
     let mut content = Zeroizing::new(Vec::with_capacity(4096));
-    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut content)).map_err(failed)?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 > MOST_BYTES {
         return Err(failed(io::Error::other(format!("it has more than {MOST_BYTES} bytes"))));
     }
@@ -228,6 +253,25 @@ mod tests {
         let without = Secrets { credentials_dir: None, ..secrets };
         let said = without.read(&"credential:k".parse().unwrap()).unwrap_err().to_string();
         assert!(said.contains("LoadCredentialEncrypted=k"), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_every_user_may_read_is_no_place_for_a_secret() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"secret").unwrap();
+        let secrets = Secrets::new(&VaultConfig::default(), Clock::system());
+        let read = |mode| {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            secrets.read(&SecretSource::File(file.path().to_owned()))
+        };
+        for good in [0o600, 0o640, 0o400] {
+            assert_eq!(read(good).unwrap().expose(), b"secret", "{good:o}");
+        }
+        for bad in [0o644, 0o604, 0o602] {
+            let said = read(bad).unwrap_err().to_string();
+            assert!(said.contains(&format!("mode {bad:04o}")) && said.contains("chmod o-rwx"), "{said}");
+        }
     }
 
     #[test]

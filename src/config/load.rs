@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::locate::{key_at, line_of, line_of_key, nearest};
 use super::{BrokerConfig, BrokerUrl, CloudStatus, Config, IssuerConfig, IssuerKind, Mode, default_audience};
+use crate::http_client::is_safe;
+use crate::secret_source::SecretSource;
 use crate::token::Stage;
 
 /// Largest configuration file that is read, in bytes.
@@ -182,6 +184,7 @@ fn check(config: &Config) -> Result<(), Objection> {
         }
     }
     config.vault.check().map_err(|(key, text)| (key.to_owned(), text))?;
+    check_secrets(config)?;
     check_loopback(config)?;
     check_commands(config)?;
     match config.mode {
@@ -263,8 +266,28 @@ fn check_broker(broker: &BrokerConfig) -> Result<&BrokerUrl, Objection> {
 }
 
 fn check_issuer(issuer: &IssuerConfig) -> Result<(), Objection> {
-    if issuer.kind == IssuerKind::Oauth && (issuer.url.is_none() || issuer.client_key.is_none()) {
+    if issuer.kind != IssuerKind::Oauth {
+        return Ok(());
+    }
+    let Some(url) = issuer.url.as_deref().filter(|_| issuer.client_key.is_some()) else {
         return Err(objection("issuer.url", "and issuer.client_key are needed with kind = \"oauth\""));
+    };
+    if !is_safe(url) {
+        let text = format!("{url:?}: an https URL is wanted (http only for an issuer on this machine)");
+        return Err(objection("issuer.url", &text));
+    }
+    Ok(())
+}
+
+/// A secret in a vault needs a vault.
+fn check_secrets(config: &Config) -> Result<(), Objection> {
+    let named = [("issuer.client_key", &config.issuer.client_key), ("broker.client_key", &config.broker.client_key)];
+    for (key, source) in named {
+        if let (Some(source @ SecretSource::Vault { .. }), None) = (source, &config.vault.url) {
+            let text =
+                format!("{source} is in a vault, and none is named: write vault.url, and vault.token or vault.role_id");
+            return Err(objection(key, &text));
+        }
     }
     Ok(())
 }

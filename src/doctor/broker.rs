@@ -12,7 +12,7 @@ use super::certificate;
 use crate::clock::Clock;
 use crate::config::{BrokerUrl, Config};
 use crate::relay::{ClientKey, Profile, TlsFiles};
-use crate::secret_source::{SecretSource, Secrets};
+use crate::secret_source::Secrets;
 use crate::token::oauth;
 
 /// For each step: to connect, to shake hands, to answer.
@@ -54,7 +54,6 @@ pub(super) fn reach(config: &Config, url: &BrokerUrl) -> Reached {
 fn shake_hands(config: &Config, url: &BrokerUrl, mut stream: TcpStream) -> Reached {
     let Some(ca) = config.broker.ca.clone() else { return Reached::BadFiles("broker.ca is not set".to_owned()) };
     let key = match &config.broker.client_key {
-        Some(SecretSource::File(path)) => Some(ClientKey::File(path.clone())),
         Some(source) => match Secrets::new(&config.vault, Clock::system()).read(source) {
             Ok(pem) => Some(ClientKey::Given { pem, from: source.to_string() }),
             Err(error) => return Reached::BadFiles(format!("broker.client_key, as this user sees it: {error}")),

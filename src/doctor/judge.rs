@@ -7,6 +7,7 @@ use super::broker::Reached;
 use super::probe::{BluetoothSeen, ClockSeen, KeySeen, PortSeen, Radio, UsersSeen};
 use super::{Asked, Finding};
 use crate::cli::terminal::size;
+use crate::config::secrets::{Look, Looked};
 use crate::config::{BrokerUrl, ConfigError};
 use crate::link::state::PortCondition;
 
@@ -246,6 +247,16 @@ pub(super) fn issuer(url: &str, asked: &Result<(), String>) -> Finding {
         Err(why) => {
             Finding::problem("issuer", why, "Check issuer.url and issuer.ca, the network, and that the issuer runs.")
         }
+    }
+}
+
+/// A secret, or a CA that secrets are shown to.
+pub(super) fn secret(looked: &Looked) -> Finding {
+    let place = looked.place.as_deref();
+    match &looked.look {
+        Look::Good => Finding::ok(looked.key, place.map_or("is good".to_owned(), |place| format!("{place} is good"))),
+        Look::Unseen(why) => Finding::advice(looked.key, why, "Run doctor as root; or see what the daemon's log says."),
+        Look::Bad(why) => Finding::problem(looked.key, why, "See \"Secrets from elsewhere\" in keys.md."),
     }
 }
 

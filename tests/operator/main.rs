@@ -3,13 +3,19 @@
 
 mod audit;
 mod audit_walk;
+#[path = "../support/authority.rs"]
+mod authority;
 mod commands;
 mod control;
 mod keys;
 mod lifecycle;
+mod openbao;
 mod pairing;
 mod policy;
 mod scripts;
+mod secret_sources;
 mod secrets;
 mod siem;
 mod site;
+#[path = "../support/mod.rs"]
+mod support;

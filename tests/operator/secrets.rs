@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::site::{Site, until};
 
 /// Every file below a folder, with its bytes.
-fn contents(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
+pub(crate) fn contents(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -1,7 +1,9 @@
 //! The client against a vault that answers everything it can answer.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -38,8 +40,10 @@ impl Server {
             }
         });
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
-        std::fs::write(folder.path().join("secret-id"), SECRET_ID).unwrap();
+        for (name, content) in [("token", format!("{TOKEN}\n")), ("secret-id", SECRET_ID.to_owned())] {
+            let file = File::options().write(true).create_new(true).mode(0o600).open(folder.path().join(name));
+            file.unwrap().write_all(content.as_bytes()).unwrap();
+        }
         Self { url, seen, folder }
     }
 
