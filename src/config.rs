@@ -7,19 +7,21 @@ mod broker;
 mod cloud;
 pub mod load;
 mod locate;
+pub(crate) mod origin;
 mod principal;
 mod profile;
 pub(crate) mod secrets;
 pub(crate) mod stages;
 mod upkeep;
 mod values;
+mod written;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::secret_source::VaultConfig;
 use crate::token::Stage;
@@ -37,7 +39,7 @@ pub(crate) use values::parse_duration;
 pub const DEFAULT_PATH: &str = "/etc/clawgate/clawgate.toml";
 
 /// The whole configuration of one gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Whether the broker is somebody's or this process's own.
@@ -98,7 +100,7 @@ pub(crate) fn default_audience(stage: Stage) -> &'static str {
 }
 
 /// Where readings go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// To the broker of `[broker]`.
@@ -109,7 +111,7 @@ pub enum Mode {
 }
 
 /// `[gateway]`: names that stand in every topic.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
     /// Site id; survives the replacement of the box.
@@ -121,7 +123,7 @@ pub struct GatewayConfig {
 }
 
 /// `[control]`: the socket and who may do what on it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControlConfig {
     /// Path of the unix socket (mode 0660).
@@ -131,7 +133,7 @@ pub struct ControlConfig {
 }
 
 /// `[control.roles]`: who has a role; `user:kim`, `group:plugdev`, `uid:1000` or `gid:27`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
     /// May look.
@@ -143,7 +145,7 @@ pub struct RolesConfig {
 }
 
 /// `[uart]`: the serial lines that may be spoken to. No other port is ever written.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UartConfig {
     /// `[uart.ports.NAME]`, one table a line.
@@ -151,7 +153,7 @@ pub struct UartConfig {
 }
 
 /// `[uart.ports.NAME]`: one serial line.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PortConfig {
     /// Device node, best by a stable name (`/dev/serial/by-id/...`).
@@ -162,7 +164,7 @@ pub struct PortConfig {
 }
 
 /// `[ble]`: sensors on Bluetooth Low Energy, by BlueZ.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BleConfig {
     /// Whether at all.
@@ -175,7 +177,7 @@ pub struct BleConfig {
 }
 
 /// Whether BLE is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BleEnabled {
     /// Where there is an adapter; without one that is no problem.
@@ -188,11 +190,11 @@ pub enum BleEnabled {
 }
 
 /// `[pairing]`: how long a code lives and how often it may be tried.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PairingConfig {
     /// Life of a code unless its maker says another; 1 s to 1 day.
-    #[serde(deserialize_with = "values::code_life")]
+    #[serde(deserialize_with = "values::code_life", serialize_with = "written::duration")]
     pub ttl: Duration,
     /// Guesses a code survives; 1 to 10.
     #[serde(deserialize_with = "values::attempts")]
@@ -203,12 +205,12 @@ pub struct PairingConfig {
     /// Whose yes a pairing waits for before its device gets a token.
     pub approval: PairingApproval,
     /// How long `pair` waits for that yes; 1 s to 1 day. The device waits on, unserved, until somebody decides.
-    #[serde(deserialize_with = "values::code_life")]
+    #[serde(deserialize_with = "values::code_life", serialize_with = "written::duration")]
     pub approval_time: Duration,
 }
 
 /// Whose yes a pairing needs beside the operator's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PairingApproval {
     /// Nobody's.
@@ -219,19 +221,19 @@ pub enum PairingApproval {
 }
 
 /// `[spool]`: what waits for the broker, in memory and on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpoolConfig {
     /// A reading that the broker has not confirmed after this many milliseconds goes to disk; 10 to 60000.
     #[serde(deserialize_with = "values::commit_ms")]
     pub commit_ms: u64,
     /// Readings kept on disk, in bytes; beyond it the largest user's oldest go, counted.
-    #[serde(deserialize_with = "values::spool_bytes")]
+    #[serde(deserialize_with = "values::spool_bytes", serialize_with = "written::size")]
     pub max_bytes: u64,
 }
 
 /// `[standalone]`: the broker and issuer inside this process.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StandaloneConfig {
     /// Where the broker listens; port 0 takes a free one (see `clawgate status`).
@@ -241,7 +243,7 @@ pub struct StandaloneConfig {
 }
 
 /// `[standalone.subscribers.NAME]`: a reader with a key of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SubscriberConfig {
     /// Its ES256 public key (PEM file).

@@ -8,6 +8,7 @@ mod alarm_watch;
 pub(crate) mod audit_key;
 mod commands;
 mod commission;
+mod configured;
 mod decide;
 mod disk;
 mod gauges;
@@ -78,6 +79,8 @@ struct Parts {
     config_refused: Mutex<Option<String>>,
     /// Keys that are another in the files, and wait for a restart.
     restart_needed: Mutex<Vec<&'static str>>,
+    /// One change of what lies over the files at a time.
+    overlay_turn: tokio::sync::Mutex<()>,
     log: Log,
     /// Cancelled first of all when the daemon stops.
     stopping: CancellationToken,

@@ -32,6 +32,8 @@ actions! {
     DaemonStop = "daemon.stop",
     /// The configuration was read again, or refused.
     ConfigReload = "config.reload",
+    /// What a command had laid over the files was taken away here.
+    ConfigUnset = "config.unset",
     /// A pairing code was made.
     CodeNew = "code.new",
     /// A sensor is to try it.

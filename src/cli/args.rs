@@ -480,6 +480,19 @@ pub(super) struct OwnToken {
 pub(super) enum Config {
     /// Check the configuration; exits 78 with file, line and key when it is refused
     Check(ConfigFile),
+    /// What is in force: every key, its value, and where it comes from
+    Show,
+    /// Go back to the files where a command from the cloud changed a key
+    #[command(after_help = "The files are never written, by commands neither: what a command changes lies over them \
+                            until a command or this verb takes it away.")]
+    Unset {
+        /// The key, such as pairing.ttl
+        #[arg(required_unless_present = "all")]
+        key: Option<String>,
+        /// Every key that a command changed
+        #[arg(long, conflicts_with = "key")]
+        all: bool,
+    },
 }
 
 /// Where the daemon's socket is, unless said otherwise.

@@ -1,12 +1,18 @@
-//! `config check`: says whether the daemon would take the configuration.
+//! `config`: whether the daemon would take the configuration, what it has in force, and back to the files.
 
 use std::path::Path;
 
+use hyper::Method;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::args::Config as Verb;
+use super::client::Client;
 use super::exit::Exit;
-use super::terminal::{Terminal, clean};
+use super::terminal::{Terminal, clean, table};
 use crate::config;
+use crate::control::api::{ConfigKey, Configuration, Unset, UnsetRequest};
+use crate::control::failure::Failure;
 use crate::principal::command::CommandKeys;
 
 #[derive(Serialize)]
@@ -44,4 +50,52 @@ fn examine(path: &Path) -> Result<Vec<String>, String> {
     let unseen = config::secrets::examine(path, &config).map_err(|error| error.to_string())?;
     CommandKeys::of(&config.cloud).map_err(|error| error.to_string())?;
     Ok(unseen)
+}
+
+/// The verbs that the daemon answers.
+pub(super) async fn config(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Check(file) => return Ok(check(terminal, &file.config)),
+        Verb::Show => {
+            let shown: Configuration = client.get("/v1/config").await?;
+            terminal.result(&shown, list);
+        }
+        Verb::Unset { key, all } => {
+            let done: Unset = client.send(Method::POST, "/v1/config/unset", &UnsetRequest { key, all }).await?;
+            terminal.result(&done, |done| match done.unset.as_slice() {
+                [] => "Nothing lay over the files.".to_owned(),
+                keys => format!("Back to the files: {}.", keys.join(", ")),
+            });
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(shown: &Configuration) -> String {
+    let rows: Vec<_> = shown.keys.iter().map(|key| vec![key.key.clone(), value(&key.value), origin(key)]).collect();
+    let listed = table(&["KEY", "VALUE", "FROM"], &rows);
+    match &shown.refused {
+        Some(why) => format!("{listed}\nThe files as they are now would be refused: {}", clean(why)),
+        None => listed,
+    }
+}
+
+/// As in a file; a dash where nothing is set.
+fn value(value: &Value) -> String {
+    if value.is_null() { "-".to_owned() } else { value.to_string() }
+}
+
+fn origin(key: &ConfigKey) -> String {
+    let mut text = match (&key.by, &key.file) {
+        (Some(by), _) => {
+            let at = key.at.as_deref().unwrap_or_default();
+            format!("{by} at {at}; without it {}", value(key.beneath.as_ref().unwrap_or(&Value::Null)))
+        }
+        (None, Some(file)) => file.clone(),
+        (None, None) => key.from.clone(),
+    };
+    if let Some(waiting) = &key.waiting {
+        text.push_str(&format!("; {} waits for a restart", value(waiting)));
+    }
+    text
 }

@@ -99,6 +99,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Token(verb) => token::token(terminal, client, verb).await,
         Command::DeadLetters(verb) => dead_letters::dead_letters(terminal, client, verb).await,
         Command::Key(verb) => key::key(terminal, client, verb).await,
+        Command::Config(verb) => config::config(terminal, client, verb).await,
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
         Command::Doctor(file) => doctor::doctor(terminal, client, &file.config).await,
@@ -112,7 +113,6 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         // The others need no daemon and were done before.
         Command::Run(_)
         | Command::Backup(_)
-        | Command::Config(_)
         | Command::Enroll(_)
         | Command::Issuer(args::Issuer::Key { .. })
         | Command::Completions { .. }

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::loopback;
 use crate::secret_source::SecretSource;
 use crate::token::oauth::Grant;
 
 /// `[broker]`: the MQTT broker.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
     /// `mqtts://host[:port]`, or `mqtt://` for a loopback or lab broker.
@@ -40,7 +40,7 @@ pub struct BrokerConfig {
 }
 
 /// Kinds of brokers and clouds; docs/brokers.md compares them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BrokerProfile {
     /// Any MQTT v5 broker that takes a token by enhanced authentication or as password.
@@ -59,7 +59,7 @@ pub enum BrokerProfile {
 }
 
 /// Methods of MQTT v5 enhanced authentication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthMethod {
     /// A token of the broker's own issuer (at Azure Event Grid: Microsoft Entra).
     #[serde(rename = "OAUTH2-JWT")]
@@ -92,7 +92,7 @@ pub struct BrokerUrl {
 }
 
 /// How a refreshed token reaches the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reauth {
     /// MQTT v5 AUTH where the broker takes it, else drain and reconnect.
@@ -105,7 +105,7 @@ pub enum Reauth {
 }
 
 /// The content of a PUBLISH.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Payload {
     /// SenML JSON.
@@ -116,13 +116,13 @@ pub enum Payload {
 }
 
 /// `[issuer]`: where access tokens come from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IssuerConfig {
     /// This process, an OAuth server, or the keys of Azure IoT Hub.
     pub kind: IssuerKind,
     /// Life of a token; 5 s to 1 day.
-    #[serde(deserialize_with = "super::values::token_life")]
+    #[serde(deserialize_with = "super::values::token_life", serialize_with = "super::written::duration")]
     pub life: Duration,
     /// The `aud` of every token; [`Config::audience`](super::Config::audience) says which it is where none is written.
     pub audience: Option<String>,
@@ -144,7 +144,7 @@ pub struct IssuerConfig {
 }
 
 /// Who makes access tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IssuerKind {
     /// The issuer inside this process.

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Name;
 use crate::principal::command::CommandName;
 
 /// `[cloud]`: the gateway itself at the broker, beside its devices.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CloudConfig {
     /// Whether it says how it is: status, audit checkpoints, alarms.
     pub status: CloudStatus,
     /// Its status is said again after this time without a change; 10 s to 1 day.
-    #[serde(deserialize_with = "super::values::status_every")]
+    #[serde(deserialize_with = "super::values::status_every", serialize_with = "super::written::duration")]
     pub status_every: Duration,
     /// Whether signed commands are taken while the kernel does not call its clock synchronised.
     pub clock: CommandClock,
@@ -25,7 +25,7 @@ pub struct CloudConfig {
 }
 
 /// How sure the time must be at which a command is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CommandClock {
     /// As any NTP client keeps it.
@@ -36,7 +36,7 @@ pub enum CommandClock {
 }
 
 /// `[cloud.command_keys.NAME]`: who commands as NAME (the claim `iss`).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CommandKeyConfig {
     /// The ES256 public key or keys: PEM, JWK, or JWK set.
@@ -46,7 +46,7 @@ pub struct CommandKeyConfig {
 }
 
 /// Whether the gateway speaks for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CloudStatus {
     /// With a broker elsewhere; an issuer that gives the gateway itself no token is no problem.

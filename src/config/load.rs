@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::locate::{key_at, line_of, line_of_key, nearest};
+use super::origin::Origins;
 use super::{BrokerConfig, BrokerUrl, CloudStatus, Config, IssuerConfig, IssuerKind, Mode, default_audience};
 use crate::http_client::is_safe;
 use crate::secret_source::SecretSource;
@@ -61,10 +62,21 @@ fn prefix(key: &str) -> String {
 /// # Errors
 /// The first refusal found, with its file, line and key.
 pub fn load(main: &Path) -> Result<Config, ConfigError> {
+    load_with_origins(main).map(|(config, _)| config)
+}
+
+/// The same, and which file said what.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_with_origins(main: &Path) -> Result<(Config, Origins), ConfigError> {
     let (mut merged, text) = read_one(main)?;
+    let mut origins = Origins::default();
+    origins.add(main, &merged);
     let mut texts = vec![(main.to_owned(), text)];
     for drop_in in drop_ins(main)? {
         let (table, text) = read_one(&drop_in)?;
+        origins.add(&drop_in, &table);
         merge(&mut merged, table);
         texts.push((drop_in, text));
     }
@@ -75,7 +87,7 @@ pub fn load(main: &Path) -> Result<Config, ConfigError> {
     };
     let config: Config = toml::Value::Table(merged).try_into().map_err(|e| invalid(&e))?;
     check(&config).map_err(|objection| located(objection, &texts, main))?;
-    Ok(config)
+    Ok((config, origins))
 }
 
 /// An objection with the line where its key stands, or where the table begins that it belongs into.

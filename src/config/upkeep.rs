@@ -3,20 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::loopback;
 use crate::audit::Retention;
 
 /// `[alarms]`: from when on something is an alarm.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmsConfig {
     /// So many wrong codes within `window`; 1 to 1000.
     #[serde(deserialize_with = "super::values::alarm_number")]
     pub failed_attempts: u16,
     /// The sliding time in which wrong codes are counted; 1 s to 1 day.
-    #[serde(deserialize_with = "super::values::code_life")]
+    #[serde(deserialize_with = "super::values::code_life", serialize_with = "super::written::duration")]
     pub window: Duration,
     /// So many times a device's own baseline of readings a second; 2 to 1000.
     #[serde(deserialize_with = "super::values::rate_factor")]
@@ -24,28 +24,28 @@ pub struct AlarmsConfig {
 }
 
 /// `[audit]`: how much of the audit log is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuditConfig {
     /// Lines kept on disk, in bytes; beyond it the oldest go.
-    #[serde(deserialize_with = "super::values::spool_bytes")]
+    #[serde(deserialize_with = "super::values::spool_bytes", serialize_with = "super::written::size")]
     pub max_bytes: u64,
     /// Age of the oldest line that is kept, or `"off"`: by size alone.
-    #[serde(deserialize_with = "super::values::audit_age")]
+    #[serde(deserialize_with = "super::values::audit_age", serialize_with = "super::written::duration_or_off")]
     pub max_age: Option<Duration>,
 }
 
 /// `[metrics]`: Prometheus text over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsConfig {
     /// Address and port, or `"off"`.
-    #[serde(deserialize_with = "super::values::listen_or_off")]
+    #[serde(deserialize_with = "super::values::listen_or_off", serialize_with = "super::written::listen_or_off")]
     pub listen: Option<SocketAddr>,
 }
 
 /// `[log]`: what is said.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// The least important level that is written.
@@ -53,7 +53,7 @@ pub struct LogConfig {
 }
 
 /// Levels of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// An operator must act.
@@ -70,23 +70,23 @@ pub enum LogLevel {
 }
 
 /// `[keys]`: when keys are changed without being asked; docs/keys.md says what each change means.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysConfig {
     /// The key that signs access tokens, where the issuer is in this process.
-    #[serde(deserialize_with = "super::values::schedule")]
+    #[serde(deserialize_with = "super::values::schedule", serialize_with = "super::written::duration_or_off")]
     pub issuer: Option<Duration>,
     /// How long the issuer's new key is published before it signs; up to 1 day.
-    #[serde(deserialize_with = "super::values::lead")]
+    #[serde(deserialize_with = "super::values::lead", serialize_with = "super::written::duration")]
     pub issuer_lead: Duration,
     /// The key that signs the audit log.
-    #[serde(deserialize_with = "super::values::schedule")]
+    #[serde(deserialize_with = "super::values::schedule", serialize_with = "super::written::duration_or_off")]
     pub audit: Option<Duration>,
     /// The gateway's static key; pairings keep the one that they were made with.
-    #[serde(deserialize_with = "super::values::schedule")]
+    #[serde(deserialize_with = "super::values::schedule", serialize_with = "super::written::duration_or_off")]
     pub gateway: Option<Duration>,
     /// The master key, where it is the key file of our own.
-    #[serde(deserialize_with = "super::values::schedule")]
+    #[serde(deserialize_with = "super::values::schedule", serialize_with = "super::written::duration_or_off")]
     pub master: Option<Duration>,
 }
 

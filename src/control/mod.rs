@@ -7,6 +7,7 @@ pub mod api;
 mod audit;
 mod calls;
 mod codes;
+mod configuration;
 mod dead_letters;
 mod devices;
 mod exchange;

@@ -15,7 +15,9 @@ use super::once::Once;
 use super::reads::Reads;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
-use super::{ANSWER_TIME, MAX_BODY_BYTES, audit, codes, dead_letters, devices, keys, links, system, tokens};
+use super::{
+    ANSWER_TIME, MAX_BODY_BYTES, audit, codes, configuration, dead_letters, devices, keys, links, system, tokens,
+};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::metrics::Reason;
@@ -65,6 +67,8 @@ pub fn routes() -> Vec<Route> {
         post("/v1/tokens/{id}/revoke", Admin, self::post(tokens::revoke)),
         get("/v1/keys", Viewer, self::get(keys::list)),
         post("/v1/keys/{kind}/rotate", Admin, self::post(keys::rotate)),
+        get("/v1/config", Viewer, self::get(configuration::show)),
+        post("/v1/config/unset", Admin, self::post(configuration::unset)),
     ]
 }
 

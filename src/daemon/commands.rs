@@ -168,7 +168,7 @@ impl Desk {
             CommandName::Code => mint(&self.gateway, args, actor).await,
             CommandName::Config => {
                 let patch = args_of::<Patch>(args)?.patch;
-                let changed = overlay::change(&self.gateway, patch, &actor).await?;
+                let changed = overlay::change(&self.gateway, patch, format!("{actor}, command {}", claims.jti)).await?;
                 Ok(json!({ "changed": changed }))
             }
             CommandName::Approve => approve(&self.gateway, args_of(args)?, actor).await,

@@ -1,10 +1,11 @@
 //! Keys of the configuration that commands from the cloud changed. The files are the operator's and are never written:
-//! these few keys lie over them, in `state.db`, shown by `clawgate status`, until a command (or `null`) takes them away.
+//! these few keys lie over them, in `state.db`, shown by `clawgate status`, until a command (`null`) or an admin here
+//! (`clawgate config unset`) takes them away.
 
 use serde_json::{Map, Value, json};
 
 use super::{Gateway, reload};
-use crate::audit::Actor;
+use crate::audit::{Action, Actor, Event};
 use crate::config::Config;
 use crate::control::failure::Failure;
 use crate::session::blocking;
@@ -35,8 +36,8 @@ pub(super) fn lay(config: &mut Config, store: &Store) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// Changes keys by a command; the whole patch or nothing. What changed.
-pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: &Actor) -> Result<Vec<String>, Failure> {
+/// Changes keys by a command; the whole patch or nothing. What changed. `by`: who, by which command.
+pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: String) -> Result<Vec<String>, Failure> {
     if patch.is_empty() {
         return Err(Failure::usage("args: patch is empty.", ""));
     }
@@ -52,9 +53,8 @@ pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: &Ac
         }
     }
     let made_ms = i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX);
-    let (store, by, changed) = (gateway.store().clone(), by.to_string(), patch.keys().cloned().collect());
-    let before = blocking(move || {
-        let before = store.overlay()?;
+    let changed = patch.keys().cloned().collect();
+    put(gateway, move |before| {
         let mut after: Vec<_> = before.iter().filter(|one| !patch.contains_key(&one.key)).cloned().collect();
         after.extend(patch.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| Overlaid {
             key,
@@ -62,7 +62,48 @@ pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: &Ac
             by: by.clone(),
             made_ms,
         }));
-        store.replace_overlay(&after)?;
+        after
+    })
+    .await?;
+    Ok(changed)
+}
+
+impl Gateway {
+    /// Goes back to the files: for this key, or for all. What lay over them and does no more; nothing is no failure.
+    ///
+    /// # Errors
+    /// A key that nothing can lie over, or files that are refused.
+    pub(crate) async fn unset(&self, key: Option<&str>, actor: Actor) -> Result<Vec<String>, Failure> {
+        let store = self.store().clone();
+        let laid = blocking(move || store.overlay()).await.map_err(|error| Failure::internal(&error))?;
+        let goes = |one: &Overlaid| key.is_none_or(|key| one.key == key);
+        let going: Vec<String> = laid.iter().filter(|one| goes(one)).map(|one| one.key.clone()).collect();
+        if let Some(key) = key.filter(|key| going.is_empty() && !KEYS.iter().any(|known| known.name == *key)) {
+            let text = format!("{key:?} is no key that a command can change, so nothing lies over the files.");
+            return Err(Failure::usage(text, "clawgate config show says where each key comes from."));
+        }
+        if going.is_empty() {
+            return Ok(going);
+        }
+        let gone = going.clone();
+        put(self, move |before| before.into_iter().filter(|one| !gone.contains(&one.key)).collect()).await?;
+        let event = Event::done(actor, Action::ConfigUnset, key.unwrap_or("all"));
+        self.record(event.with(json!({ "keys": going }))).await;
+        Ok(going)
+    }
+}
+
+/// Lays other keys over the files and takes the configuration anew; or leaves all as it was.
+async fn put(
+    gateway: &Gateway,
+    change: impl FnOnce(Vec<Overlaid>) -> Vec<Overlaid> + Send + 'static,
+) -> Result<(), Failure> {
+    // A command and an admin at once: each starts from what the other left.
+    let _turn = gateway.0.overlay_turn.lock().await;
+    let store = gateway.store().clone();
+    let before = blocking(move || {
+        let before = store.overlay()?;
+        store.replace_overlay(&change(before.clone()))?;
         Ok::<_, StoreError>(before)
     });
     let before = before.await.map_err(|error| Failure::internal(&error))?;
@@ -70,11 +111,11 @@ pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: &Ac
     if let Err(error) = reload::reload(gateway).await {
         let store = gateway.store().clone();
         if let Err(error) = blocking(move || store.replace_overlay(&before)).await {
-            tracing::error!(%error, "a command's change of the configuration could not be taken back");
+            tracing::error!(%error, "a change of the configuration could not be taken back");
         }
         return Err(Failure::usage(format!("The configuration is refused: {error}."), "Mend the files on site."));
     }
-    Ok(changed)
+    Ok(())
 }
 
 /// Sets one key to a value as the files would say it.

@@ -141,6 +141,7 @@ pub(super) async fn start(
         config_path: config_path.to_owned(),
         config_refused: Mutex::default(),
         restart_needed: Mutex::default(),
+        overlay_turn: tokio::sync::Mutex::default(),
         log,
         stopping: CancellationToken::new(),
         clock,

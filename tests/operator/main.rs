@@ -6,6 +6,7 @@ mod audit_walk;
 #[path = "../support/authority.rs"]
 mod authority;
 mod commands;
+mod configuration;
 mod control;
 mod keys;
 mod lifecycle;

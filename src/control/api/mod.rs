@@ -3,6 +3,7 @@
 //! One file an area, named like the file of its handlers; here is what several share.
 
 mod codes;
+mod configuration;
 mod dead_letters;
 mod devices;
 mod keys;
@@ -12,6 +13,7 @@ mod status;
 use serde::{Deserialize, Serialize};
 
 pub use codes::{CodeExplanation, CodeRecord, NewCode, NewCodeRequest};
+pub use configuration::{ConfigKey, Configuration, Unset, UnsetRequest};
 pub use dead_letters::DeadLetter;
 pub use devices::{Decision, Device, Relay, RenameRequest, Token};
 pub use keys::{Key, KeyRotated, RotateKeyRequest};
