@@ -20,3 +20,4 @@ mod siem;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;
+mod workflow;
