@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::http::{Response, Uri};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig};
 use ureq::typestate::{WithBody, WithoutBody};
 use ureq::{Agent, Body, RequestBuilder};
 use zeroize::Zeroizing;
@@ -59,7 +59,17 @@ impl HttpClient {
     /// Trusts the CA (PEM) in `ca` alone, the web's roots where there is none. A request takes at most `time`, an answer
     /// has at most `most_bytes`.
     pub(crate) fn new(ca: Option<&Path>, time: Duration, most_bytes: u64) -> Result<Self, CaError> {
-        let mut tls = TlsConfig::builder();
+        Self::showing(None, ca, time, most_bytes)
+    }
+
+    /// The same, and a server that asks for a certificate is shown this one.
+    pub(crate) fn showing(
+        certificate: Option<&ClientCert>,
+        ca: Option<&Path>,
+        time: Duration,
+        most_bytes: u64,
+    ) -> Result<Self, CaError> {
+        let mut tls = TlsConfig::builder().client_cert(certificate.cloned());
         if let Some(path) = ca {
             tls = tls.root_certs(RootCerts::new_with_certs(&certificates(path)?));
         }

@@ -42,7 +42,7 @@ fn assert_same_fields(schema: &str, value: &impl serde::Serialize) {
 #[test]
 fn every_field_is_described() {
     let token = json!({"device": "a", "state": "valid", "jti": null, "scope": "", "expires_in_s": 1, "reason": null, "refreshed": 1,
-        "refreshed_at": null, "refresh_in_s": 5, "failed": 0, "limits": ""});
+        "refreshed_at": null, "refresh_in_s": 5, "failed": 0, "limits": "", "bound_to": null});
     let relay = json!({"state": "idle", "for_s": 0, "error": null, "published": 0, "confirmed": 0, "refused": 0});
     let decision = json!({"state": "approved", "at": "", "by": "uid 0", "why": "known"});
     assert_same_fields("Decision", &serde_json::from_value::<api::Decision>(decision.clone()).unwrap());

@@ -154,7 +154,7 @@ async fn a_gateway_with_a_certificate_gets_tokens_that_are_bound_to_it() {
         client_id: "gw-1".to_owned(),
         key: bed.gateway_key.clone(),
         ca: None,
-        certificate: Some(certificate.clone()),
+        certificate: Some(certificate.clone().into()),
     };
     let gateway = OauthIssuer::new(options, Clock::system()).unwrap();
     let token = gateway.issue(&request("gw-1", "pump-3")).await.unwrap();

@@ -7,6 +7,7 @@ use super::client::Client;
 use super::exit::Exit;
 use super::path;
 use super::terminal::{Terminal, clean, span, table};
+use super::token::holder;
 use crate::control::api::{Decision, Device, Done, RenameRequest, WhyRequest};
 use crate::control::failure::Failure;
 
@@ -89,6 +90,9 @@ fn show(device: &Device) -> String {
     if !device.addresses.is_empty() {
         rows.push(("addresses", device.addresses.join(" ")));
     }
+    rows.extend(device.token.jti.is_some().then(|| ("token holder", holder(&device.token))));
+    rows.extend(device.token.expires_in_s.map(|left| ("token left", span(left))));
+    rows.extend(device.token.refreshed_at.clone().map(|at| ("token renewed", at)));
     rows.extend(device.per_second.map(|rate| ("rate", format!("{rate} publishes a second"))));
     rows.extend(device.decision.as_ref().map(|decision| ("approval", approval(decision))));
     let reasons = [("token reason", &device.token.reason), ("cloud error", &device.relay.error)];

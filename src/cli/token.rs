@@ -29,6 +29,15 @@ pub(super) async fn token(terminal: &Terminal, client: &Client, verb: Verb) -> R
     Ok(Exit::Ok)
 }
 
+/// Who may use it, in words.
+pub(super) fn holder(token: &Token) -> String {
+    match &token.bound_to {
+        Some(thumbprint) => format!("certificate {thumbprint}"),
+        None if token.jti.is_some() => "anybody (bearer)".to_owned(),
+        None => "-".to_owned(),
+    }
+}
+
 fn list(tokens: &[Token]) -> String {
     if tokens.is_empty() {
         return "No device is paired, so there is no token.".to_owned();
@@ -40,11 +49,12 @@ fn list(tokens: &[Token]) -> String {
             token.expires_in_s.map_or_else(|| "-".to_owned(), span),
             token.scope.clone(),
             token.limits.clone(),
+            token.bound_to.as_ref().map_or_else(|| holder(token), |print| format!("certificate {print:.8}...")),
             token.refreshed_at.clone().map_or_else(|| "-".to_owned(), |at| format!("{at} ({}x)", token.refreshed)),
             token.refresh_in_s.map_or_else(|| "-".to_owned(), span),
             token.reason.clone().unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();
-    table(&["DEVICE", "STATE", "LEFT", "SCOPE", "LIMITS", "REFRESHED", "NEXT", "REASON"], &rows)
+    table(&["DEVICE", "STATE", "LEFT", "SCOPE", "LIMITS", "HOLDER", "REFRESHED", "NEXT", "REASON"], &rows)
 }

@@ -119,6 +119,7 @@ mod tests {
             jti: None,
             scope: None,
             limits: None,
+            bound_to: None,
             expires_in_s: None,
             refreshed_at: None,
             next_request_in_s: None,

@@ -5,7 +5,7 @@ mod late;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
+use crate::relay::{ClientKey, RelayError};
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets, SourceError};
 use crate::standalone::issuer_server::{
@@ -24,7 +25,7 @@ use crate::token::azure::SasIssuer;
 use crate::token::key::{Jwk, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
-use crate::token::{BindingError, ClaimForm, Issuer, Stage, Thumbprint};
+use crate::token::{BindingError, ClaimForm, ClientCertificate, Issuer, Stage, Thumbprint};
 use families::StoredFamilies;
 
 /// Name of the sealed signing key.
@@ -60,6 +61,9 @@ pub enum IssuingError {
     /// The certificate that tokens are bound to.
     #[error(transparent)]
     Binding(#[from] BindingError),
+    /// Its key.
+    #[error(transparent)]
+    BindingKey(#[from] RelayError),
     /// `issuer.kind = "oauth"` without its key.
     #[error("issuer.url and issuer.client_key are needed with kind = \"oauth\"")]
     Incomplete,
@@ -107,16 +111,17 @@ impl Terms {
     }
 }
 
-/// Starts the issuer of the configuration.
+/// Starts the issuer of the configuration. `key` is that of the client certificate.
 pub(super) async fn start(
     config: &Config,
     store: &Store,
     clock: &Clock,
+    key: Option<&ClientKey>,
     tasks: &mut Tasks,
 ) -> Result<Issuing, IssuingError> {
     match config.issuer.kind {
         IssuerKind::Local => local(config, store, clock, tasks).await,
-        IssuerKind::Oauth => oauth(config, store, clock),
+        IssuerKind::Oauth => oauth(config, store, clock, key),
         IssuerKind::AzureSas => azure_sas(config, clock),
     }
 }
@@ -131,7 +136,7 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone())
         .of_stage(stage)
         .with_claims(ClaimForm::of(config.broker.profile))
-        .bound_to(certificate(config)?);
+        .bound_to(certificate(config).map(Thumbprint::of_file).transpose()?);
     let options =
         ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
@@ -163,18 +168,21 @@ fn of_stage(name: &str, stage: Stage) -> String {
     }
 }
 
-fn oauth(config: &Config, store: &Store, clock: &Clock) -> Result<Issuing, IssuingError> {
+fn oauth(config: &Config, store: &Store, clock: &Clock, key: Option<&ClientKey>) -> Result<Issuing, IssuingError> {
+    let shown = match certificate(config).zip(key) {
+        Some((path, key)) => Some(ClientCertificate::of_file(path, &key.read()?.1)?),
+        None => None,
+    };
     let (Some(url), Some(key)) = (config.issuer.url.clone(), &config.issuer.client_key) else {
         return Err(IssuingError::Incomplete);
     };
     let families: Arc<dyn Families> = Arc::new(StoredFamilies(store.clone()));
     let client_id = config.issuer.client_id.clone().unwrap_or_else(|| config.gateway.id.to_string());
     let (ca, grant, clock) = (config.issuer.ca.clone(), config.issuer.grant, clock.clone());
-    let certificate = certificate(config)?;
     let with_key = {
         let (url, clock) = (url.clone(), clock.clone());
         move |key| {
-            let (url, client_id, ca, certificate) = (url.clone(), client_id.clone(), ca.clone(), certificate.clone());
+            let (url, client_id, ca, certificate) = (url.clone(), client_id.clone(), ca.clone(), shown.clone());
             let options = OauthOptions { url, client_id, key, ca, certificate };
             OauthIssuer::with_grant(options, grant, Arc::clone(&families), clock.clone())
         }
@@ -202,9 +210,9 @@ fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
 
 /// The certificate that this gateway shows its broker: devices' tokens are bound to it. The broker of standalone mode
 /// asks for none.
-fn certificate(config: &Config) -> Result<Option<Thumbprint>, BindingError> {
+fn certificate(config: &Config) -> Option<&Path> {
     let shown = config.broker.url.as_ref().is_some_and(|broker| broker.tls);
-    config.broker.client_cert.as_deref().filter(|_| shown).map(Thumbprint::of_file).transpose()
+    config.broker.client_cert.as_deref().filter(|_| shown)
 }
 
 /// The issuer's keys, sealed in the registry's database. An older clawgate reads the one that signs.

@@ -115,10 +115,11 @@ pub(super) async fn start(
             tracing::error!(%error, "the spool ended; what was not committed is still with the sensors");
         }
     });
-    let issuing = issuer::start(&config, &store, &clock, tasks).await?;
+    let key = broker_key(&config, &clock).await?;
+    let issuing = issuer::start(&config, &store, &clock, key.as_ref(), tasks).await?;
     let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
-    let options = relay_options(&config, &broker, broker_key(&config, &clock).await?);
+    let options = relay_options(&config, &broker, key);
     let relay = Arc::new(Relay::new(options.clone(), clock.clone(), metrics.relay.clone())?);
     let command_keys = CommandKeys::of(&config.cloud)?;
     let own = principal::open(&config, options, &keeper, &clock)?;

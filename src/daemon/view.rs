@@ -182,6 +182,7 @@ fn token(status: TokenStatus) -> Token {
         refresh_in_s: status.next_request_in_s,
         failed: status.failures,
         limits: status.limits.unwrap_or_default(),
+        bound_to: status.bound_to,
     }
 }
 

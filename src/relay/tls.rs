@@ -42,7 +42,8 @@ impl From<PathBuf> for ClientKey {
 }
 
 impl ClientKey {
-    fn read(&self) -> Result<(PathBuf, Zeroizing<Vec<u8>>), RelayError> {
+    /// Where it is, and its PEM text.
+    pub(crate) fn read(&self) -> Result<(PathBuf, Zeroizing<Vec<u8>>), RelayError> {
         match self {
             Self::File(path) => Ok((path.clone(), Zeroizing::new(read(path)?))),
             Self::Given { pem, from } => Ok((from.into(), Zeroizing::new(pem.expose().clone()))),

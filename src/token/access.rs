@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits;
 use super::scope::{Action, Topics};
-use super::{AddressRange, Confirmation, Limits, MAX_TOKEN_BYTES, Stage};
+use super::{AddressRange, Confirmation, Limits, MAX_TOKEN_BYTES, Stage, Thumbprint};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -49,7 +49,8 @@ pub struct Claims {
     pub exp: u64,
     /// Its own id, for the deny list.
     pub jti: String,
-    /// Scopes, separated by spaces.
+    /// Scopes, separated by spaces; empty where the issuer granted none of those that were asked for, and said 200.
+    #[serde(default)]
     pub scope: String,
     /// What the broker enforces.
     #[serde(default)]
@@ -72,6 +73,12 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The certificate that must be shown with the token.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Thumbprint> {
+        self.cnf.as_ref()?.certificate.as_ref()
+    }
+
     /// What the token is limited to.
     #[must_use]
     pub fn limits(&self) -> Limits {

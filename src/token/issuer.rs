@@ -190,6 +190,10 @@ pub enum IssuerError {
     Local(String),
 }
 
+/// Refusals of the gateway or of the way it asks (RFC 6749, section 5.2), whatever device it asks for.
+const OF_THE_GATEWAY: [&str; 4] =
+    ["invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_request"];
+
 impl IssuerError {
     /// What to do about it.
     #[must_use]
@@ -197,9 +201,7 @@ impl IssuerError {
         match self {
             Self::Busy { retry_after, .. } => Remedy::Retry(*retry_after),
             // The gateway itself is not known there: no device's fault, and it heals once the gateway is registered.
-            Self::Refused { code, .. } if matches!(code.as_str(), "invalid_client" | "unauthorized_client") => {
-                Remedy::Retry(None)
-            }
+            Self::Refused { code, .. } if OF_THE_GATEWAY.contains(&code.as_str()) => Remedy::Retry(None),
             Self::Approval { poll, .. } => Remedy::Retry(Some(*poll)),
             Self::Refused { .. }
             | Self::Mismatch { .. }

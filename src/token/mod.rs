@@ -19,7 +19,7 @@ mod vendor;
 pub mod verify;
 
 pub use access::{AccessToken, Actor, Claims, TokenError};
-pub use binding::{BindingError, Confirmation, Thumbprint};
+pub use binding::{BindingError, ClientCertificate, Confirmation, Thumbprint};
 pub use handle::{TokenFeed, TokenHandle, TokenState, TokenWish};
 pub use issuer::{Approval, Issuer, IssuerError, Remedy, TokenFuture, TokenRequest};
 pub use keeper::TokenKeeper;

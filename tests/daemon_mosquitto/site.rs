@@ -16,6 +16,7 @@ use clawgate::token::{AccessToken, Issuer, Limits, Stage, TokenRequest};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS, TlsConfiguration, Transport};
 use tempfile::TempDir;
 
+use super::authority::{authority_of, client_tls};
 use super::daemon::{Daemon, Sensor, quoted};
 use super::issuer_front::Front;
 use super::mqtt_client::{By, Connect, MqttClient};
@@ -81,7 +82,8 @@ impl Site {
         std::fs::write(mosquitto.path().join("jwks"), jwks).unwrap();
         // The broker reads the issuer's own deny list.
         std::os::unix::fs::symlink(folder.path().join("denylist"), mosquitto.path().join("denylist")).unwrap();
-        let tls = certificates(mosquitto.path());
+        authority_of(mosquitto.path(), "ca", &["server"]);
+        let tls = client_tls(mosquitto.path(), "ca.pem", None);
         std::fs::copy(mosquitto.path().join("ca.pem"), folder.path().join("ca.pem")).unwrap();
         let config = format!(
             "cafile {{dir}}/ca.pem\ncertfile {{dir}}/server.pem\nkeyfile {{dir}}/server.key\n{}\
@@ -266,25 +268,6 @@ fn register(folder: &Path, url: &str) {
         let _ = writeln!(config, "[clients.{client}]\npublic_key = \"{client}.pub\"\n{rights}");
     }
     std::fs::write(folder.join("issuer.toml"), config).unwrap();
-}
-
-/// A CA, a certificate of it for the broker, and a client that trusts only this CA.
-fn certificates(folder: &Path) -> Arc<rustls::ClientConfig> {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_certificate = ca.self_signed(&ca_key).unwrap();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let server = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    std::fs::write(folder.join("ca.pem"), ca_certificate.pem()).unwrap();
-    std::fs::write(folder.join("server.pem"), server.pem()).unwrap();
-    std::fs::write(folder.join("server.key"), key.serialize_pem()).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca_certificate.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Waits until so many more readings of the device have arrived.

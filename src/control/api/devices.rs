@@ -90,6 +90,9 @@ pub struct Token {
     pub failed: u64,
     /// What it is limited to, in words: addresses, rate; empty where to nothing.
     pub limits: String,
+    /// The certificate that must be shown with it (`x5t#S256`); none where whoever has it may use it.
+    #[serde(default)]
+    pub bound_to: Option<String>,
 }
 
 /// `POST /v1/devices/{id}/rename`.

@@ -26,6 +26,9 @@ pub struct TokenStatus {
     /// What it is limited to, in words.
     #[serde(default)]
     pub limits: Option<String>,
+    /// Whose certificate must be shown with it (`x5t#S256`); none where whoever has it may use it.
+    #[serde(default)]
+    pub bound_to: Option<String>,
     /// Seconds until it expires.
     pub expires_in_s: Option<u64>,
     /// When it was received, seconds since 1970.
@@ -168,6 +171,7 @@ impl SharedStatus {
                 jti: token.map(|token| token.jti().to_owned()),
                 scope: token.map(|token| token.claims().scope.clone()),
                 limits: token.map(|token| token.claims().limits().in_words()),
+                bound_to: token.and_then(|token| token.claims().certificate()).map(|print| print.as_str().to_owned()),
                 expires_in_s: token.map(|token| token.left(clock).as_secs()),
                 refreshed_at: facts.refreshed_at.map(|at| at.as_secs()),
                 next_request_in_s: facts.next_request.map(|at| at.saturating_sub(clock.boot()).as_secs()),

@@ -30,6 +30,8 @@ const MAX_SHOWN: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoints {
     pub(super) token: String,
+    /// Where it binds a token to the certificate that it is shown (RFC 8705); none where it does not.
+    pub(super) binding_token: Option<String>,
     pub(super) revocation: Option<String>,
     /// For the approval of a person (RFC 8628, section 4).
     pub(super) device_authorization: Option<String>,
@@ -48,6 +50,16 @@ struct Metadata {
     registration_endpoint: Option<String>,
     #[serde(default)]
     authorization_details_types_supported: Vec<String>,
+    #[serde(default)]
+    tls_client_certificate_bound_access_tokens: bool,
+    #[serde(default)]
+    mtls_endpoint_aliases: Aliases,
+}
+
+/// The endpoints at which it asks for a certificate, where those are others (RFC 8705, section 5).
+#[derive(Deserialize, Default)]
+struct Aliases {
+    token_endpoint: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -112,8 +124,11 @@ pub(super) fn endpoints(at: &str, issuer: &str, reply: &Reply) -> Result<Endpoin
         let reason = format!("it speaks for issuer {:?}, not {issuer:?}: correct issuer.url", plain(&metadata.issuer));
         return Err(IssuerError::Answer { endpoint: at.to_owned(), reason });
     }
+    let binds = metadata.tls_client_certificate_bound_access_tokens;
+    let alias = metadata.mtls_endpoint_aliases.token_endpoint;
     let knows_devices = metadata.authorization_details_types_supported.iter().any(|kind| kind == DETAIL_TYPE);
     Ok(Endpoints {
+        binding_token: binds.then(|| alias.unwrap_or_else(|| metadata.token_endpoint.clone())),
         token: metadata.token_endpoint,
         revocation: metadata.revocation_endpoint,
         device_authorization: metadata.device_authorization_endpoint,

@@ -180,14 +180,17 @@ impl Inner {
     fn poll(&self, request: &TokenRequest, asked: &Asked) -> Result<answer::Granted, IssuerError> {
         let form = vec![("device_code", asked.device_code.expose().clone())];
         let polled = self.ask("urn:ietf:params:oauth:grant-type:device_code", form);
-        let Err(IssuerError::Refused { endpoint, code, words, .. }) = polled else { return polled };
+        let Err(IssuerError::Refused { endpoint, status, code, words }) = polled else { return polled };
         match code.as_str() {
             "authorization_pending" => Err(asked.clone().into_wait(&self.clock)),
             "slow_down" => Err(self.approvals.slower(&request.device, asked).into_wait(&self.clock)),
-            _ => {
+            // A person said no, nobody came, or the server forgot what it was asked.
+            "access_denied" | "expired_token" | "invalid_grant" => {
                 self.approvals.forget(&request.device);
                 Err(IssuerError::NotApproved { endpoint, reason: format!("{code}: {words}") })
             }
+            // Nothing that a person said: the approval goes on.
+            _ => Err(IssuerError::Refused { endpoint, status, code, words }),
         }
     }
 

@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use super::key::SigningKey;
 use super::scope::TELEMETRY_READ;
-use super::{AccessToken, Confirmation, Issuer, IssuerError, Limits, Stage, Thumbprint, TokenFuture, TokenRequest};
+use super::{
+    AccessToken, ClientCertificate, Confirmation, Issuer, IssuerError, Limits, Stage, Thumbprint, TokenFuture,
+    TokenRequest,
+};
 use crate::clock::Clock;
 use answer::{Endpoints, Granted};
 use approval::Approvals;
@@ -76,7 +79,7 @@ pub struct OauthOptions {
     /// The only CA (PEM file) that the server's certificate may come from; the web's roots when there is none.
     pub ca: Option<PathBuf>,
     /// The certificate that we show the broker: tokens shall be bound to it.
-    pub certificate: Option<Thumbprint>,
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// A client of one OAuth server. Cheap to clone.
@@ -90,6 +93,8 @@ struct Inner {
     key: SigningKey,
     certificate: Option<Thumbprint>,
     transport: Transport,
+    /// Shows our certificate, where there is one.
+    showing: Option<Transport>,
     clock: Clock,
     grant: Grant,
     kept: Kept,
@@ -147,6 +152,9 @@ impl OauthIssuer {
     ) -> Result<Self, OauthSetupError> {
         let OauthOptions { url, client_id, key, ca, certificate } = options;
         let transport = Transport::new(&url, ca.as_deref())?;
+        let shown = certificate.as_ref().and_then(ClientCertificate::shown);
+        let showing = shown.map(|shown| Transport::showing(shown, ca.as_deref())).transpose()?;
+        let certificate = certificate.map(|certificate| certificate.thumbprint().clone());
         let url = url.trim_end_matches('/').to_owned();
         let kept = Kept::new(families);
         let (approvals, endpoints) = (Approvals::default(), Mutex::default());
@@ -156,6 +164,7 @@ impl OauthIssuer {
             key,
             certificate,
             transport,
+            showing,
             clock,
             grant,
             kept,
@@ -194,10 +203,14 @@ impl OauthIssuer {
 impl Inner {
     /// A token for the given request parameters.
     fn ask(&self, grant: &str, mut form: Vec<(&'static str, String)>) -> Result<Granted, IssuerError> {
-        let endpoint = self.endpoints()?.token;
+        let endpoints = self.endpoints()?;
+        let (transport, endpoint) = match (&self.showing, endpoints.binding_token) {
+            (Some(showing), Some(endpoint)) => (showing, endpoint),
+            _ => (&self.transport, endpoints.token),
+        };
         form.push(("grant_type", grant.to_owned()));
         self.authenticate(&mut form)?;
-        let reply = self.transport.post(&endpoint, &form).inspect_err(|_| self.forget_endpoints())?;
+        let reply = transport.post(&endpoint, &form).inspect_err(|_| self.forget_endpoints())?;
         answer::token(&endpoint, &reply, &self.clock).inspect_err(|problem| {
             if matches!(problem, IssuerError::Answer { .. }) {
                 self.forget_endpoints();
@@ -263,7 +276,7 @@ impl Inner {
         let reply = self.transport.get(&at)?;
         let found = answer::endpoints(&at, &self.url, &reply)?;
         self.transport.permits(&found.token)?;
-        for endpoint in [&found.revocation, &found.device_authorization].into_iter().flatten() {
+        for endpoint in [&found.binding_token, &found.revocation, &found.device_authorization].into_iter().flatten() {
             self.transport.permits(endpoint)?;
         }
         *self.known_endpoints() = Some(found.clone());

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ureq::tls::ClientCert;
+
 use crate::http_client::{CaError, HttpClient, NoReply, Reply, is_safe, plain};
 use crate::secret::Secret;
 use crate::token::IssuerError;
@@ -44,6 +46,11 @@ impl Transport {
             return Err(OauthSetupError::Url(url.chars().take(200).collect()));
         }
         Ok(Self(HttpClient::new(ca, LIMIT, MAX_ANSWER)?))
+    }
+
+    /// Shows a certificate where one is asked for.
+    pub(super) fn showing(certificate: &ClientCert, ca: Option<&Path>) -> Result<Self, OauthSetupError> {
+        Ok(Self(HttpClient::showing(Some(certificate), ca, LIMIT, MAX_ANSWER)?))
     }
 
     /// Whether a token may be asked for there.

@@ -1,0 +1,131 @@
+//! The daemon, this server and mosquitto with the plugin.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clawgate::token::key::SigningKey;
+use clawgate::token::local::DenyList;
+
+use super::binding::Papers;
+use super::daemon::{Daemon, Sensor, quoted};
+use super::plugin;
+use super::server::{AUDIENCE, Site};
+use super::support::Mosquitto;
+
+/// The gateway's.
+fn new_key(folder: &Path) -> PathBuf {
+    let file = folder.join("gw-1.pem");
+    let made = Command::new(env!("CARGO_BIN_EXE_clawgate")).args(["issuer", "key"]).arg(&file).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    file
+}
+
+/// A mosquitto that takes the site's tokens, with this beside.
+fn broker(site: &Site, more: &str) -> Mosquitto {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("jwks"), serde_json::to_string(&site.jwks).unwrap()).unwrap();
+    DenyList::open(&folder.path().join("denylist")).unwrap();
+    let rules = plugin::config(&site.url);
+    let rules = rules.replace("plugin_opt_audience claw", &format!("plugin_opt_audience {AUDIENCE}"));
+    Mosquitto::start_in(folder, &format!("{more}{rules}"))
+}
+
+/// A person says yes where `pair` says, and what the sensor
+/// measures goes through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_a_person_approves_while_it_is_paired_delivers_its_first_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let key_file = new_key(folder.path());
+    let site = Site::of(SigningKey::load(&key_file).unwrap(), 300);
+    let broker = broker(&site, "");
+    let mut sensor = Sensor::start(&folder.path().join("sensor"), &["--every", "200ms"]);
+    let config = format!(
+        "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[broker]\nurl = \"mqtt://127.0.0.1:{}\"\n\
+         [issuer]\nkind = \"oauth\"\ngrant = \"device_code\"\nurl = {:?}\naudience = {AUDIENCE:?}\nclient_key = {}\n\
+         [uart.ports.p1]\npath = {}\n",
+        broker.port(),
+        site.url,
+        quoted(&key_file),
+        quoted(&sensor.line()),
+    );
+    let own = folder.path().join("daemon");
+    std::fs::create_dir(&own).unwrap();
+    let daemon = Daemon::start(&own, &config);
+
+    let mut pairing = daemon.pairing("p1", &mut sensor, "pump-3");
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(pairing.stderr.take().unwrap()).lines().map_while(Result::ok);
+    for line in lines.by_ref() {
+        said.push(line);
+        if said.last().is_some_and(|line| line.contains("Approve the device at")) {
+            break;
+        }
+    }
+    let approve = said.last().unwrap_or_else(|| panic!("nothing was said: {}", daemon.log()));
+    assert!(approve.contains(&format!("{}/device", site.url)), "{said:?}");
+    assert!(said.iter().any(|line| line.contains('█')), "no QR: {said:?}");
+    let is_code = |line: &&str| line.len() > 6 && line.chars().all(|c| c.is_ascii_uppercase() || c == '-');
+    let code =
+        said.iter().map(|line| line.trim()).find(is_code).unwrap_or_else(|| panic!("no code: {said:?}")).to_owned();
+    // Nothing goes to the broker before a person has decided, and `token ls` says where.
+    let token = || {
+        let all = daemon.json(&["token", "ls"]).remove(0);
+        all.as_array().unwrap().iter().find(|token| token["device"] == "pump-3").unwrap().clone()
+    };
+    let waiting = token();
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
+    assert!(waiting["reason"].as_str().is_some_and(|reason| reason.contains(&code)), "{waiting}");
+    assert!(!broker.log().contains("gw-1.pump-3"), "{}", broker.log());
+
+    site.person(&format!("approve?user_code={code}")).await;
+    let rest: Vec<String> = tokio::task::spawn_blocking(move || lines.collect()).await.unwrap();
+    let ended = pairing.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{said:?} {rest:?} {}", daemon.log());
+    assert!(rest.iter().any(|line| line.contains("first reading") && line.contains("ok")), "{rest:?}");
+    let topic = "'claw/v1/default/gw-1/pump-3/up/telemetry'";
+    let published = |line: &str| line.contains("Received PUBLISH from gw-1.pump-3") && line.contains(topic);
+    assert!(broker.log().lines().any(published), "{}", broker.log());
+    // The person is asked once: the next token comes by the refresh token that is kept.
+    let done = daemon.cli(&["token", "rotate", "pump-3"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(token()["state"], "valid");
+}
+
+/// The gateway shows one certificate to the server and to the broker, and its devices' tokens are good with no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bound_token_goes_with_the_gateways_certificate_and_is_listed_as_such() {
+    let (folder, papers) = (tempfile::tempdir().unwrap(), Papers::make());
+    let key_file = new_key(folder.path());
+    let site = papers.site(SigningKey::load(&key_file).unwrap(), None);
+    let file = |name: &str| papers.path(name).display().to_string();
+    let (ca, certificate, key) = (file("ca.pem"), file("server.pem"), file("server.key"));
+    let tls = format!("cafile {ca}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate true\n");
+    let broker = broker(&site, &tls);
+    let mut sensor = Sensor::start(&folder.path().join("sensor"), &["--every", "200ms"]);
+    let config = format!(
+        "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n\
+         [broker]\nurl = \"mqtts://localhost:{}\"\nca = {ca:?}\nclient_cert = {:?}\nclient_key = {:?}\n\
+         [issuer]\nkind = \"oauth\"\nurl = {:?}\nca = {ca:?}\naudience = {AUDIENCE:?}\nclient_key = {}\n\
+         [uart.ports.p1]\npath = {}\n",
+        broker.port(),
+        file("ours.pem"),
+        file("ours.key"),
+        site.url,
+        quoted(&key_file),
+        quoted(&sensor.line()),
+    );
+    let own = folder.path().join("daemon");
+    std::fs::create_dir(&own).unwrap();
+    let daemon = Daemon::start(&own, &config);
+    // Its first reading is at the broker when this returns.
+    daemon.pair("p1", &mut sensor, "pump-3");
+    let ours = papers.thumbprint("ours");
+    let all = daemon.json(&["token", "ls"]).remove(0);
+    let token = all.as_array().unwrap().iter().find(|token| token["device"] == "pump-3").unwrap();
+    assert_eq!(token["bound_to"], ours.as_str(), "{token}");
+    let shown = |args: &[&str]| String::from_utf8(daemon.cli(args).stdout).unwrap();
+    assert!(shown(&["token", "ls"]).contains(&format!("certificate {:.8}...", ours.as_str())));
+    let device = shown(&["devices", "show", "pump-3"]);
+    assert!(device.contains(ours.as_str()) && device.contains("token left"), "{device}");
+}
