@@ -16,6 +16,8 @@ mod outages;
 mod plugin;
 #[path = "daemon_mosquitto/principal.rs"]
 mod principal;
+#[path = "daemon_mosquitto/rotation.rs"]
+mod rotation;
 #[path = "daemon_mosquitto/site.rs"]
 mod site;
 mod support;

@@ -3,6 +3,8 @@
 
 #[path = "support/authority.rs"]
 mod authority;
+#[path = "mosquitto_plugin/keys.rs"]
+mod keys;
 #[path = "mosquitto_plugin/limits.rs"]
 mod limits;
 #[path = "support/mqtt_client.rs"]

@@ -141,6 +141,8 @@ pub struct IssuerConfig {
     pub grant: Grant,
     /// Azure SAS: the file of the group's key, or the folder with one key file a device.
     pub device_keys: Option<PathBuf>,
+    /// Local: the folder where its public keys and its deny list are written for a broker on this machine.
+    pub publish_dir: Option<PathBuf>,
 }
 
 /// Who makes access tokens.
@@ -170,6 +172,7 @@ impl Default for IssuerConfig {
             ca: None,
             grant: Grant::default(),
             device_keys: None,
+            publish_dir: None,
         }
     }
 }

@@ -278,6 +278,9 @@ fn check_broker(broker: &BrokerConfig) -> Result<&BrokerUrl, Objection> {
 }
 
 fn check_issuer(issuer: &IssuerConfig) -> Result<(), Objection> {
+    if issuer.publish_dir.is_some() && issuer.kind != IssuerKind::Local {
+        return Err(objection("issuer.publish_dir", "is for kind = \"local\": other issuers' keys are not here"));
+    }
     if issuer.kind != IssuerKind::Oauth {
         return Ok(());
     }

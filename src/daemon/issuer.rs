@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::tasks::Tasks;
 use crate::clock::Clock;
@@ -17,13 +18,14 @@ use crate::config::{Config, IssuerKind};
 use crate::relay::{ClientKey, RelayError};
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets, SourceError};
+use crate::session::blocking;
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };
 use crate::store::{Store, StoreError};
 use crate::token::azure::SasIssuer;
-use crate::token::key::{Jwk, KeyError, SigningKey};
-use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, RingError};
+use crate::token::key::{Jwk, Jwks, KeyError, SigningKey};
+use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, PublicFile, RingError};
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
 use crate::token::{BindingError, ClaimForm, ClientCertificate, Issuer, Stage, Thumbprint};
 use families::StoredFamilies;
@@ -32,6 +34,9 @@ use families::StoredFamilies;
 const KEY: &str = "local-issuer-key";
 /// Name of what belongs to it: the next key, the older ones.
 const RING: &str = "local-issuer-ring";
+
+/// Until a file for a broker that could not be written is tried again.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no issuer.
 #[derive(Debug, thiserror::Error)]
@@ -132,24 +137,64 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
     let url = config.issuer.url.clone().unwrap_or_else(|| own_url(listener.addr(), stage));
     let deny = DenyList::open(&store.dir().join(of_stage("revoked", stage) + ".json"))?;
     let terms = Terms::of(config)?;
-    let ring = key_ring(store, stage, terms.life)?;
+    let published = |name: &str| config.issuer.publish_dir.as_ref().map(|folder| PublicFile::new(folder.join(name)));
+    let ring = key_ring(store, stage, terms.life, published("jwks"))?;
     let issuer = LocalIssuer::with_ring(&url, ring, deny, clock.clone())
         .of_stage(stage)
         .with_claims(ClaimForm::of(config.broker.profile))
         .bound_to(certificate(config).map(Thumbprint::of_file).transpose()?);
+    // A broker that starts beside us has them from now on. What fails is said by who looks after the keys.
+    let _ = issuer.ring().tend(issuer.now());
     let options =
         ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
-    let (sender, mut changed) = watch::channel(terms);
+    let (sender, changed) = watch::channel(terms);
+    let (deny, deny_file) = (issuer.deny_list().clone(), published("denylist"));
     tasks.spawn("issuer", |stop| async move {
-        while let Some(Ok(())) = stop.run_until_cancelled(changed.changed()).await {
-            let Terms { clients, life } = changed.borrow_and_update().clone();
-            server.replace_clients(clients);
-            server.set_life(life);
-        }
+        tokio::join!(follow(changed, &server, &stop), publish_revocations(&deny, deny_file, &stop));
         server.stop().await;
     });
     Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender) })
+}
+
+/// Takes what a reload changes, until `stop`.
+async fn follow(mut changed: watch::Receiver<Terms>, server: &IssuerServer, stop: &CancellationToken) {
+    while let Some(Ok(())) = stop.run_until_cancelled(changed.changed()).await {
+        let Terms { clients, life } = changed.borrow_and_update().clone();
+        server.replace_clients(clients);
+        server.set_life(life);
+    }
+}
+
+/// Keeps the file of revocations for a broker on this machine up to date, until `stop`.
+async fn publish_revocations(deny: &DenyList, file: Option<PublicFile>, stop: &CancellationToken) {
+    let Some(file) = file else { return };
+    let (mut changes, mut failed) = (deny.changes(), false);
+    loop {
+        changes.mark_unchanged();
+        let (file, text) = (file.clone(), deny.render());
+        let put = blocking(move || file.put(&text)).await;
+        if let Err(problem) = put.as_ref().map_err(|problem| problem.as_str())
+            && !failed
+        {
+            tracing::error!(
+                problem,
+                "the deny list could not be published: a broker that reads it goes by an older one"
+            );
+        }
+        failed = put.is_err();
+        let changed = async {
+            if failed {
+                tokio::time::sleep(PUBLISH_AGAIN).await;
+            } else {
+                // The list lives as long as this task.
+                let _ = changes.changed().await;
+            }
+        };
+        if stop.run_until_cancelled(changed).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// The issuer's name where none is written: a stage's own, for a token says by whom it was made.
@@ -216,17 +261,30 @@ fn certificate(config: &Config) -> Option<&Path> {
 }
 
 /// The issuer's keys, sealed in the registry's database. An older clawgate reads the one that signs.
-struct StoredRing(Store, Stage);
+struct StoredRing {
+    store: Store,
+    stage: Stage,
+    published: Option<PublicFile>,
+}
 
 impl KeyBook for StoredRing {
     fn keep(&self, signing: &Secret<Vec<u8>>, rest: &Secret<Vec<u8>>) -> Result<(), String> {
-        let (key, ring) = (of_stage(KEY, self.1), of_stage(RING, self.1));
-        self.0.put_secrets(&[(&key, signing.expose()), (&ring, rest.expose())]).map_err(|error| error.to_string())
+        let (key, ring) = (of_stage(KEY, self.stage), of_stage(RING, self.stage));
+        self.store.put_secrets(&[(&key, signing.expose()), (&ring, rest.expose())]).map_err(|error| error.to_string())
+    }
+
+    fn publish(&self, keys: &Jwks) -> Result<(), String> {
+        self.published.as_ref().map_or(Ok(()), |file| file.put(&keys.to_text()))
     }
 }
 
 /// The first key is made at the first start. Tokens live for up to `life`.
-fn key_ring(store: &Store, stage: Stage, life: Duration) -> Result<KeyRing, IssuingError> {
+fn key_ring(
+    store: &Store,
+    stage: Stage,
+    life: Duration,
+    published: Option<PublicFile>,
+) -> Result<KeyRing, IssuingError> {
     let name = of_stage(KEY, stage);
     let (key, rest) = match store.secret(&name)? {
         Some(der) => (SigningKey::from_pkcs8(der.expose())?, store.secret(&of_stage(RING, stage))?),
@@ -234,7 +292,8 @@ fn key_ring(store: &Store, stage: Stage, life: Duration) -> Result<KeyRing, Issu
     };
     let made_ms = store.secret_made_ms(&name)?.unwrap_or_else(|| store.now_ms());
     let made = u64::try_from(made_ms / 1000).unwrap_or(0);
-    let ring = KeyRing::open(key, made, rest.as_ref(), Arc::new(StoredRing(store.clone(), stage)))?;
+    let ring =
+        KeyRing::open(key, made, rest.as_ref(), Arc::new(StoredRing { store: store.clone(), stage, published }))?;
     // Keeps a key that was just made, too.
     ring.lives_up_to(life)?;
     Ok(ring)

@@ -99,6 +99,7 @@ const KEYS: &[Key] = &[
     fixed!(issuer.ca),
     fixed!(issuer.grant),
     fixed!(issuer.device_keys),
+    fixed!(issuer.publish_dir),
     fixed!(standalone.listen),
     live!(standalone.subscribers),
     fixed!(metrics.listen),
@@ -297,6 +298,7 @@ mod tests {
             ca = "/ca"
             grant = "device_code"
             device_keys = "/keys"
+            publish_dir = "/public"
             [standalone]
             listen = "127.0.0.1:2"
             [standalone.subscribers.other]

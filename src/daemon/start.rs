@@ -157,7 +157,7 @@ pub(super) async fn start(
         broker,
         issuer_url: issuing.url,
         terms: issuing.terms,
-        keys: keys::Keys { issuer: issuing.local, endings: Mutex::default() },
+        keys: keys::Keys { issuer: issuing.local, endings: Mutex::default(), behind: Mutex::default() },
         keeper,
         relay,
         service,

@@ -43,7 +43,7 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     if let Some(trouble) = own_trouble(gateway) {
         problems.push(problem("cloud", &trouble));
     }
-    problems.extend(gateway.ending_soon().iter().map(|(part, words)| problem(part, words)));
+    problems.extend(gateway.key_problems().iter().map(|(part, words)| problem(part, words)));
     if let Err(error) = &metrics {
         problems.push(problem("metrics", error));
     }

@@ -116,6 +116,7 @@ impl Store {
         let Some((sealer, settled)) = rekey::settle(&mut db, key, successor, dir.path(), ms(clock.wall()))? else {
             return Err(StoreError::KeyWrong { key: place, state: file });
         };
+        rekey::note_made(&db, ms(clock.wall()))?;
         let key_changed = settled == Settled::Changed;
         if key_changed {
             tracing::info!(

@@ -86,12 +86,8 @@ impl Store {
     /// [`StoreError::Database`].
     pub fn master_key(&self) -> Result<MasterKeyInfo, StoreError> {
         let id = self.sealer().id();
-        let db = self.db();
-        let first: Option<i64> = db
-            .query_row("SELECT min(made_ms) FROM secrets", [], |row| row.get(0))
-            .map_err(failed("read when the state was made"))?;
-        let made = read_meta(&db, MADE)?.and_then(|text| text.parse().ok());
-        Ok(MasterKeyInfo { id, made_ms: made.or(first), place: self.0.origin.words(self.dir()) })
+        let made_ms = read_meta(&self.db(), MADE)?.and_then(|text| text.parse().ok());
+        Ok(MasterKeyInfo { id, made_ms, place: self.0.origin.words(self.dir()) })
     }
 
     /// The master key itself, for a backup.
@@ -108,6 +104,20 @@ impl Store {
         *sealer = fresh;
         Ok(())
     }
+}
+
+/// Notes when the master key was made where that is not known: at the first start, which made the oldest secret too. Not
+/// later: secrets are sealed anew when other keys change, and the master key would never grow old.
+pub(super) fn note_made(db: &Connection, now_ms: i64) -> Result<(), StoreError> {
+    if read_meta(db, MADE)?.is_some() {
+        return Ok(());
+    }
+    let oldest: Option<i64> = db
+        .query_row("SELECT min(made_ms) FROM secrets", [], |row| row.get(0))
+        .map_err(failed("read when the state was made"))?;
+    let made = oldest.unwrap_or(now_ms).to_string().into_bytes();
+    let noted = db.execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", (MADE, made));
+    noted.map(drop).map_err(failed("note when the master key was made"))
 }
 
 /// Finds out which of the keys opens the database, and finishes or begins a change where there are two.

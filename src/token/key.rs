@@ -91,6 +91,14 @@ pub struct Jwks {
     pub keys: Vec<Jwk>,
 }
 
+impl Jwks {
+    /// The set as JSON, in one line.
+    pub(crate) fn to_text(&self) -> String {
+        // Strings in a list: there is nothing that could fail.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
 impl SigningKey {
     /// A new key from the operating system's randomness.
     ///
@@ -124,6 +132,15 @@ impl SigningKey {
     pub fn to_pkcs8(&self) -> Result<Secret<Vec<u8>>, KeyError> {
         let der = self.0.secret.to_pkcs8_der().map_err(|_| KeyError::NoPrivateKey("the key".to_owned()))?;
         Ok(Secret::new(der.as_bytes().to_vec()))
+    }
+
+    /// The key as PEM, as [`Self::load`] reads it.
+    ///
+    /// # Errors
+    /// [`KeyError::NoPrivateKey`] when it cannot be encoded.
+    pub(crate) fn to_pem(&self) -> Result<Secret<String>, KeyError> {
+        let pem = self.0.secret.to_pkcs8_pem(LineEnding::LF);
+        pem.map(|pem| Secret::new(pem.to_string())).map_err(|_| KeyError::NoPrivateKey("the key".to_owned()))
     }
 
     /// The key in a PEM file of mode 0600; made there when the file is absent. A damaged file is never replaced.
@@ -169,14 +186,10 @@ impl SigningKey {
 
     fn create(path: &Path) -> Result<Self, KeyError> {
         let key = Self::generate()?;
-        let pem = key
-            .0
-            .secret
-            .to_pkcs8_pem(LineEnding::LF)
-            .map_err(|_| KeyError::NoPrivateKey(path.display().to_string()))?;
+        let pem = key.to_pem()?;
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(pem.as_bytes())?;
+            file.write_all(pem.expose().as_bytes())?;
             file.sync_all()?;
             // A bare file name has an empty parent: it stands in the working folder.
             let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use clawgate::clock::Clock;
@@ -13,7 +13,7 @@ use clawgate::token::key::SigningKey;
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::scope::Scope;
 use clawgate::token::{AccessToken, Issuer, Limits, Stage, TokenRequest};
-use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS, TlsConfiguration, Transport};
+use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, Publish, QoS, TlsConfiguration, Transport};
 use tempfile::TempDir;
 
 use super::authority::{authority_of, client_tls};
@@ -34,7 +34,7 @@ pub(crate) struct Site {
     /// Everybody reaches the issuer through it.
     pub(crate) front: Front,
     tls: Arc<rustls::ClientConfig>,
-    collected: Collected,
+    pub(crate) collected: Collected,
 }
 
 struct IssuerProcess(Child);
@@ -61,7 +61,24 @@ impl Drop for IssuerProcess {
 }
 
 /// What arrived, by the reading's name.
-type Collected = Arc<Mutex<BTreeMap<String, Arrival>>>;
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Collected(Arc<Mutex<BTreeMap<String, Arrival>>>);
+
+impl Collected {
+    /// Keeps account of a reading.
+    pub(crate) fn note(&self, publish: Publish) {
+        let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+        let properties = publish.properties.unwrap().user_properties;
+        let name = properties.into_iter().find(|(key, _)| key == "id").unwrap().1;
+        let mut collected = self.lock();
+        let place = collected.len();
+        collected.entry(name).or_insert(Arrival { times: 0, topic, place }).times += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arrival>> {
+        self.0.lock().unwrap()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Arrival {
@@ -96,6 +113,13 @@ impl Site {
         site
     }
 
+    /// One whose issuer is the daemon itself, behind the front once it runs.
+    pub(crate) fn of(folder: TempDir, broker: Mosquitto, front: Front) -> Self {
+        authority_of(broker.folder(), "ca", &[]);
+        let tls = client_tls(broker.folder(), "ca.pem", None);
+        Self { folder, broker, issuer: None, front, tls, collected: Collected::default() }
+    }
+
     pub(crate) fn client(&self, id: &str) -> OauthIssuer {
         let key = SigningKey::load(&self.folder.path().join(format!("{id}.pem"))).unwrap();
         let options = OauthOptions {
@@ -117,21 +141,14 @@ impl Site {
         options.set_clean_start(false);
         options.set_session_expiry_interval(Some(3600));
         let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
-        let collected = Arc::clone(&self.collected);
+        let collected = self.collected.clone();
         let (tell, subscribed) = tokio::sync::oneshot::channel();
         let mut tell = Some(tell);
         tokio::spawn(async move {
             client.subscribe("claw/v1/default/+/+/up/telemetry", QoS::AtLeastOnce).await.unwrap();
             loop {
                 match events.poll().await {
-                    Ok(Event::Incoming(Incoming::Publish(publish))) => {
-                        let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-                        let properties = publish.properties.unwrap().user_properties;
-                        let name = properties.into_iter().find(|(key, _)| key == "id").unwrap().1;
-                        let mut collected = collected.lock().unwrap();
-                        let place = collected.len();
-                        collected.entry(name).or_insert(Arrival { times: 0, topic, place }).times += 1;
-                    }
+                    Ok(Event::Incoming(Incoming::Publish(publish))) => collected.note(publish),
                     Ok(Event::Incoming(Incoming::SubAck(_))) => drop(tell.take().map(|tell| tell.send(()))),
                     Ok(_) => {}
                     // The broker is restarting.
@@ -190,30 +207,30 @@ impl Site {
 
     pub(crate) fn arrived(&self, device: &str) -> usize {
         let topic = format!("claw/v1/default/gw-1/{device}/up/telemetry");
-        self.collected.lock().unwrap().values().filter(|arrival| arrival.topic == topic).count()
+        self.collected.lock().values().filter(|arrival| arrival.topic == topic).count()
     }
 
     /// Waits until everything that the sensor was told is safe by now has arrived.
     pub(crate) fn has_all_of(&self, daemon: &Daemon, sensor: &Sensor) {
         let safe = sensor.acknowledged();
         daemon.wait("every acknowledged reading arrives", |_| {
-            let collected = self.collected.lock().unwrap();
+            let collected = self.collected.lock();
             safe.iter().all(|name| collected.contains_key(name))
         });
     }
 
     /// The names of the readings that came, with how often.
     pub(crate) fn came(&self) -> BTreeMap<String, usize> {
-        self.collected.lock().unwrap().iter().map(|(name, arrival)| (name.clone(), arrival.times)).collect()
+        self.collected.lock().iter().map(|(name, arrival)| (name.clone(), arrival.times)).collect()
     }
 
     pub(crate) fn duplicates(&self) -> usize {
-        self.collected.lock().unwrap().values().map(|arrival| arrival.times - 1).sum()
+        self.collected.lock().values().map(|arrival| arrival.times - 1).sum()
     }
 
     /// Whether the readings of each start of a sensor came in their order.
     pub(crate) fn in_order(&self) -> bool {
-        let collected = self.collected.lock().unwrap();
+        let collected = self.collected.lock();
         let mut readings: Vec<(&str, u64, usize)> = collected
             .iter()
             .map(|(name, arrival)| {

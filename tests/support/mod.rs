@@ -138,8 +138,16 @@ impl Mosquitto {
 
     /// Stops it from running without closing anything (`SIGSTOP`), or lets it go on (`SIGCONT`).
     pub fn freeze(&self, frozen: bool) {
+        self.signal(if frozen { "-STOP" } else { "-CONT" });
+    }
+
+    /// Has it read its files again (`SIGHUP`).
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
-        let signal = if frozen { "-STOP" } else { "-CONT" };
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 }

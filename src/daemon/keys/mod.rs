@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Gateway;
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::cli::exit::Exit;
+use crate::clock::is_synchronised;
 use crate::config::KeysConfig;
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
@@ -22,7 +23,7 @@ use crate::store::StoreError;
 use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
 use expiry::Ending;
 pub(crate) use expiry::ending_certificates;
-use schedule::Due;
+use schedule::{Due, left_s};
 
 /// How soon a key that is due is noticed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -91,6 +92,8 @@ pub(super) struct Keys {
     pub(super) issuer: Option<LocalIssuer>,
     /// What ends, as it was seen last.
     pub(super) endings: Mutex<Vec<Ending>>,
+    /// Why the issuer's keys are not where brokers read them, or not kept.
+    pub(super) behind: Mutex<Option<String>>,
 }
 
 impl Gateway {
@@ -142,7 +145,12 @@ impl Gateway {
 
     /// A key as it is shown.
     fn key(&self, kind: Kind, id: &str, state: &str, made_ms: Option<i64>, protection: String, note: String) -> Key {
-        let now_ms = i64::try_from(self.clock().wall().as_millis()).unwrap_or(i64::MAX);
+        // The issuer has a time of its own, which is never turned back.
+        let now_ms = match self.ring().filter(|_| kind == Kind::Issuer) {
+            Some((issuer, _)) => u128::from(issuer.now()) * 1000,
+            None => self.clock().wall().as_millis(),
+        };
+        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
         let age_s = made_ms.map(|made| u64::try_from(now_ms.saturating_sub(made) / 1000).unwrap_or(0));
         let every = kind.every(&self.config().keys).filter(|_| state == "in_use");
         Key {
@@ -151,17 +159,19 @@ impl Gateway {
             state: state.to_owned(),
             made_at: made_ms.map(super::view::rfc3339),
             age_s,
-            rotates_in_s: every.zip(age_s).map(|(every, age)| every.as_secs().saturating_sub(age)),
+            rotates_in_s: every.zip(made_ms).map(|(every, made)| left_s(every, made, now_ms, is_synchronised)),
             protection,
             note,
         }
     }
 
-    /// What ends within days, for `clawgate status`: where it is named, and words.
-    pub(super) fn ending_soon(&self) -> Vec<(String, String)> {
+    /// What is wrong with keys, and what ends within days, for `clawgate status`: where it is named, and words.
+    pub(super) fn key_problems(&self) -> Vec<(String, String)> {
         let now = self.clock().wall().as_secs();
+        let behind = self.0.keys.behind.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let endings = self.0.keys.endings.lock().unwrap_or_else(PoisonError::into_inner);
-        endings.iter().filter_map(|ending| Some((ending.subject.clone(), ending.problem(now)?))).collect()
+        let ending = endings.iter().filter_map(|ending| Some((ending.subject.clone(), ending.problem(now)?)));
+        behind.map(|words| ("issuer".to_owned(), words)).into_iter().chain(ending).collect()
     }
 
     fn ring(&self) -> Option<(&LocalIssuer, &KeyRing)> {
@@ -208,8 +218,10 @@ impl Gateway {
                 done:
                     "A new key signs from now on; tokens under any older one are worthless, and devices get new ones."
                         .to_owned(),
-                next_step: "A broker elsewhere must read the key set (/jwks) again now; until then it refuses."
-                    .to_owned(),
+                next_step:
+                    "A broker that follows neither /jwks nor issuer.publish_dir must get the new key set now; until \
+                            then it refuses."
+                        .to_owned(),
             });
         }
         let (id, done) = match state.next {
@@ -227,7 +239,8 @@ impl Gateway {
                 "A new key signs from now on; the old one is published until its last token has expired.".to_owned(),
             ),
         };
-        let next_step = "A broker that has the keys in a file needs the new key set (/jwks) by then.".to_owned();
+        let next_step =
+            "A broker that follows neither /jwks nor issuer.publish_dir needs the new key set by then.".to_owned();
         Ok(KeyRotated { kind: Kind::Issuer.as_str().to_owned(), id, done, next_step })
     }
 
@@ -268,6 +281,10 @@ fn ring_failure(error: &RingError) -> Failure {
     match error {
         RingError::UnderWay { .. } | RingError::TooMany => {
             Failure::new(Exit::Failed, "under_way", format!("{error}."), "See clawgate key ls.")
+        }
+        RingError::Unpublished(_) => {
+            let next_step = "Make issuer.publish_dir writable for clawgate (keys.md), and try again.";
+            Failure::new(Exit::Failed, "unpublished", format!("{error}."), next_step)
         }
         _ => Failure::internal(error),
     }
@@ -313,9 +330,14 @@ async fn tend_issuer(gateway: &Gateway) -> Option<RingState> {
     let (issuer, ring) = gateway.ring()?;
     let (ring, now) = (ring.clone(), issuer.now());
     let state = ring.state(now);
-    let kept = blocking(move || ring.tend(now)).await;
-    if let Err(error) = kept {
-        tracing::warn!(%error, "the issuer's keys work on; what is kept of them is older");
+    let behind = blocking(move || ring.tend(now)).await.err().map(|error| format!("{error}."));
+    let mut known = gateway.0.keys.behind.lock().unwrap_or_else(PoisonError::into_inner);
+    if behind != *known {
+        match &behind {
+            Some(problem) => tracing::error!(problem, "the issuer's keys work on; what is kept or published is older"),
+            None => tracing::info!("the issuer's keys are kept and published again"),
+        }
+        *known = behind;
     }
     Some(state)
 }

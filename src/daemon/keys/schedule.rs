@@ -9,6 +9,23 @@ const AGAIN: Duration = Duration::from_secs(3600);
 /// The shortest schedule is a minute: looked for more often than that only while one is that short.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// A key that was made further in the future than this was made, or is looked at, by a wrong clock. A synchronised clock
+/// is set back by less.
+const AHEAD_MS: i64 = 3_600_000;
+
+/// How many seconds a key has by its schedule.
+///
+/// One that was made in what is still to come has no age, and would never get one while the clock that was wrong was far
+/// ahead: as soon as the clock is known to be right, it is due. While nobody knows, it is left alone; a board without a
+/// battery begins in the past at each start.
+pub(super) fn left_s(every: Duration, made_ms: i64, now_ms: i64, is_synchronised: impl FnOnce() -> bool) -> u64 {
+    let age_ms = now_ms.saturating_sub(made_ms);
+    if age_ms < -AHEAD_MS && is_synchronised() {
+        return 0;
+    }
+    every.as_secs().saturating_sub(u64::try_from(age_ms / 1000).unwrap_or(0))
+}
+
 /// When each kind is looked at next, on the boot clock.
 #[derive(Debug, Default)]
 pub(super) struct Due(Vec<(Kind, Duration)>);
@@ -55,6 +72,20 @@ impl Due {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_without_an_age_is_due_when_the_clock_is_known_to_be_right() {
+        let (every, day) = (Duration::from_secs(30 * 86_400), 86_400_000);
+        let left = |made: i64, synchronised: bool| left_s(every, made * day, 100 * day, || synchronised);
+        for synchronised in [true, false] {
+            // Off for three periods is due like off for one.
+            assert_eq!((left(0, synchronised), left(69, synchronised)), (0, 0));
+            assert_eq!(left(99, synchronised), 29 * 86_400);
+            // Set back a little, as it happens when a clock is synchronised.
+            assert_eq!(left_s(every, 100 * day + 2000, 100 * day, || synchronised), 30 * 86_400);
+        }
+        assert_eq!((left(1100, false), left(1100, true)), (30 * 86_400, 0));
+    }
 
     #[test]
     fn a_key_is_due_once_and_tried_again_after_a_while() {

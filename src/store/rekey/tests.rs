@@ -211,3 +211,23 @@ fn whoever_works_meanwhile_reads_and_writes_under_one_key() {
     drop(store);
     fixture.key();
 }
+
+#[test]
+fn the_master_keys_age_counts_from_the_first_start_whatever_other_keys_were_changed_since() {
+    let temp = tempfile::tempdir().unwrap();
+    let (first, month) = (Duration::from_secs(1_700_000_000), Duration::from_secs(30 * 86_400));
+    let clock = Clock::manual(first);
+    let options = StoreOptions { dir: temp.path().to_owned(), ..StoreOptions::default() };
+    let open = || Store::open(&options, clock.clone()).unwrap();
+    let made = |store: &Store| Duration::from_millis(store.master_key().unwrap().made_ms.unwrap().unsigned_abs());
+    open().seed("audit-key").unwrap();
+    clock.advance(month);
+    open().put_secret("audit-key", &[1; 32]).unwrap();
+    assert_eq!(made(&open()), first);
+    // A state from before this was noted: as old as the oldest secret in it.
+    open().db().execute("DELETE FROM meta WHERE name = ?1", [MADE]).unwrap();
+    clock.advance(month);
+    assert_eq!(made(&open()), first + month);
+    open().rotate_master_key().unwrap();
+    assert_eq!(made(&open()), first + 2 * month);
+}

@@ -7,14 +7,14 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::public_file::{PUBLIC, replace};
 use crate::token::Claims;
 
 /// First line of the file.
@@ -143,7 +143,7 @@ impl DenyList {
         }
         let kept = match &self.0.path {
             Some(path) => {
-                replace(path, &next.render()).map_err(|source| DenyError::File { path: path.clone(), source })
+                replace(path, &next.render(), PUBLIC).map_err(|source| DenyError::File { path: path.clone(), source })
             }
             None => Ok(()),
         };
@@ -258,19 +258,6 @@ impl Entries {
 fn check_name(name: &str) -> Result<(), DenyError> {
     let one_word = !name.is_empty() && name.len() <= 256 && name.bytes().all(|b| b.is_ascii_graphic());
     if one_word { Ok(()) } else { Err(DenyError::Unnameable(name.chars().take(64).collect())) }
-}
-
-/// Replaces a file whole, durably. Others may read it: it holds no secret, and brokers must.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut staged = path.as_os_str().to_owned();
-    staged.push(".new");
-    let staged = PathBuf::from(staged);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&staged)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&staged, path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]

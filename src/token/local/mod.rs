@@ -2,11 +2,13 @@
 
 mod deny;
 mod issuer;
+mod public_file;
 mod ring;
 mod time;
 
 pub use deny::{DenyError, DenyList};
 pub use issuer::{LocalIssuer, Mint};
+pub use public_file::PublicFile;
 pub(crate) use ring::KeySource;
 pub use ring::{KeyBook, KeyRing, RingError, RingState};
 pub use time::IssuerTime;

@@ -3,16 +3,15 @@
 //!
 //! Which key signs follows from the time alone, so that a crash at any point leaves the old key or the new one.
 
+mod kept;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use jsonwebtoken::DecodingKey;
-use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize as _, Zeroizing};
+use serde::Serialize;
 
 use crate::secret::Secret;
 use crate::token::key::{Jwk, Jwks, KeyError, SigningKey};
@@ -31,6 +30,9 @@ pub enum RingError {
     /// The keys are not on disk.
     #[error("the issuer's keys could not be kept, and nothing was changed: {0}")]
     Kept(String),
+    /// Brokers would not learn of the new key.
+    #[error("the issuer's public keys could not be written for the broker: {0}")]
+    Unpublished(String),
     /// What was kept is no set of keys.
     #[error(
         "the issuer's kept keys are damaged: restore a backup, or remove the secret to begin with the signing key alone"
@@ -54,6 +56,15 @@ pub trait KeyBook: Send + Sync {
     /// # Errors
     /// Why they could not be kept.
     fn keep(&self, signing: &Secret<Vec<u8>>, rest: &Secret<Vec<u8>>) -> Result<(), String>;
+
+    /// Puts the public keys where brokers read them, beside the endpoint; nothing where there is no such place.
+    ///
+    /// # Errors
+    /// Why they could not be put there.
+    fn publish(&self, keys: &Jwks) -> Result<(), String> {
+        let _ = keys;
+        Ok(())
+    }
 }
 
 /// The keys of one issuer. Cheap to clone; clones share it.
@@ -94,35 +105,6 @@ struct Keys {
     dirty: bool,
 }
 
-/// The ring without the key that signs, as it is kept.
-#[derive(Serialize, Deserialize)]
-struct Rest {
-    made: u64,
-    longest_s: u64,
-    next: Option<Next>,
-    retired: Vec<Retired>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Next {
-    /// PKCS#8, Base64.
-    key: String,
-    made: u64,
-    starts: u64,
-}
-
-impl Drop for Next {
-    fn drop(&mut self) {
-        self.key.zeroize();
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Retired {
-    key: Jwk,
-    until: u64,
-}
-
 impl Held {
     fn new(key: SigningKey, made: u64) -> Self {
         let decoding = key.public().decoding().ok();
@@ -152,17 +134,11 @@ impl Keys {
         self.dirty |= self.retired.len() != before;
     }
 
-    fn rest(&self) -> Result<Secret<Vec<u8>>, RingError> {
-        let next = match &self.next {
-            Some((held, starts)) => {
-                let key = BASE64.encode(held.key.to_pkcs8()?.expose());
-                Some(Next { key, made: held.made, starts: *starts })
-            }
-            None => None,
-        };
-        let retired = self.retired.iter().map(|(key, _, until)| Retired { key: key.clone(), until: *until }).collect();
-        let rest = Rest { made: self.signing.made, longest_s: self.longest_s, next, retired };
-        serde_json::to_vec(&rest).map(Secret::new).map_err(|error| RingError::Kept(error.to_string()))
+    /// The public keys, the one that signs first.
+    fn public(&self) -> Jwks {
+        let next = self.next.iter().map(|(held, _)| held.key.public().clone());
+        let retired = self.retired.iter().map(|(jwk, _, _)| jwk.clone());
+        Jwks { keys: [self.signing.key.public().clone()].into_iter().chain(next).chain(retired).collect() }
     }
 }
 
@@ -185,21 +161,13 @@ impl KeyRing {
     ) -> Result<Self, RingError> {
         let mut keys = Keys::of_one(signing, made);
         if let Some(rest) = rest {
-            let rest: Rest = serde_json::from_slice(rest.expose()).map_err(|_| RingError::Damaged)?;
-            (keys.signing.made, keys.longest_s) = (rest.made, rest.longest_s);
-            if let Some(next) = rest.next {
-                let der = Zeroizing::new(BASE64.decode(next.key.as_bytes()).map_err(|_| RingError::Damaged)?);
-                keys.next = Some((Held::new(SigningKey::from_pkcs8(&der)?, next.made), next.starts));
-            }
-            for Retired { key, until } in rest.retired {
-                let decoding = Some(key.decoding()?);
-                keys.retired.push((key, decoding, until));
-            }
+            keys.restore(rest)?;
         }
         Ok(Self(Arc::new(Inner { keys: Mutex::new(keys), book: Some(book) })))
     }
 
-    /// Makes a key and publishes it; it signs from `lead` on. It is on disk before it is published.
+    /// Makes a key and publishes it; it signs from `lead` on. It is on disk before this returns. A crash before that
+    /// leaves at most a public key in the brokers' file that nobody signs with.
     ///
     /// # Errors
     /// [`RingError`]; nothing was changed then.
@@ -214,7 +182,7 @@ impl KeyRing {
             return Err(RingError::TooMany);
         }
         keys.next = Some((fresh, now.saturating_add(lead.as_secs())));
-        if let Err(error) = self.keep(&mut keys) {
+        if let Err(error) = self.publish(&keys).and_then(|()| self.keep(&mut keys)) {
             keys.next = None;
             return Err(error);
         }
@@ -223,7 +191,8 @@ impl KeyRing {
     }
 
     /// Makes a key that signs at once and is the only one from now on: every token under an older one is worthless.
-    /// For a key that may be known to somebody else.
+    /// For a key that may be known to somebody else. That brokers cannot be told by their file is no reason to keep it;
+    /// [`Self::tend`] tries again.
     ///
     /// # Errors
     /// [`RingError`]; nothing was changed then.
@@ -233,6 +202,7 @@ impl KeyRing {
         only.longest_s = keys.longest_s;
         self.keep(&mut only)?;
         *keys = only;
+        let _ = self.publish(&keys);
         Ok(state(&keys))
     }
 
@@ -257,16 +227,18 @@ impl KeyRing {
         state(&keys)
     }
 
-    /// Brings what is kept up to `now`.
+    /// Brings what is kept and what is published up to `now`.
     ///
     /// # Errors
     /// [`RingError::Kept`]; the ring works on, and a restart begins from what was kept before.
+    /// [`RingError::Unpublished`].
     pub fn tend(&self, now: u64) -> Result<RingState, RingError> {
         let mut keys = self.keys();
         keys.settle(now);
         if keys.dirty {
             self.keep(&mut keys)?;
         }
+        self.publish(&keys)?;
         Ok(state(&keys))
     }
 
@@ -293,9 +265,7 @@ impl KeyRing {
     pub(super) fn jwks(&self, now: u64) -> Jwks {
         let mut keys = self.keys();
         keys.settle(now);
-        let next = keys.next.iter().map(|(held, _)| held.key.public().clone());
-        let retired = keys.retired.iter().map(|(jwk, _, _)| jwk.clone());
-        Jwks { keys: [keys.signing.key.public().clone()].into_iter().chain(next).chain(retired).collect() }
+        keys.public()
     }
 
     /// The published key of that id.
@@ -314,6 +284,10 @@ impl KeyRing {
         }
         keys.dirty = false;
         Ok(())
+    }
+
+    fn publish(&self, keys: &Keys) -> Result<(), RingError> {
+        self.0.book.as_ref().map_or(Ok(()), |book| book.publish(&keys.public()).map_err(RingError::Unpublished))
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
@@ -355,121 +329,4 @@ impl KeySource {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A disk that a crash leaves as it is, and that may be full.
-    #[derive(Default)]
-    struct Disk {
-        kept: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
-        full: std::sync::atomic::AtomicBool,
-    }
-
-    impl KeyBook for Arc<Disk> {
-        fn keep(&self, signing: &Secret<Vec<u8>>, rest: &Secret<Vec<u8>>) -> Result<(), String> {
-            if self.full.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err("no space".to_owned());
-            }
-            *self.kept.lock().unwrap() = Some((signing.expose().clone(), rest.expose().clone()));
-            Ok(())
-        }
-    }
-
-    impl Disk {
-        fn fill(&self, full: bool) {
-            self.full.store(full, std::sync::atomic::Ordering::Relaxed);
-        }
-    }
-
-    fn begin(disk: &Arc<Disk>) -> KeyRing {
-        let ring = KeyRing::open(SigningKey::generate().unwrap(), 5, None, Arc::new(Arc::clone(disk))).unwrap();
-        ring.lives_up_to(Duration::from_secs(600)).unwrap();
-        ring
-    }
-
-    /// As after kill -9.
-    fn again(disk: &Arc<Disk>) -> KeyRing {
-        let (signing, rest) = disk.kept.lock().unwrap().clone().unwrap();
-        let signing = SigningKey::from_pkcs8(&signing).unwrap();
-        KeyRing::open(signing, 0, Some(&Secret::new(rest)), Arc::new(Arc::clone(disk))).unwrap()
-    }
-
-    fn signer(ring: &KeyRing, now: u64) -> String {
-        let jwt = ring.sign("at+jwt", &serde_json::json!({}), Duration::from_secs(600), now).unwrap();
-        jsonwebtoken::decode_header(&jwt).unwrap().kid.unwrap()
-    }
-
-    fn published(ring: &KeyRing, now: u64) -> Vec<String> {
-        ring.jwks(now).keys.into_iter().map(|jwk| jwk.kid).collect()
-    }
-
-    #[test]
-    fn a_new_key_is_published_before_it_signs_and_the_old_one_until_its_last_token_has_expired() {
-        let disk = Arc::new(Disk::default());
-        let ring = begin(&disk);
-        let old = signer(&ring, 1000);
-        let new = ring.rotate(1000, Duration::from_secs(60)).unwrap().next.unwrap().0;
-        assert_eq!((signer(&ring, 1059), published(&ring, 1059)), (old.clone(), vec![old.clone(), new.clone()]));
-        assert!(ring.decoding(&new, 1059).is_some());
-        assert_eq!(signer(&ring, 1060), new);
-        // The last token of the old key was made at 1059 and lives 600 s.
-        assert_eq!(published(&ring, 1659), [new.clone(), old.clone()]);
-        assert!(ring.decoding(&old, 1659).is_some());
-        assert_eq!(published(&ring, 1661), [new]);
-        assert!(ring.decoding(&old, 1661).is_none());
-    }
-
-    #[test]
-    fn a_crash_at_any_step_leaves_the_old_key_or_the_new_one_and_every_live_token_good() {
-        let disk = Arc::new(Disk::default());
-        let ring = begin(&disk);
-        let old = signer(&ring, 1000);
-        // Before anything was kept.
-        disk.fill(true);
-        assert!(matches!(ring.rotate(1000, Duration::from_secs(60)), Err(RingError::Kept(_))));
-        assert_eq!((published(&ring, 1100), signer(&again(&disk), 1100)), (vec![old.clone()], old.clone()));
-        disk.fill(false);
-        let new = ring.rotate(1000, Duration::from_secs(60)).unwrap().next.unwrap().0;
-        // Published, not signing.
-        assert_eq!(signer(&again(&disk), 1059), old);
-        // Signing, and that was never written down.
-        let late = again(&disk);
-        assert_eq!((signer(&late, 1200), published(&late, 1200)), (new.clone(), vec![new.clone(), old.clone()]));
-        // Written down; then gone.
-        assert_eq!(ring.tend(1060).unwrap().retired.len(), 1);
-        assert_eq!(published(&again(&disk), 1660), [new.clone(), old]);
-        ring.tend(1700).unwrap();
-        assert_eq!(published(&again(&disk), 1000), [new]);
-    }
-
-    #[test]
-    fn a_second_rotation_waits_for_the_first_and_the_set_is_bounded() {
-        let disk = Arc::new(Disk::default());
-        let ring = begin(&disk);
-        ring.rotate(0, Duration::from_secs(60)).unwrap();
-        assert!(matches!(ring.rotate(20, Duration::ZERO), Err(RingError::UnderWay { left_s: 40 })));
-        for _ in 0..MOST_RETIRED - 1 {
-            ring.rotate(70, Duration::ZERO).unwrap();
-        }
-        assert!(matches!(ring.rotate(70, Duration::ZERO), Err(RingError::TooMany)));
-        assert_eq!(published(&ring, 70).len(), 1 + MOST_RETIRED);
-        ring.rotate(2000, Duration::ZERO).unwrap();
-    }
-
-    #[test]
-    fn a_key_that_somebody_knows_goes_at_once_with_all_before_it() {
-        let disk = Arc::new(Disk::default());
-        let ring = begin(&disk);
-        ring.rotate(0, Duration::ZERO).unwrap();
-        let new = ring.replace(10).unwrap().signing;
-        assert_eq!((published(&ring, 10), published(&again(&disk), 10)), (vec![new.clone()], vec![new]));
-    }
-
-    #[test]
-    fn damaged_keys_are_refused() {
-        let disk = Arc::new(Disk::default());
-        let key = SigningKey::generate().unwrap();
-        let refused = KeyRing::open(key, 0, Some(&Secret::new(b"{}".to_vec())), Arc::new(disk));
-        assert!(matches!(refused, Err(RingError::Damaged)));
-    }
-}
+mod tests;

@@ -1,15 +1,15 @@
 //! Every decision of the plugin, without a broker: tokens in, verdicts out.
 
 use std::collections::HashMap;
-use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::deny::DenyList;
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::rate::Rates;
-use crate::token::{Claims, Keys, MAX_FILE};
+use crate::token::{Claims, Keys, Signer};
 use crate::topics::{covers, shared_filter};
+use crate::watched::{Found, Watched};
 
 /// How long the rights of a closed connection are kept, for its will and its session.
 const WILL_LIFE: Duration = Duration::from_secs(300);
@@ -30,6 +30,8 @@ pub(crate) enum Access {
 
 struct Connection {
     claims: Claims,
+    /// Whose word it is; it may be withdrawn.
+    signer: Signer,
     mqtt_id: String,
     closed: Option<SystemTime>,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Overdue {
 pub(crate) enum Refusal {
     Expired(String),
     Revoked(String),
+    /// The issuer's key that signed it is no longer one of the issuer's.
+    Withdrawn(String),
 }
 
 impl std::fmt::Display for Refusal {
@@ -54,6 +58,7 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::Expired(subject) => write!(f, "the token of {subject} expired"),
             Self::Revoked(subject) => write!(f, "the token of {subject} was revoked"),
+            Self::Withdrawn(subject) => write!(f, "the key that signed the token of {subject} was withdrawn"),
         }
     }
 }
@@ -62,9 +67,9 @@ impl std::fmt::Display for Refusal {
 pub(crate) struct Decisions {
     options: Options,
     keys: Keys,
+    key_file: Watched,
     deny: DenyList,
-    /// Modification time and length of the deny list that is in `deny`.
-    deny_seen: Option<(SystemTime, u64)>,
+    deny_file: Option<Watched>,
     connections: HashMap<ConnectionId, Connection>,
     rates: Rates,
     /// The client that is being cut off right now.
@@ -77,12 +82,14 @@ impl Decisions {
     /// # Errors
     /// Which file cannot be used, and why.
     pub(crate) fn new(options: Options) -> Result<Self, String> {
-        let keys = Keys::read(&options)?;
+        let mut key_file = Watched::new(options.key_file.clone());
+        let keys = read_keys(&mut key_file, &options)?.ok_or_else(|| key_file.problem(&"there is no such file"))?;
         let mut decisions = Self {
+            deny_file: options.denylist_file.clone().map(Watched::new),
             options,
             keys,
+            key_file,
             deny: DenyList::default(),
-            deny_seen: None,
             connections: HashMap::new(),
             rates: Rates::default(),
             cutting: None,
@@ -91,36 +98,38 @@ impl Decisions {
         Ok(decisions)
     }
 
-    /// Reads the keys again; the old ones stay when the new ones are unusable.
+    /// Reads the keys again if their file changed; whether it did. The old ones stay while the file is gone or cannot be
+    /// used: somebody may be writing it.
     ///
     /// # Errors
-    /// Why they are.
+    /// Why it cannot be used, once for each version of it.
+    pub(crate) fn read_keys(&mut self) -> Result<bool, String> {
+        let read = read_keys(&mut self.key_file, &self.options)?;
+        let changed = read.is_some();
+        if let Some(keys) = read {
+            self.keys = keys;
+        }
+        Ok(changed)
+    }
+
+    /// Reads the keys again, changed or not.
+    ///
+    /// # Errors
+    /// Why they cannot be used; the old ones stay.
     pub(crate) fn reload_keys(&mut self) -> Result<(), String> {
-        self.keys = Keys::read(&self.options)?;
-        Ok(())
+        self.key_file.forget();
+        if self.read_keys()? { Ok(()) } else { Err(self.key_file.problem(&"there is no such file")) }
     }
 
     /// Reads the deny list if it changed. An absent file is an empty list; a damaged one changes nothing.
     ///
     /// # Errors
-    /// Why it could not be read.
+    /// Why it could not be read, once for each version of it.
     pub(crate) fn read_deny_list(&mut self) -> Result<(), String> {
-        let Some(path) = &self.options.denylist_file else { return Ok(()) };
-        let about = match fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(|error| format!("{}: {error}", path.display()))?,
-        };
-        let seen = (about.modified().unwrap_or(UNIX_EPOCH), about.len());
-        if self.deny_seen == Some(seen) {
-            return Ok(());
+        let Some(file) = &mut self.deny_file else { return Ok(()) };
+        if let Found::Text(text) = file.look()? {
+            self.deny = DenyList::parse(&text).map_err(|line| file.problem(&format_args!("line {line} is damaged")))?;
         }
-        if about.len() > MAX_FILE {
-            return Err(format!("{} is too large", path.display()));
-        }
-        // Once a version: a damaged file is not complained about ten times a second.
-        self.deny_seen = Some(seen);
-        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        self.deny = DenyList::parse(&text).map_err(|line| format!("{}, line {line} is damaged", path.display()))?;
         Ok(())
     }
 
@@ -131,8 +140,8 @@ impl Decisions {
     /// For the broker's log; the peer only learns that it is not authorized.
     pub(crate) fn admit(&mut self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<(), String> {
         match self.check(id, peer, token, again) {
-            Ok(claims) => {
-                let connection = Connection { claims, mqtt_id: peer.mqtt_id.to_owned(), closed: None };
+            Ok((claims, signer)) => {
+                let connection = Connection { claims, signer, mqtt_id: peer.mqtt_id.to_owned(), closed: None };
                 self.connections.insert(id, connection);
                 Ok(())
             }
@@ -143,15 +152,15 @@ impl Decisions {
         }
     }
 
-    fn check(&self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<Claims, String> {
-        let claims = self.keys.verify(token)?;
+    fn check(&self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<(Claims, Signer), String> {
+        let (claims, signer) = self.keys.verify(token)?;
         self.still_good(&claims).map_err(|refusal| refusal.to_string())?;
         claims.permits(peer)?;
         let owner = self.connections.get(&id).map(|connection| connection.claims.owner());
         if again && owner != Some(claims.owner()) {
             return Err("a connection cannot change its owner".to_owned());
         }
-        Ok(claims)
+        Ok((claims, signer))
     }
 
     /// Whether this connection was admitted and is not closed.
@@ -191,13 +200,13 @@ impl Decisions {
 
     /// What was permitted while the token was good and happens when the client is gone: its will is published, and
     /// messages are queued for its session. When it is cut off, mosquitto asks about each of its subscriptions whether
-    /// to keep it: after an expiry yes, after a revocation no.
+    /// to keep it: not after a revocation. Else it stands, and what is queued reaches only who comes with a good token.
     fn outlives_token(&self, connection: &Connection, access: Access) -> bool {
         let cut = self.cutting.as_ref().filter(|cut| cut.mqtt_id == connection.mqtt_id);
         match access {
             Access::Publish => connection.closed.is_some() || cut.is_some(),
             Access::Read => connection.closed.is_some(),
-            Access::Subscribe => cut.is_some_and(|cut| matches!(cut.refusal, Refusal::Expired(_))),
+            Access::Subscribe => cut.is_some_and(|cut| !matches!(cut.refusal, Refusal::Revoked(_))),
         }
     }
 
@@ -216,7 +225,11 @@ impl Decisions {
         });
         let live = self.connections.values().filter(|connection| connection.closed.is_none());
         live.filter_map(|connection| {
-            let refusal = self.still_good(&connection.claims).err()?;
+            // Only here, where it is cut off next: between a new key file and that, a subscriber is still a live one, and
+            // what it is refused would be lost to its session.
+            let is_withdrawn = !self.keys.has(&connection.signer);
+            let refusal = is_withdrawn.then(|| Refusal::Withdrawn(connection.claims.sub.clone()));
+            let refusal = refusal.or_else(|| self.still_good(&connection.claims).err())?;
             Some(Overdue { mqtt_id: connection.mqtt_id.clone(), refusal })
         })
         .collect()
@@ -237,5 +250,13 @@ impl Decisions {
             return Err(Refusal::Revoked(claims.sub.clone()));
         }
         Ok(())
+    }
+}
+
+/// The keys in the file, where it is another one than was read last.
+fn read_keys(file: &mut Watched, options: &Options) -> Result<Option<Keys>, String> {
+    match file.look()? {
+        Found::Text(text) => Keys::parse(&text, options).map(Some).map_err(|error| file.problem(&error)),
+        Found::Same | Found::Nothing => Ok(None),
     }
 }

@@ -4,7 +4,8 @@
 //! `OAUTH2-JWT`, or as its password. The topics come from the `claw_aif` claim. A connection is cut when its token
 //! expires or is revoked; re-authentication gives it a fresh one. A token may say who alone may show it
 //! (`cnf`, a certificate by its `x5t#S256`), from where (`claw_addresses`), and how often it publishes (`claw_rate`): who
-//! is faster is cut off. Certificates are asked for by a listener with `require_certificate true`. Options of the plugin:
+//! is faster is cut off. Both files are read again when they changed: the next key of the issuer is known before it
+//! signs, and who stands on a key that is gone from the file is cut off. Certificates are asked for by a listener with `require_certificate true`. Options of the plugin:
 //!
 //! ```text
 //! plugin /usr/lib/clawgate/libclawgate_mosquitto_jwt.so
@@ -27,3 +28,4 @@ mod plugin;
 mod rate;
 mod token;
 mod topics;
+mod watched;

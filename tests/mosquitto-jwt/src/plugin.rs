@@ -16,7 +16,7 @@ use crate::peer::{self, Peer};
 
 /// The one authentication method.
 const METHOD: &CStr = c"OAUTH2-JWT";
-/// How often expiries and the deny list are looked at.
+/// How often expiries, the keys and the deny list are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What the broker hands back with every call.
@@ -64,8 +64,8 @@ impl Plugin {
         let address = unsafe { ffi::mosquitto_client_address(client) };
         let address = text(address).and_then(peer::address);
         let peer = Peer { mqtt_id, address, certificate: certificate::thumbprint(client) };
-        // Between two ticks somebody may have been revoked.
-        self.read_deny_list();
+        // Between two ticks somebody may have been revoked, or the issuer have a new key.
+        self.read_files();
         let admitted = self.decisions().admit(client.addr(), &peer, token, again);
         match admitted {
             Ok(()) => ffi::ERR_SUCCESS,
@@ -106,7 +106,7 @@ impl Plugin {
         }
         *looked = Some(Instant::now());
         drop(looked);
-        self.read_deny_list();
+        self.read_files();
         let overdue = self.decisions().overdue();
         for client in overdue {
             log(ffi::LOG_NOTICE, &format!("clawgate: client {:?} cut off: {}", client.mqtt_id, client.refusal));
@@ -118,7 +118,13 @@ impl Plugin {
         }
     }
 
-    fn read_deny_list(&self) {
+    fn read_files(&self) {
+        let keys = self.decisions().read_keys();
+        match keys {
+            Ok(true) => log(ffi::LOG_NOTICE, "clawgate: the key file changed: its keys are in use"),
+            Ok(false) => {}
+            Err(problem) => log(ffi::LOG_ERR, &format!("clawgate: the old keys stay: {problem}")),
+        }
         let read = self.decisions().read_deny_list();
         if let Err(problem) = read {
             log(ffi::LOG_ERR, &format!("clawgate: the old deny list stays: {problem}"));

@@ -1,10 +1,8 @@
 //! Tokens: who signed them, what they say, and whose client they are good for.
 
-use std::fs;
 use std::num::NonZeroU32;
-use std::path::Path;
 
-use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
@@ -14,8 +12,6 @@ use crate::rate::Owner;
 
 /// A longer token is refused unread.
 const MAX_TOKEN: usize = 8 * 1024;
-/// Bound of the files that are read.
-pub(crate) const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Scope of a token that only reads.
 const TELEMETRY_READ: &str = "telemetry:read";
 
@@ -96,32 +92,40 @@ impl Claims {
     }
 }
 
+/// One of the issuer's public keys: an uncompressed point, in whichever form it was given.
+pub(crate) type Signer = Vec<u8>;
+
 /// The issuer's keys, and what else is checked of a token whoever shows it, except its times.
 pub(crate) struct Keys {
-    keys: Vec<(Option<String>, DecodingKey)>,
+    keys: Vec<Known>,
     validation: Validation,
+}
+
+struct Known {
+    id: Option<String>,
+    key: DecodingKey,
 }
 
 impl Keys {
     /// From a JWKS, or one public key as PEM.
     ///
     /// # Errors
-    /// Why the file cannot be used.
-    pub(crate) fn read(options: &Options) -> Result<Self, String> {
+    /// Why the text cannot be used.
+    pub(crate) fn parse(text: &str, options: &Options) -> Result<Self, String> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[&options.issuer]);
         validation.set_audience(&[&options.audience]);
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
         // The caller's: without leeway, and not before the issuer's own time.
         validation.validate_exp = false;
-        Ok(Self { keys: read_keys(&options.key_file)?, validation })
+        Ok(Self { keys: known(text).map_err(|error| error.to_string())?, validation })
     }
 
-    /// What the token says, if one of the keys signed it.
+    /// What the token says, and which of the keys signed it.
     ///
     /// # Errors
     /// Why it is refused.
-    pub(crate) fn verify(&self, token: &[u8]) -> Result<Claims, String> {
+    pub(crate) fn verify(&self, token: &[u8]) -> Result<(Claims, Signer), String> {
         if token.is_empty() || token.len() > MAX_TOKEN {
             return Err("no token, or one that is too long".to_owned());
         }
@@ -131,34 +135,39 @@ impl Keys {
             return Err("not an access token: its type is not at+jwt".to_owned());
         }
         let mut refusal = "unknown key id".to_owned();
-        for (kid, key) in &self.keys {
-            if kid.is_some() && *kid != header.kid {
+        for known in &self.keys {
+            if known.id.is_some() && known.id != header.kid {
                 continue;
             }
-            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
-                Ok(token) => return Ok(token.claims),
+            match jsonwebtoken::decode::<Claims>(token, &known.key, &self.validation) {
+                Ok(token) => return Ok((token.claims, known.signer().to_vec())),
                 Err(error) => refusal = error.to_string(),
             }
         }
         Err(refusal)
     }
+
+    /// Whether this key is still one of them.
+    pub(crate) fn has(&self, signer: &[u8]) -> bool {
+        self.keys.iter().any(|known| known.signer() == signer)
+    }
 }
 
-fn read_keys(path: &Path) -> Result<Vec<(Option<String>, DecodingKey)>, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    if fs::metadata(path).map_err(|error| failed(&error))?.len() > MAX_FILE {
-        return Err(failed(&"the file is too large"));
+impl Known {
+    fn signer(&self) -> &[u8] {
+        // An ES256 key is kept as its bytes; one of another kind has signed nothing.
+        self.key.try_get_as_bytes().unwrap_or_default()
     }
-    let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
+}
+
+fn known(text: &str) -> Result<Vec<Known>, Box<dyn std::error::Error>> {
     if !text.trim_start().starts_with('{') {
-        let key = DecodingKey::from_ec_pem(text.as_bytes()).map_err(|error| failed(&error))?;
-        return Ok(vec![(None, key)]);
+        return Ok(vec![Known { id: None, key: DecodingKey::from_ec_pem(text.as_bytes())? }]);
     }
-    let set: JwkSet = serde_json::from_str(&text).map_err(|error| failed(&error))?;
-    let keys: Vec<_> = set
-        .keys
-        .iter()
-        .map(|jwk| Ok((jwk.common.key_id.clone(), DecodingKey::from_jwk(jwk).map_err(|error| failed(&error))?)))
-        .collect::<Result<_, String>>()?;
-    if keys.is_empty() { Err(failed(&"no key in it")) } else { Ok(keys) }
+    let set: JwkSet = serde_json::from_str(text)?;
+    if set.keys.is_empty() {
+        return Err("there is no key in it".into());
+    }
+    let known = |jwk: &Jwk| Ok(Known { id: jwk.common.key_id.clone(), key: DecodingKey::from_jwk(jwk)? });
+    set.keys.iter().map(known).collect()
 }

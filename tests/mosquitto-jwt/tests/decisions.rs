@@ -16,11 +16,23 @@ mod rate;
 mod token;
 #[path = "../src/topics.rs"]
 mod topics;
+#[path = "../src/watched.rs"]
+mod watched;
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use p256::elliptic_curve::sec1::ToEncodedPoint as _;
+use p256::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+use serde_json::{Value, json};
+
+use decisions::{Access, Decisions};
 use deny::DenyList;
-use peer::{address, lies_in};
+use options::Options;
+use peer::{Peer, address, lies_in};
 use rate::Rates;
 use topics::{covers, shared_filter};
 
@@ -61,7 +73,7 @@ fn a_deny_list_is_read_whole_or_not_at_all() {
 
 #[test]
 fn an_option_that_is_missing_or_unknown_is_named() {
-    let told = |pairs: &[(&str, &str)]| options::Options::from_pairs(pairs.iter().copied()).unwrap_err();
+    let told = |pairs: &[(&str, &str)]| Options::from_pairs(pairs.iter().copied()).unwrap_err();
     assert!(told(&[("key_file", "k"), ("issuer", "i")]).contains("audience"));
     assert!(told(&[("key", "k")]).contains("plugin_opt_key "));
 }
@@ -107,4 +119,123 @@ fn a_rate_allows_a_burst_then_its_pace_and_is_each_owners_own() {
     assert_eq!(taken("b", Duration::ZERO, 1000), 100);
     assert_eq!(taken("a", Duration::from_secs(1), 1000), 50);
     assert_eq!(taken("a", Duration::from_secs(3600), 1000), 100, "a pause is not saved up");
+}
+
+/// An issuer's key, one for each number.
+struct Key(u8);
+
+impl Key {
+    fn secret(&self) -> p256::SecretKey {
+        p256::SecretKey::from_slice(&[self.0; 32]).unwrap()
+    }
+
+    fn id(&self) -> String {
+        format!("key-{}", self.0)
+    }
+
+    fn jwk(&self) -> Value {
+        let point = self.secret().public_key().to_encoded_point(false);
+        let [x, y] = [point.x(), point.y()].map(|part| URL_SAFE_NO_PAD.encode(part.unwrap()));
+        json!({ "kty": "EC", "crv": "P-256", "kid": self.id(), "x": x, "y": y })
+    }
+
+    fn token(&self, device: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let claims = json!({
+            "iss": "i", "aud": "claw", "sub": device, "client_id": "g", "iat": now, "exp": now + 600, "jti": device,
+            "claw_aif": [[format!("up/{device}"), ["pub", "sub"]]],
+        });
+        let header = Header { typ: Some("at+jwt".to_owned()), kid: Some(self.id()), ..Header::new(Algorithm::ES256) };
+        let key = EncodingKey::from_ec_der(self.secret().to_pkcs8_der().unwrap().as_bytes());
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+    }
+}
+
+/// A plugin and its key file.
+struct Site {
+    file: PathBuf,
+    decisions: Decisions,
+}
+
+impl Site {
+    fn new(name: &str, keys: &[Key]) -> Self {
+        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&file, set(keys)).unwrap();
+        let options =
+            Options { key_file: file.clone(), issuer: "i".into(), audience: "claw".into(), denylist_file: None };
+        Self { decisions: Decisions::new(options).unwrap(), file }
+    }
+
+    /// Puts another file in its place, as an issuer does; what the plugin makes of it.
+    fn replaced(&mut self, text: &str) -> Result<bool, String> {
+        let aside = self.file.with_extension("new");
+        std::fs::write(&aside, text).unwrap();
+        std::fs::rename(&aside, &self.file).unwrap();
+        self.decisions.read_keys()
+    }
+
+    fn admits(&mut self, id: usize, device: &str, token: &str) -> bool {
+        let mqtt_id = format!("g.{device}");
+        let peer = Peer { mqtt_id: &mqtt_id, address: None, certificate: None };
+        self.decisions.admit(id, &peer, token.as_bytes(), self.decisions.is_live(id)).is_ok()
+    }
+
+    fn overdue(&mut self) -> Vec<String> {
+        self.decisions.overdue().into_iter().map(|overdue| overdue.refusal.to_string()).collect()
+    }
+}
+
+fn set(keys: &[Key]) -> String {
+    json!({ "keys": keys.iter().map(Key::jwk).collect::<Vec<_>>() }).to_string()
+}
+
+#[test]
+fn a_key_file_is_read_again_when_it_changed_and_one_that_is_of_no_use_leaves_the_old_keys() {
+    let mut site = Site::new("changed", &[Key(1)]);
+    assert!(site.admits(1, "a", &Key(1).token("a")) && !site.admits(2, "b", &Key(2).token("b")));
+    assert_eq!(site.decisions.read_keys(), Ok(false), "nothing changed");
+    for bad in ["", "{\"keys\":[", "{\"keys\":[]}", "-----BEGIN PUBLIC KEY-----\nMFk"] {
+        let said = site.replaced(bad).unwrap_err();
+        assert!(said.contains("changed: "), "{said}");
+        assert_eq!(site.decisions.read_keys(), Ok(false), "said once: {bad:?}");
+    }
+    std::fs::remove_file(&site.file).unwrap();
+    assert_eq!(site.decisions.read_keys(), Ok(false), "gone: somebody may be about to write it");
+    assert!(site.decisions.reload_keys().is_err(), "a person asked");
+    assert!(site.overdue().is_empty() && site.admits(3, "c", &Key(1).token("c")));
+    assert_eq!(site.replaced(&set(&[Key(1), Key(2)])), Ok(true));
+    assert!(site.admits(2, "b", &Key(2).token("b")) && site.overdue().is_empty());
+    // Written where it is, not replaced.
+    std::fs::write(&site.file, set(&[Key(3), Key(2)])).unwrap();
+    assert_eq!(site.decisions.read_keys(), Ok(true));
+    assert!(site.admits(4, "d", &Key(3).token("d")));
+}
+
+#[test]
+fn who_stands_on_a_key_that_is_gone_is_cut_and_who_has_a_token_under_another_stays() {
+    let mut site = Site::new("withdrawn", &[Key(1), Key(2)]);
+    for (id, device, key) in [(1, "a", Key(1)), (2, "b", Key(2)), (3, "c", Key(1))] {
+        assert!(site.admits(id, device, &key.token(device)));
+    }
+    // A fresh token on the live connection, under the other key.
+    assert!(site.admits(3, "c", &Key(2).token("c")));
+    assert_eq!(site.replaced(&set(&[Key(2)])), Ok(true));
+    assert_eq!(site.overdue(), ["the key that signed the token of a was withdrawn"]);
+    // Until it is cut off a moment later, its session misses nothing.
+    assert!(site.decisions.allows(1, "up/a", Access::Read) && site.decisions.allows(2, "up/b", Access::Publish));
+    // Cut off, its will is said, and what it subscribed to waits for whoever has a good token.
+    let cut = site.decisions.overdue().remove(0);
+    site.decisions.cutting(Some(cut));
+    assert!(site.decisions.allows(1, "up/a", Access::Publish) && site.decisions.allows(1, "up/a", Access::Subscribe));
+    site.decisions.cutting(None);
+    assert!(!site.admits(4, "a", &Key(1).token("a")));
+}
+
+#[test]
+fn the_same_key_as_pem_or_in_a_set_is_the_same_key() {
+    let mut site = Site::new("forms", &[Key(1)]);
+    assert!(site.admits(1, "a", &Key(1).token("a")));
+    let pem = Key(1).secret().public_key().to_public_key_pem(LineEnding::LF).unwrap();
+    assert_eq!(site.replaced(&pem), Ok(true));
+    assert!(site.overdue().is_empty() && site.admits(2, "b", &Key(1).token("b")));
 }
