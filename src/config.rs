@@ -33,7 +33,7 @@ pub(crate) use principal::id_of;
 pub use stages::StageError;
 pub use upkeep::{AlarmsConfig, AuditConfig, KeysConfig, LogConfig, LogLevel, MetricsConfig};
 pub use values::Name;
-pub(crate) use values::parse_duration;
+pub(crate) use values::{lead, parse_duration, schedule};
 
 /// Where the configuration stands unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/clawgate/clawgate.toml";

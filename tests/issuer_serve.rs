@@ -1,6 +1,9 @@
 //! `clawgate issuer` as a process of its own: keys, tokens, clients read again, revocations kept over a restart.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+#[path = "issuer_serve/rotation.rs"]
+mod rotation;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

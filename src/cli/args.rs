@@ -446,6 +446,16 @@ pub(super) enum Issuer {
         #[arg(long, value_name = "FILE", default_value = "/etc/clawgate/issuer.toml")]
         config: PathBuf,
     },
+    /// Make a new signing key for issuer serve: published first, then it signs; the old one is published until its last
+    /// token has expired
+    Rotate {
+        /// Sign with it at once, and make every token under an older key worthless
+        #[arg(long)]
+        now: bool,
+        /// The file that issuer serve runs by
+        #[arg(long, value_name = "FILE", default_value = "/etc/clawgate/issuer.toml")]
+        config: PathBuf,
+    },
     /// Print the public key of a client's key file; makes the file when there is none
     Key {
         /// The private key, PEM, mode 0600

@@ -1,10 +1,13 @@
 //! `issuer`: the local issuer alone, for a lab or a site whose broker is elsewhere, and what its clients need.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::exit::Exit;
 use super::terminal::Terminal;
@@ -12,9 +15,12 @@ use crate::clock::Clock;
 use crate::config::LogLevel;
 use crate::control::failure::Failure;
 use crate::logging;
-use crate::standalone::issuer_server::{IssuerListener, IssuerServer, ServerOptions, SiteFile, SiteFileError};
+use crate::session::blocking;
+use crate::standalone::issuer_server::{
+    IssuerListener, IssuerServer, KeyCare, ServerOptions, SiteFile, SiteFileError, change,
+};
 use crate::token::key::SigningKey;
-use crate::token::local::{DenyList, LocalIssuer};
+use crate::token::local::{DenyList, KeyFile, KeyFileError, LocalIssuer, PublicFile, RingError, RingState};
 use crate::token::oauth::{OauthIssuer, OauthOptions};
 
 #[derive(Serialize)]
@@ -35,26 +41,50 @@ struct OwnToken {
     expires_in: u64,
 }
 
-/// `issuer serve`: until it is told to stop; SIGHUP reads the clients again.
+/// How often the keys are looked after.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a running issuer is given to make a new key.
+const MAKING: Duration = Duration::from_secs(10);
+
+#[derive(Serialize)]
+struct NewKey {
+    id: String,
+    signs_in_s: u64,
+    next_step: &'static str,
+}
+
+/// `issuer serve`: until it is told to stop; SIGHUP reads the clients again, SIGUSR1 and SIGUSR2 make a new key.
 pub(super) async fn serve(terminal: &Terminal, path: &Path) -> Result<Exit, Failure> {
     let _log = logging::start(LogLevel::Info);
+    let signals = |kind| signal(kind).map_err(|error| Failure::internal(&error));
+    let (mut hangup, mut terminate, mut interrupt) =
+        (signals(SignalKind::hangup())?, signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    // Before the key file is taken: whoever sees that it is in use sends these.
+    let (mut rotate, mut replace) = (signals(SignalKind::user_defined1())?, signals(SignalKind::user_defined2())?);
     let site = SiteFile::load(path).map_err(|error| misconfigured(&error))?;
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Config, "issuer", error.to_string(), "");
-    let key = SigningKey::load_or_create(&site.key).map_err(|error| failed(&error))?;
+    let ring = KeyFile::open(&site.key, site.jwks.map(PublicFile::new)).map_err(|error| failed(&error))?;
+    if let Err(problem) = ring.lives_up_to(site.life) {
+        warn!(error = %problem, "tokens are issued, and the key cannot be changed");
+    }
     let deny = DenyList::open(&site.denylist).map_err(|error| failed(&error))?;
     let listener = IssuerListener::bind(site.listen).await.map_err(|error| failed(&error))?;
     let url = site.url.unwrap_or_else(|| format!("http://{}", listener.addr()));
-    let issuer = LocalIssuer::new(&url, key, deny, Clock::system()).of_stage(site.stage);
+    let issuer = LocalIssuer::with_ring(&url, ring, deny, Clock::system()).of_stage(site.stage);
+    let care = Arc::new(Mutex::new(KeyCare::new(issuer.clone(), site.schedule, Clock::system())));
+    // Published before anybody gets a token.
+    tend(&care, KeyCare::look).await;
     let options = ServerOptions { audience: site.audience, life: site.life, url: Some(url.clone()) };
     let server = IssuerServer::start(listener, issuer, site.clients, options);
     let serving = Serving { listen: server.addr().to_string(), issuer: url };
     terminal.result(&serving, |serving| format!("issuer {} listens on {}", serving.issuer, serving.listen));
 
-    let signals = |kind| signal(kind).map_err(|error| Failure::internal(&error));
-    let (mut hangup, mut terminate, mut interrupt) =
-        (signals(SignalKind::hangup())?, signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
+            _ = look.tick() => tend(&care, KeyCare::look).await,
+            _ = rotate.recv() => tend(&care, |care| care.change(false)).await,
+            _ = replace.recv() => tend(&care, |care| care.change(true)).await,
             _ = hangup.recv() => match SiteFile::load(path) {
                 Ok(again) => {
                     server.replace_clients(again.clients);
@@ -68,6 +98,68 @@ pub(super) async fn serve(terminal: &Terminal, path: &Path) -> Result<Exit, Fail
     }
     server.stop().await;
     Ok(Exit::Ok)
+}
+
+/// Does something with the keys, off the async thread: it waits for the disk.
+async fn tend(care: &Arc<Mutex<KeyCare>>, what: fn(&mut KeyCare)) {
+    let care = Arc::clone(care);
+    blocking(move || what(&mut care.lock().unwrap_or_else(PoisonError::into_inner))).await;
+}
+
+/// `issuer rotate`: a new key. The issuer that runs on the file makes it; where none does, it is made here.
+pub(super) fn rotate(terminal: &Terminal, path: &Path, at_once: bool) -> Result<Exit, Failure> {
+    let site = SiteFile::load(path).map_err(|error| misconfigured(&error))?;
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, "key", error.to_string(), "");
+    let now = || Clock::system().wall().as_secs();
+    let state = match KeyFile::open(&site.key, site.jwks.map(PublicFile::new)) {
+        Ok(ring) => {
+            ring.lives_up_to(site.life).map_err(|error| failed(&error))?;
+            let deny = DenyList::open(&site.denylist).map_err(|error| failed(&error))?;
+            let issuer = LocalIssuer::with_ring("", ring, deny, Clock::system());
+            change(&issuer, site.schedule.lead, at_once).map_err(|error| failed(&error))?
+        }
+        Err(KeyFileError::InUse { pid: Some(pid), .. }) => asked_of(pid, &site.key, at_once, now)?,
+        Err(error) => return Err(failed(&error)),
+    };
+    let (id, starts) = state.next.unwrap_or((state.signing, now()));
+    let next_step = if at_once {
+        "Tokens under an older key are worthless; a broker that follows neither /jwks nor the file jwks needs the new key \
+         set now."
+    } else {
+        "A broker that follows neither /jwks nor the file jwks needs the new key set by then."
+    };
+    let made = NewKey { id, signs_in_s: starts.saturating_sub(now()), next_step };
+    terminal.result(&made, |made| format!("key {} signs in {} s\n{}", made.id, made.signs_in_s, made.next_step));
+    Ok(Exit::Ok)
+}
+
+/// Has the issuer that runs make a new key, and waits until it is in the file.
+fn asked_of(pid: i32, file: &Path, at_once: bool, now: impl Fn() -> u64) -> Result<RingState, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, "key", error.to_string(), "");
+    let look = || KeyFile::look(file).map(|ring| ring.state(now())).map_err(|error| failed(&error));
+    let before = look()?;
+    if let Some((_, starts)) = before.next.as_ref().filter(|_| !at_once) {
+        return Err(failed(&RingError::UnderWay { left_s: starts.saturating_sub(now()) }));
+    }
+    let signal = if at_once { Signal::USR2 } else { Signal::USR1 };
+    let asked = Pid::from_raw(pid).map(|pid| kill_process(pid, signal));
+    if let Some(Err(error)) = asked {
+        return Err(failed(&format_args!("process {pid} runs the issuer and cannot be told: {error}")));
+    }
+    let known =
+        |id: &String| *id == before.signing || before.next.iter().chain(&before.retired).any(|(known, _)| known == id);
+    let end = Clock::system().boot().saturating_add(MAKING);
+    loop {
+        let after = look()?;
+        if !known(&after.signing) || after.next.as_ref().is_some_and(|(id, _)| !known(id)) {
+            return Ok(after);
+        }
+        if Clock::system().boot() >= end {
+            let text = format!("The issuer (process {pid}) has made no new key.");
+            return Err(Failure::new(Exit::Failed, "key", text, "Its log says why."));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// `issuer key`: a client's private key in a file, its public half on standard output.

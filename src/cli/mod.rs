@@ -75,6 +75,9 @@ fn run() -> Exit {
         Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
         Command::Enroll(asked) => ended(&terminal, enroll::enroll(&terminal, &asked)),
         Command::Issuer(args::Issuer::Key { file }) => ended(&terminal, issuer::key(&terminal, &file)),
+        Command::Issuer(args::Issuer::Rotate { now, config }) => {
+            ended(&terminal, issuer::rotate(&terminal, &config, now))
+        }
         command => {
             let client = Client::new(&cli.common.socket);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -114,7 +117,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Run(_)
         | Command::Backup(_)
         | Command::Enroll(_)
-        | Command::Issuer(args::Issuer::Key { .. })
+        | Command::Issuer(args::Issuer::Key { .. } | args::Issuer::Rotate { .. })
         | Command::Completions { .. }
         | Command::Man { .. } => Ok(Exit::Ok),
     }

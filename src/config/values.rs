@@ -93,12 +93,12 @@ pub(super) fn token_life<'de, D: Deserializer<'de>>(from: D) -> Result<Duration,
     duration_between(from, "5s", "1d")
 }
 
-pub(super) fn lead<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+pub(crate) fn lead<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     duration_between(from, "0s", "1d")
 }
 
 /// A time between changes, or `"off"`.
-pub(super) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+pub(crate) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
     if text == "off" {
         return Ok(None);

@@ -8,6 +8,7 @@ mod assertion;
 mod bounded;
 mod clients;
 mod endpoints;
+mod keys;
 mod reply;
 mod site_file;
 
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 pub use clients::{Client, ClientError, Clients, Rights};
+pub use keys::{KeyCare, KeySchedule, change};
 pub use site_file::{SiteFile, SiteFileError};
 
 use crate::token::local::LocalIssuer;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::clients::{Client, ClientError, Clients, Rights};
+use super::keys::KeySchedule;
 use crate::config::{default_audience, parse_duration};
 use crate::ids::is_valid_id;
 use crate::token::Stage;
@@ -66,6 +67,10 @@ pub struct SiteFile {
     pub url: Option<String>,
     /// The signing key; made there at the first start.
     pub key: PathBuf,
+    /// When it is changed without being asked.
+    pub schedule: KeySchedule,
+    /// Where the public keys are written for a broker on this machine.
+    pub jwks: Option<PathBuf>,
     /// What was revoked; brokers on this machine may read it.
     pub denylist: PathBuf,
     /// The broker that tokens are for.
@@ -86,6 +91,11 @@ struct Raw {
     url: Option<String>,
     #[serde(default = "default_key")]
     key: PathBuf,
+    #[serde(default = "off", deserialize_with = "crate::config::schedule")]
+    rotate: Option<Duration>,
+    #[serde(default = "default_lead", deserialize_with = "crate::config::lead")]
+    lead: Duration,
+    jwks: Option<PathBuf>,
     #[serde(default = "default_denylist")]
     denylist: PathBuf,
     audience: Option<String>,
@@ -113,6 +123,14 @@ fn default_listen() -> SocketAddr {
 
 fn default_key() -> PathBuf {
     PathBuf::from("issuer.pem")
+}
+
+fn off() -> Option<Duration> {
+    None
+}
+
+fn default_lead() -> Duration {
+    Duration::from_secs(600)
 }
 
 fn default_denylist() -> PathBuf {
@@ -147,6 +165,8 @@ impl SiteFile {
             listen: raw.listen,
             url: raw.url.map(|url| url.trim_end_matches('/').to_owned()),
             key: folder.join(raw.key),
+            schedule: KeySchedule { every: raw.rotate, lead: raw.lead },
+            jwks: raw.jwks.map(|jwks| folder.join(jwks)),
             denylist: folder.join(raw.denylist),
             audience: raw.audience.unwrap_or_else(|| default_audience(raw.stage).to_owned()),
             stage: raw.stage,
@@ -205,10 +225,11 @@ mod tests {
 
     #[test]
     fn a_file_with_a_gateway_and_a_subscriber_is_taken() {
-        let text = "[clients.gw-1]\npublic_key = \"gw.pem\"\ntenant = \"default\"\n\
+        let text = "rotate = \"90d\"\nlead = \"5m\"\njwks = \"jwks\"\n[clients.gw-1]\npublic_key = \"gw.pem\"\ntenant = \"default\"\n\
                     [clients.dash]\npublic_key = \"gw.pem\"\ntopics = [\"claw/#\"]\n";
         let site = load(text).unwrap();
         assert!(site.clients.get("gw-1").is_some() && site.clients.get("dash").is_some());
+        assert_eq!((site.schedule.every, site.schedule.lead.as_secs()), (Some(Duration::from_secs(90 * 86_400)), 300));
     }
 
     #[test]
@@ -216,6 +237,8 @@ mod tests {
         for (text, named) in [
             ("\nlisen = 1\n", "line 2: unknown field `lisen`"),
             ("life = \"2d\"\n", "5s to 1d"),
+            ("rotate = \"1s\"\n", "1m to 3650d"),
+            ("lead = \"2d\"\n", "0s to 1d"),
             ("[clients.a]\npublic_key = \"bad.pem\"\ntenant = \"t\"\n", "clients.a.public_key"),
             ("[clients.a]\npublic_key = \"gone.pem\"\ntenant = \"t\"\n", "gone.pem"),
             ("[clients.a]\npublic_key = \"gw.pem\"\n", "either tenant"),

@@ -2,12 +2,14 @@
 
 mod deny;
 mod issuer;
+mod key_file;
 mod public_file;
 mod ring;
 mod time;
 
 pub use deny::{DenyError, DenyList};
 pub use issuer::{LocalIssuer, Mint};
+pub use key_file::{KeyFile, KeyFileError};
 pub use public_file::PublicFile;
 pub(crate) use ring::KeySource;
 pub use ring::{KeyBook, KeyRing, RingError, RingState};
