@@ -63,8 +63,10 @@ fn made(code: &NewCode) -> String {
     match (&code.code, &code.qr) {
         (Some(text), Some(qr)) => {
             let (picture, life) = (picture(text, qr), span(code.ttl_s));
+            let idle = code.idle_s.map(|idle| format!(" (void after {} if no sensor claims it)", span(idle)));
             format!(
-                "{picture}\n{id}  lives {life}, {} attempts, for one sensor. It is shown this once.\n{story}",
+                "{picture}\n{id}  lives {life}{}, {} attempts, for one sensor. It is shown this once.\n{story}",
+                idle.unwrap_or_default(),
                 code.attempts
             )
         }

@@ -39,7 +39,7 @@ fn words(terminal: &Terminal, status: &Status) -> String {
         let again = if alarm.count > 1 { format!(" ({} times)", alarm.count) } else { String::new() };
         let _ = writeln!(
             text,
-            "alarm    {}: {}{again} {}",
+            "alarm    {}: {}{again}\n           {}",
             clean(&alarm.subject),
             clean(&alarm.words),
             clean(&alarm.next_step)

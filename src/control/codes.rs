@@ -17,6 +17,7 @@ use super::once::{Once, Outcome};
 use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::daemon::{Gateway, view};
+use crate::ids::DeviceId;
 use crate::pairing::code::{self, CodeId, CodeRequest, CodeState};
 use crate::pairing::code_book::CodeError;
 use crate::token::scope::Scope;
@@ -39,18 +40,21 @@ pub(super) async fn new(
 ) -> Answer<NewCode> {
     let (key, request) = (asked.idempotency_key.clone(), wished(&gateway, asked)?);
     let (ttl_s, attempts) = (request.ttl.as_secs(), request.max_attempts);
+    let idle_s = request.idle.map(|idle| idle.as_secs());
     let (again, creator) = (request.clone(), actor.clone());
     let make = async || {
         let (record, code) = blocking(move || gateway.codes().new_code(again, creator)).await?;
         let (text, qr) = (code.to_string(), code.qr(record.request.hardware_id.as_deref()).to_string());
         let id = record.id.to_string();
-        Ok((record.id, NewCode { id, made: true, code: Some(text), qr: Some(qr), ttl_s, attempts }))
+        Ok((record.id, NewCode { id, made: true, code: Some(text), qr: Some(qr), ttl_s, idle_s, attempts }))
     };
     let told = match key {
         None => make().await?.1,
         Some(key) => match once.make(&actor, &key, &request, make).await? {
             Outcome::Now(told) => told,
-            Outcome::Before(id) => NewCode { id: id.to_string(), made: false, code: None, qr: None, ttl_s, attempts },
+            Outcome::Before(id) => {
+                NewCode { id: id.to_string(), made: false, code: None, qr: None, ttl_s, idle_s, attempts }
+            }
         },
     };
     Ok(Json(told))
@@ -72,10 +76,13 @@ fn wished(gateway: &Gateway, asked: NewCodeRequest) -> Result<CodeRequest, Failu
     if asked.label.as_ref().is_some_and(|label| label.chars().count() > MAX_LABEL) {
         return Err(Failure::usage(format!("A label has at most {MAX_LABEL} characters."), ""));
     }
+    if asked.label.as_ref().is_some_and(|label| label.chars().any(char::is_control)) {
+        return Err(Failure::usage("A label is one line of text.", "Leave control characters out."));
+    }
     Ok(CodeRequest {
-        label: asked.label,
+        label: asked.label.filter(|label| !label.is_empty()),
         stage: stage(asked.stage.as_deref(), gateway.config().gateway.stage)?,
-        hardware_id: asked.sensor,
+        hardware_id: asked.sensor.map(sensor_id).transpose()?,
         device: asked.device.as_deref().map(new_id).transpose()?,
         scopes: if scopes.is_empty() { vec![Scope::TelemetryWrite] } else { scopes },
         limits: limits(&asked.addresses, asked.per_second)?,
@@ -118,6 +125,17 @@ pub(super) async fn explain(State(gateway): State<Gateway>, Named(id): Named<Cod
         explanation: told.sentence,
         next_step: told.next_step.unwrap_or_default(),
     }))
+}
+
+/// The own id of a sensor: one that no sensor can have would make a code that nothing can claim.
+fn sensor_id(text: String) -> Result<String, Failure> {
+    match text.parse::<DeviceId>() {
+        Ok(_) => Ok(text),
+        Err(_) => Err(Failure::usage(
+            format!("{text:?} is no sensor's id: 1 to 32 of a-z, 0-9, '_' and '-'."),
+            "Leave it out for the first sensor to claim the code; clawgate scan shows whose window is open.",
+        )),
+    }
 }
 
 /// The stage that is asked for; without one the gateway's own.

@@ -163,7 +163,10 @@ pub(super) fn scopes(gateway: &Gateway, asked: &[String]) -> Result<Vec<Scope>, 
 
 /// What a device's token shall be limited to.
 pub(super) fn limits(addresses: &[String], per_second: Option<u32>) -> Result<Limits, Failure> {
-    let refused = |error: LimitError| Failure::usage(format!("{error}."), "");
+    let refused = |error: LimitError| {
+        let text = error.to_string();
+        Failure::usage(if text.ends_with('?') { text } else { text + "." }, "")
+    };
     let ranges = addresses.iter().map(|range| range.parse().map_err(refused)).collect::<Result<_, _>>()?;
     let rate = match per_second.map(NonZeroU32::new) {
         Some(None) => {

@@ -208,6 +208,9 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
     assert!(!text.contains(made["code"].as_str().unwrap()), "a code is shown once");
     let line = site.audit().into_iter().find(|line| line["action"] == "code.new").unwrap();
     assert_eq!(line["details"]["limits"], json!({"addresses": ["192.0.2.0/24", "2001:db8::/32"], "per_second": 5}));
+    let said = site.run(&["code", "new", "--ttl", "10m", "--idle", "2m"]).ok().out;
+    assert!(said.contains("lives 10:00 (void after 2:00 if no sensor claims it)"), "{said}");
+    assert_eq!(made["idle_s"], 20, "{made}");
     site.run(&["code", "revoke", id, "--why", "lost"]).ok();
     let ended = site.run(&["code", "show", id, "--json"]).ok().json();
     assert_eq!(ended["ended_why"], "lost");
@@ -217,8 +220,43 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
         (&["--rate", "0"], "at least 1 publish"),
         (&["--scope", "other/telemetry:write"], "for the service \"claw\""),
         (&["--idle", "1d"], "choose --idle"),
+        (&["--sensor", ""], "is no sensor's id"),
+        (&["--sensor", "TH-1"], "1 to 32 of a-z"),
+        (&["--label", "a\nb"], "one line of text"),
     ] {
         let refused = site.run(&[&["code", "new"], &bad[..]].concat());
         assert!(refused.code == 2 && refused.err.contains(words), "{bad:?}: {refused:?}");
     }
+}
+
+#[test]
+fn a_token_off_its_allow_list_delivers_nothing_and_is_an_alarm() {
+    let site = site("");
+    let mut sensor = site.thermometer("bench", &["--device", "th-0815"]);
+    let _daemon = site.start();
+    // No address of this machine is in it.
+    let wanted = ["--sensor", "th-0815", "--device", "pump-3", "--allow-address", "192.0.2.0/24", "--json"];
+    let code = site.run(&[&["code", "new"], &wanted[..]].concat()).ok().json()["code"].as_str().unwrap().to_owned();
+    sensor.say(&format!("code {code}"));
+    let alarm = until("the alarm is raised", || {
+        let alarms = site.status()["alarms"].clone();
+        alarms.as_array()?.iter().find(|alarm| alarm["kind"] == "off_allow_list").cloned()
+    });
+    assert_eq!(alarm["subject"], "pump-3");
+    assert!(alarm["words"].as_str().unwrap().contains("192.0.2.0/24"), "{alarm}");
+    assert!(alarm["next_step"].as_str().unwrap().contains("--allow-address"), "{alarm}");
+    let device = device_when(&site, "its readings wait", |device| device["waiting"].as_u64() > Some(0));
+    assert_eq!(device["relay"]["confirmed"], 0, "{device}");
+    let metrics = site.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(metrics.contains("clawgate_alarms_total{kind=\"off_allow_list\"} 1"), "{metrics}");
+    assert!(site.log().contains("off_allow_list"));
+    until("the audit line", || {
+        site.audit().into_iter().find(|line| line["details"]["kind"] == "off_allow_list" && line["subject"] == "pump-3")
+    });
+    let text = site.run(&["status"]).out;
+    let words = text.lines().skip_while(|line| !line.starts_with("alarm")).nth(1);
+    assert!(
+        words.is_some_and(|line| line.starts_with("           ")),
+        "what to do stands on a line of its own: {text}"
+    );
 }

@@ -51,6 +51,9 @@ pub struct NewCode {
     pub qr: Option<String>,
     /// It lives so long.
     pub ttl_s: u64,
+    /// It is void when no sensor has claimed it within this time.
+    #[serde(default)]
+    pub idle_s: Option<u64>,
     /// Guesses it survives.
     pub attempts: u8,
 }
