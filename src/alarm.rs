@@ -107,11 +107,14 @@ pub struct AlarmPolicy {
     pub window: Duration,
     /// So many times a device's own baseline of readings a second.
     pub rate_factor: u16,
+    /// How long a device's baseline is learnt before it is judged by it.
+    pub rate_learning: Duration,
 }
 
 impl Default for AlarmPolicy {
     fn default() -> Self {
-        Self { failed_attempts: 5, window: Duration::from_secs(600), rate_factor: 10 }
+        let rate_learning = Duration::from_secs(600);
+        Self { failed_attempts: 5, window: Duration::from_secs(600), rate_factor: 10, rate_learning }
     }
 }
 

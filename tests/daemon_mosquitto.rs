@@ -2,6 +2,8 @@
 //! subscriber that compares what arrived with what the sensors were told is safe.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+#[path = "daemon_mosquitto/alarms.rs"]
+mod alarms;
 #[path = "support/authority.rs"]
 mod authority;
 #[path = "support/daemon.rs"]

@@ -4,6 +4,8 @@
 
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
+#[path = "support/thief.rs"]
+mod thief;
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -227,6 +229,31 @@ async fn a_token_for_some_addresses_is_taken_as_password_from_them_and_in_no_way
         let _ = device.reauthenticate(token.bearer()).await;
         device.ended().await;
     }
+}
+
+#[tokio::test]
+async fn who_shows_a_token_from_elsewhere_is_told_of_whatever_it_calls_itself() {
+    let bed = Bed::start().await;
+    let mut told = bed.broker.off_list();
+    let limits = Limits::new(vec!["127.0.0.1/32".parse().unwrap()], None).unwrap();
+    let request = TokenRequest { limits: limits.clone(), ..request("pump-3", 60) };
+    let token = bed.issuer.issue(&request).await.unwrap();
+    for client_id in ["g.pump-3", "somebody"] {
+        let answer = thief::connects_from(thief::ELSEWHERE, bed.broker.addr(), client_id, token.bearer()).await;
+        assert_eq!(answer, 0x87);
+        let seen = tokio::time::timeout(mqtt_client::DEADLINE, told.recv()).await.expect("it is told").unwrap();
+        assert_eq!((&*seen.device, &*seen.client_id, &seen.limits), ("pump-3", client_id, &limits));
+        assert_eq!(seen.address, thief::ELSEWHERE);
+    }
+    // Neither who is where it should be nor who has no good token.
+    assert_eq!(
+        MqttClient::connect(Connect { by: By::Password, ..bed.how("g.pump-3", token.bearer()) }).await.err(),
+        None
+    );
+    let broker = bed.broker.addr();
+    assert_eq!(thief::connects_from(thief::ELSEWHERE, broker, "g.pump-3", "garbage").await, 0x87);
+    assert!(told.try_recv().is_err());
+    bed.broker.stop().await;
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ mod mqtt_client;
 #[path = "support/plugin.rs"]
 mod plugin;
 mod support;
+#[path = "support/thief.rs"]
+mod thief;
 
 use std::sync::Arc;
 use std::time::Duration;

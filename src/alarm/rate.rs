@@ -1,7 +1,7 @@
 //! A device's own baseline of readings a second, and when it is far above it.
 //!
 //! The baseline is an exponentially weighted moving average with a time constant of an hour, begun with the plain average
-//! of the first ten minutes, in which nothing is judged. Readings are counted over the time since the device was last
+//! of a time of learning, in which nothing is judged. Readings are counted over the time since the device was last
 //! heard, so that a silence teaches nothing; what it could have sent in a silence it may send later without being
 //! noticed, for sensors keep what they could not deliver. A spike is more than `factor` times the baseline for three
 //! looks in a row; the baseline learns of it no more than that factor. It begins anew with each start of the gateway.
@@ -9,14 +9,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::AlarmPolicy;
 use crate::ids::DeviceId;
 
 /// How often the counts are looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(10);
 /// Time constant of the average.
 const MEMORY_S: f64 = 3600.0;
-/// Nothing is judged so long.
-const LEARNING_S: f64 = 600.0;
 /// One gap between readings teaches at most as much as so long a time.
 const MOST_TAUGHT_S: f64 = 600.0;
 /// What a device may deliver late: so much time of its baseline.
@@ -46,7 +45,8 @@ struct Baseline {
     heard: Duration,
     /// Readings a second.
     usual: f64,
-    learnt: f64,
+    /// Readings in the time of learning, which begins with the first one.
+    learnt: Option<f64>,
     /// Readings that it has not sent although it used to.
     owed: f64,
     high: u32,
@@ -57,14 +57,14 @@ impl Baselines {
     pub(crate) fn look(
         &mut self,
         now: Duration,
-        factor: u32,
+        policy: &AlarmPolicy,
         counts: impl IntoIterator<Item = (DeviceId, u64)>,
     ) -> Vec<Spike> {
         let mut before = std::mem::take(&mut self.0);
         let mut spikes = Vec::new();
         for (device, count) in counts {
             let mut baseline = before.remove(&device).unwrap_or_else(|| Baseline::new(now, count));
-            if let Some(rate) = baseline.look(now, count, f64::from(factor)) {
+            if let Some(rate) = baseline.look(now, count, policy) {
                 spikes.push(Spike { device: device.clone(), rate, usual: baseline.usual });
             }
             self.0.insert(device, baseline);
@@ -75,11 +75,11 @@ impl Baselines {
 
 impl Baseline {
     fn new(now: Duration, count: u64) -> Self {
-        Self { count, since: now, heard: now, usual: 0.0, learnt: 0.0, owed: 0.0, high: 0 }
+        Self { count, since: now, heard: now, usual: 0.0, learnt: None, owed: 0.0, high: 0 }
     }
 
     /// The rate, where it is a spike.
-    fn look(&mut self, now: Duration, count: u64, factor: f64) -> Option<f64> {
+    fn look(&mut self, now: Duration, count: u64, policy: &AlarmPolicy) -> Option<f64> {
         // A device that was removed and paired again counts from nothing.
         let came = f64::from(u32::try_from(count.saturating_sub(self.count)).unwrap_or(u32::MAX));
         self.count = count;
@@ -89,11 +89,15 @@ impl Baseline {
             return None;
         }
         self.heard = now;
-        let rate = came / gap;
+        let Some(learnt) = self.learnt else {
+            (self.since, self.learnt) = (now, Some(0.0));
+            return None;
+        };
+        let (rate, factor) = (came / gap, f64::from(policy.rate_factor));
         let age = now.saturating_sub(self.since).as_secs_f64();
-        if age <= LEARNING_S {
-            self.learnt += came;
-            self.usual = self.learnt / age;
+        if age <= policy.rate_learning.as_secs_f64() || learnt == 0.0 {
+            self.learnt = Some(learnt + came);
+            self.usual = (learnt + came) / age;
             return None;
         }
         let usual = self.usual.max(LOWEST);
@@ -133,7 +137,8 @@ mod tests {
             for _ in 0..looks {
                 self.count += readings;
                 let device = "pump-3".parse().unwrap();
-                spikes += self.baselines.look(self.now, 5, [(device, self.count)]).len();
+                let policy = AlarmPolicy { rate_factor: 5, ..AlarmPolicy::default() };
+                spikes += self.baselines.look(self.now, &policy, [(device, self.count)]).len();
                 self.now += LOOK;
             }
             spikes
@@ -165,6 +170,14 @@ mod tests {
     }
 
     #[test]
+    fn learning_begins_with_the_first_reading() {
+        let mut bed = Bed::new();
+        assert_eq!(bed.looks(100, 0), 0);
+        assert_eq!(bed.looks(100, 1000), 0, "it was silent for longer than the time of learning");
+        assert_eq!(bed.looks(3, 6000), 1);
+    }
+
+    #[test]
     fn readings_that_come_late_after_a_silence_are_no_spike_but_what_exceeds_them_is() {
         let mut bed = Bed::new();
         bed.looks(100, 10);
@@ -188,7 +201,7 @@ mod tests {
     fn a_device_that_is_gone_is_forgotten() {
         let mut bed = Bed::new();
         bed.looks(100, 10);
-        bed.baselines.look(bed.now, 5, []);
+        bed.baselines.look(bed.now, &AlarmPolicy::default(), []);
         assert!(bed.baselines.0.is_empty());
     }
 }

@@ -21,6 +21,9 @@ pub struct AlarmsConfig {
     /// So many times a device's own baseline of readings a second; 2 to 1000.
     #[serde(deserialize_with = "super::values::rate_factor")]
     pub rate_factor: u16,
+    /// How long a device's baseline is learnt before it is judged by it; 10 s to 1 day.
+    #[serde(deserialize_with = "super::values::rate_learning")]
+    pub rate_learning: Duration,
 }
 
 /// `[audit]`: how much of the audit log is kept.
@@ -106,7 +109,8 @@ impl AuditConfig {
 
 impl Default for AlarmsConfig {
     fn default() -> Self {
-        Self { failed_attempts: 5, window: Duration::from_secs(600), rate_factor: 10 }
+        let rate_learning = Duration::from_secs(600);
+        Self { failed_attempts: 5, window: Duration::from_secs(600), rate_factor: 10, rate_learning }
     }
 }
 

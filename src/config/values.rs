@@ -89,6 +89,10 @@ pub(super) fn code_life<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, 
     duration_between(from, "1s", "1d")
 }
 
+pub(super) fn rate_learning<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    duration_between(from, "10s", "1d")
+}
+
 pub(super) fn token_life<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     duration_between(from, "5s", "1d")
 }

@@ -31,15 +31,15 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
             let count = readings.get_or_create(&Label::of(&device.id)).get();
             (device.id.clone(), count)
         });
-        let factor = u32::from(gateway.alarms().policy().rate_factor);
-        for spike in baselines.look(gateway.clock().boot(), factor, counts) {
+        for spike in baselines.look(gateway.clock().boot(), &gateway.alarms().policy(), counts) {
             gateway.alarms().raise(of_spike(&spike));
         }
         let tokens = gateway.keeper().list();
         for device in refusals.mended(&tokens) {
             gateway.alarms().clear(AlarmKind::Quarantine, device.as_str());
         }
-        for alarm in refusals.look(&tokens, &devices) {
+        let broker = &gateway.0.broker;
+        for alarm in refusals.look(&tokens, &devices, &format!("{}:{}", broker.host, broker.port)) {
             gateway.alarms().raise(alarm);
         }
     }
@@ -67,14 +67,14 @@ impl Refusals {
         tokens.iter().filter(mended).map(|token| &token.device).collect()
     }
 
-    fn look(&mut self, tokens: &[TokenStatus], devices: &[Device]) -> Vec<Alarm> {
+    fn look(&mut self, tokens: &[TokenStatus], devices: &[Device], broker: &str) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         let mut seen = HashMap::with_capacity(tokens.len());
         for token in tokens {
             let (refusals, was_paused) = self.0.get(&token.device).copied().unwrap_or_default();
             if token.limited_refusals > refusals {
                 let known = devices.iter().find(|device| device.id == token.device);
-                alarms.push(off_allow_list(token, known));
+                alarms.push(off_allow_list(token, known, broker));
             }
             let is_paused = token.state == "quarantined";
             if is_paused && !was_paused {
@@ -93,13 +93,13 @@ impl Refusals {
 }
 
 /// The broker does not say why it refused; that the token is limited makes one reason likely.
-fn off_allow_list(token: &TokenStatus, known: Option<&Device>) -> Alarm {
+fn off_allow_list(token: &TokenStatus, known: Option<&Device>, broker: &str) -> Alarm {
     let device = &token.device;
     let allowed = known.map(|known| known.info.limits.in_words()).unwrap_or_default();
     Alarm {
         kind: AlarmKind::OffAllowList,
         subject: device.to_string(),
-        words: format!("the broker refused (0x87) its token, which may be used {allowed}"),
+        words: format!("the broker {broker} refused (0x87) its token, which may be used {allowed}"),
         next_step: format!(
             "See in the broker's log from where this gateway comes to it; if the address is right, pair {device} again \
              with another --allow-address; if it is not, somebody else has the token: clawgate token revoke {device}"
@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn kinds(refusals: &mut Refusals, token: TokenStatus) -> Vec<AlarmKind> {
-        refusals.look(&[token], &[]).into_iter().map(|alarm| alarm.kind).collect()
+        refusals.look(&[token], &[], "broker:8883").into_iter().map(|alarm| alarm.kind).collect()
     }
 
     #[test]

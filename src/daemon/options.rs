@@ -54,8 +54,8 @@ pub(super) fn pairing_policy(config: &Config) -> PairingPolicy {
 
 /// From when on something is an alarm.
 pub(super) fn alarm_policy(config: &Config) -> AlarmPolicy {
-    let AlarmsConfig { failed_attempts, window, rate_factor } = config.alarms;
-    AlarmPolicy { failed_attempts, window, rate_factor }
+    let AlarmsConfig { failed_attempts, window, rate_factor, rate_learning } = config.alarms;
+    AlarmPolicy { failed_attempts, window, rate_factor, rate_learning }
 }
 
 /// BLE of a configuration, as the links take it.

@@ -76,6 +76,7 @@ const KEYS: &[Key] = &[
     live!(alarms.failed_attempts),
     live!(alarms.window),
     live!(alarms.rate_factor),
+    live!(alarms.rate_learning),
     fixed!(spool.commit_ms),
     fixed!(spool.max_bytes),
     fixed!(broker.url),
@@ -269,6 +270,7 @@ mod tests {
             failed_attempts = 6
             window = "1h"
             rate_factor = 3
+            rate_learning = "1h"
             [audit]
             max_bytes = "2MiB"
             max_age = "90d"

@@ -115,9 +115,11 @@ pub(super) async fn start(
             tracing::error!(%error, "the spool ended; what was not committed is still with the sensors");
         }
     });
+    let alarms = Alarms::new(audit.clone(), metrics.clone(), clock.clone());
+    alarms.set_policy(alarm_policy(&config));
     let key = broker_key(&config, &clock).await?;
     let issuing = issuer::start(&config, &store, &clock, key.as_ref(), tasks).await?;
-    let broker = broker(&config, issuing.local.as_ref(), tasks).await?;
+    let broker = broker(&config, issuing.local.as_ref(), &alarms, tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let options = relay_options(&config, &broker, key);
     let relay = Arc::new(Relay::new(options.clone(), clock.clone(), metrics.relay.clone())?);
@@ -129,8 +131,6 @@ pub(super) async fn start(
             tracing::error!(device = %device.id, %error, "a device is not in service");
         }
     }
-    let alarms = Alarms::new(audit.clone(), metrics.clone(), clock.clone());
-    alarms.set_policy(alarm_policy(&config));
     let parts = link_parts(&config, disk, service.clone(), &metrics, &alarms, &clock)?;
     let stop_links = CancellationToken::new();
     let links = Links::start(uart_options(&config), ble_options(&config), parts, stop_links.clone());
@@ -228,18 +228,23 @@ async fn serve_metrics(gateway: &Gateway, address: std::net::SocketAddr, tasks: 
 }
 
 /// The broker that readings go to, started first where it is our own.
-async fn broker(config: &Config, issuer: Option<&LocalIssuer>, tasks: &mut Tasks) -> Result<BrokerUrl, StartError> {
+async fn broker(
+    config: &Config,
+    issuer: Option<&LocalIssuer>,
+    alarms: &Alarms,
+    tasks: &mut Tasks,
+) -> Result<BrokerUrl, StartError> {
     match (&config.broker.url, issuer) {
         (Some(url), _) => Ok(url.clone()),
         #[cfg(feature = "standalone")]
         (None, Some(issuer)) => {
-            let address = super::standalone::broker(config, issuer, tasks).await?;
+            let address = super::standalone::broker(config, issuer, alarms, tasks).await?;
             Ok(BrokerUrl { host: address.ip().to_string(), port: address.port(), tls: false })
         }
         // The configuration's check refuses this before.
         (None, _) => {
             #[cfg(not(feature = "standalone"))]
-            let _ = tasks;
+            let _ = (alarms, tasks);
             Err(StartError::NoBroker)
         }
     }

@@ -8,4 +8,4 @@ mod broker;
 pub mod issuer_server;
 
 #[cfg(feature = "standalone")]
-pub use broker::{Broker, BrokerError, BrokerOptions, TlsFiles};
+pub use broker::{Broker, BrokerError, BrokerOptions, OffList, TlsFiles};

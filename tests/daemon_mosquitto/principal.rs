@@ -15,7 +15,7 @@ use super::{Site, goes_on, support};
 const TYPE: &str = "claw-cmd+jwt";
 
 /// A subscriber to everything that the gateway says of itself.
-async fn listener(site: &Site) -> MqttClient {
+pub(crate) async fn listener(site: &Site) -> MqttClient {
     let token = site.client("dash").own_token("claw").await.unwrap();
     let client = site.connect("dash.gateway", &token).await.unwrap();
     assert_eq!(client.subscribe("claw/v1/default/gw-1/_gateway/up/#").await, "Success(AtLeastOnce)");
@@ -23,7 +23,7 @@ async fn listener(site: &Site) -> MqttClient {
 }
 
 /// The next message on this topic that fits; others are passed over.
-async fn hears(client: &mut MqttClient, leaf: &str, fits: impl Fn(&Json) -> bool) -> Json {
+pub(crate) async fn hears(client: &mut MqttClient, leaf: &str, fits: impl Fn(&Json) -> bool) -> Json {
     let topic = format!("claw/v1/default/gw-1/_gateway/up/{leaf}");
     let heard = async {
         loop {

@@ -127,6 +127,30 @@ async fn a_token_for_some_addresses_is_no_good_from_others() {
 }
 
 #[tokio::test]
+async fn who_shows_a_token_from_elsewhere_is_told_of_where_the_gateway_tells_its_alarms() {
+    let bed = Bed::start();
+    let mut subscriber = bed.subscriber().await;
+    let token = bed.token_with("pump-3", json!({ "claw_addresses": ["127.0.0.1"] })).await;
+    // A second time within a minute is not told again.
+    for client_id in ["somebody", "g.pump-3"] {
+        let answer = thief::connects_from(thief::ELSEWHERE, bed.broker.addr(), client_id, &token).await;
+        assert_eq!(answer, 0x87, "{}", bed.broker.log());
+    }
+    let device = bed.connect("g.pump-3", &token).await.unwrap();
+    assert_eq!(device.publish(UP, "21.5").await, "Success");
+    let told = subscriber.next().await;
+    assert_eq!(told.topic, "claw/v1/default/g/_gateway/up/alarm");
+    let told: Value = serde_json::from_slice(&told.payload).unwrap();
+    assert_eq!(
+        (&told["kind"], &told["subject"], &told["by"]),
+        (&json!("off_allow_list"), &json!("pump-3"), &json!("broker"))
+    );
+    let words = told["words"].as_str().unwrap();
+    assert!(words.contains("127.0.0.2 that calls itself \"somebody\"") && words.contains("from 127.0.0.1;"), "{words}");
+    assert_eq!(subscriber.next().await.payload, "21.5");
+}
+
+#[tokio::test]
 async fn who_publishes_faster_than_its_token_allows_is_cut_off_and_its_neighbour_is_not() {
     let bed = Bed::start();
     let mut subscriber = bed.subscriber().await;

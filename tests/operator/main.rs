@@ -20,4 +20,6 @@ mod siem;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/thief.rs"]
+mod thief;
 mod workflow;

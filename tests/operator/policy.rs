@@ -4,11 +4,15 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::site::{Sensor, Site, until};
+use crate::thief;
 
 fn site(more: &str) -> Site {
     let site = Site::standalone("");
@@ -137,6 +141,71 @@ fn wrong_codes_are_an_alarm_in_log_metrics_audit_and_status() {
     assert!(site.log().contains("alarm") && site.log().contains("failed_attempts"));
     let line = until("the audit line", || site.audit().into_iter().find(|line| line["action"] == "alarm.raise"));
     assert_eq!((&line["subject"], &line["details"]["kind"]), (&json!("pairing"), &json!("failed_attempts")));
+}
+
+/// The device's token, as it went to the broker among these system calls.
+fn token_in(calls: &str, device: &str) -> Option<String> {
+    let is_part = |byte: char| byte.is_ascii_alphanumeric() || "-_.".contains(byte);
+    let tokens =
+        calls.match_indices("eyJ").map(|(at, _)| calls[at..].split(|c| !is_part(c)).next().unwrap_or_default());
+    let whose = tokens.filter(|token| {
+        let claims = token.split('.').nth(1).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+        claims.and_then(|claims| serde_json::from_slice::<Value>(&claims).ok()).is_some_and(|it| it["sub"] == device)
+    });
+    whose.last().filter(|token| token.split('.').count() == 3).map(str::to_owned)
+}
+
+#[test]
+fn a_stolen_token_that_comes_from_elsewhere_is_an_alarm_and_the_device_goes_on() {
+    let site = site("");
+    let mut sensor = site.thermometer("bench", &[]);
+    let daemon = site.start();
+    let new = ["code", "new", "--device", "pump-3", "--allow-address", "127.0.0.1/32", "--json"];
+    let code = site.run(&new).ok().json()["code"].as_str().unwrap().to_owned();
+    sensor.say(&format!("code {code}"));
+    let confirmed = |device: &Value| device["relay"]["confirmed"].as_u64().unwrap_or(0);
+    device_when(&site, "readings flow", |device| confirmed(device) > 2);
+
+    // Stolen from the daemon's own connection.
+    let tap = site.path("tap");
+    let mut strace = Command::new("strace");
+    strace.args([
+        "-f",
+        "-qq",
+        "-s",
+        "4096",
+        "-e",
+        "trace=write,writev,sendto,sendmsg",
+        "-p",
+        &daemon.id().to_string(),
+        "-o",
+    ]);
+    let mut strace = strace.arg(&tap).spawn().expect("strace is installed (apt-get install strace)");
+    let tapped = || std::fs::read_to_string(&tap).unwrap_or_default();
+    until("the daemon is tapped", || (!tapped().is_empty()).then_some(()));
+    site.run(&["token", "rotate", "pump-3"]).ok();
+    let token = until("a token goes by", || token_in(&tapped(), "pump-3"));
+    kill_process(Pid::from_child(&strace), Signal::TERM).unwrap();
+    strace.wait().unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let broker = site.status()["broker"].as_str().unwrap().trim_start_matches("mqtt://").parse().unwrap();
+    let shows = |from| runtime.block_on(thief::connects_from(from, broker, "gw.pump-3", &token));
+    assert_eq!(site.status()["alarms"], json!([]));
+    assert_eq!(shows(thief::ELSEWHERE), 0x87);
+    let alarm = until("the alarm stands", || site.status()["alarms"].get(0).cloned());
+    assert_eq!((&alarm["kind"], &alarm["subject"]), (&json!("off_allow_list"), &json!("pump-3")));
+    let words = alarm["words"].as_str().unwrap();
+    assert!(words.contains("a client at 127.0.0.2") && words.contains("from 127.0.0.1/32"), "{words}");
+    assert!(site.run(&["status"]).out.contains("clawgate token revoke pump-3"));
+    let metrics = site.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(metrics.contains("clawgate_alarms_total{kind=\"off_allow_list\"} 1"), "{metrics}");
+    assert!(site.log().contains("off_allow_list"));
+    let line = until("the audit line", || site.audit().into_iter().find(|line| line["action"] == "alarm.raise"));
+    assert_eq!((&line["subject"], &line["details"]["kind"]), (&json!("pump-3"), &json!("off_allow_list")));
+    let before = confirmed(&device(&site).unwrap());
+    device_when(&site, "the device goes on", |device| confirmed(device) > before);
+    assert!(!site.log().contains(&token) && !metrics.contains(&token));
 }
 
 #[test]

@@ -19,7 +19,9 @@ pub(crate) const RESOURCE: &str = "claw";
 /// One node, and the port mapper that it insists on; both end when dropped.
 pub(crate) struct RabbitMq {
     folder: tempfile::TempDir,
+    name: String,
     port: u16,
+    mapper_port: u16,
     mapper: Child,
     node: Child,
 }
@@ -34,6 +36,7 @@ impl RabbitMq {
     pub(crate) fn start_on(port: u16, keys: &[(String, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [mapper_port, node_port] = [free_port(), free_port()];
+        let name = format!("claw{}x{port}@localhost", std::process::id());
         configure(folder.path(), port, keys);
         let mapper = Command::new("/usr/bin/epmd")
             .args(["-address", "127.0.0.1", "-port", &mapper_port.to_string()])
@@ -48,7 +51,7 @@ impl RabbitMq {
             .env("HOME", in_folder("home"))
             // The script then becomes the node, instead of watching it: its pid is the node's.
             .env("RUNNING_UNDER_SYSTEMD", "true")
-            .env("RABBITMQ_NODENAME", format!("claw{}x{port}@localhost", std::process::id()))
+            .env("RABBITMQ_NODENAME", &name)
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq.conf"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins"))
@@ -68,7 +71,7 @@ impl RabbitMq {
             .stderr(log)
             .spawn()
             .expect("rabbitmq-server is installed (apt-get install rabbitmq-server)");
-        let mut broker = Self { folder, port, mapper, node };
+        let mut broker = Self { folder, name, port, mapper_port, mapper, node };
         let end = Instant::now() + BOOT;
         while TcpStream::connect(broker.addr()).is_err() {
             assert!(broker.node.try_wait().unwrap().is_none(), "RabbitMQ ended: {}", broker.log());
@@ -81,6 +84,24 @@ impl RabbitMq {
     /// Where it speaks MQTT.
     pub(crate) fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// What the node's own command line says.
+    pub(crate) fn ctl(&self, args: &[&str]) -> String {
+        let done = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl")
+            .env("HOME", self.folder.path().join("home"))
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.folder.path().join("enabled_plugins"))
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", self.mapper_port.to_string())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+        said
     }
 
     /// What it logged so far.

@@ -179,6 +179,7 @@ async fn rabbitmq_keeps_each_device_to_its_token() {
     a_token_of_another_issuer_is_refused(&site).await;
     a_refusal_is_told_and_keeps_the_queue(&site).await;
     a_revoked_device_is_cut_here(&site).await;
+    a_thiefs_connection_is_ended_by_the_operator_and_no_other(&site).await;
 }
 
 async fn a_refresh_under_load_loses_repeats_and_reorders_nothing(site: &Site) {
@@ -315,4 +316,29 @@ async fn a_revoked_device_is_cut_here(site: &Site) {
     eprintln!("a revoked device was cut off after {after:?}");
     gateway.stop().await;
     other.stop().await;
+}
+
+/// docs/brokers.md shows both commands.
+async fn a_thiefs_connection_is_ended_by_the_operator_and_no_other(site: &Site) {
+    let stolen = site.token("pump-3", 600).await;
+    // RabbitMQ binds neither client id nor username to the token.
+    let (_thief, mut thiefs) = site.connect("somebody", "anybody", stolen.bearer());
+    let others = site.token("pump-4", 600).await;
+    let (other, mut other_events) = site.connect("site-1.pump-4", "pump-4", others.bearer());
+    for events in [&mut thiefs, &mut other_events] {
+        let answer = within("the broker answers", events.poll()).await.unwrap();
+        assert!(matches!(answer, Event::Incoming(Incoming::ConnAck(_))), "{answer:?}");
+    }
+    let listed = site.broker.ctl(&["list_mqtt_connections", "client_id", "user", "conn_name"]);
+    eprintln!("{listed}");
+    assert!(listed.lines().any(|line| line.starts_with("somebody\t")), "{listed}");
+    let cut =
+        r#"[rabbit_mqtt_reader:close_connection(Pid, "stolen") || {"somebody", Pid} <- rabbit_mqtt_collector:list()]."#;
+    assert_eq!(site.broker.ctl(&["eval", cut]).trim(), "[ok]");
+    let ended = async { while thiefs.poll().await.is_ok() {} };
+    within("the thief is cut off", ended).await;
+    other.publish(OTHERS, "[]", PublishOptions::at_least_once()).await.unwrap();
+    let goes_on =
+        async { while !matches!(other_events.poll().await.unwrap(), Event::Incoming(Incoming::PubAck(_))) {} };
+    within("another goes on", goes_on).await;
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -121,6 +121,15 @@ impl Daemon {
         let shown = String::from_utf8_lossy(&done.stdout);
         assert!(done.status.success(), "{args:?}: {shown}{}", String::from_utf8_lossy(&done.stderr));
         shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What its control socket answers at this path.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// A verb of the command line against this daemon, not yet started.

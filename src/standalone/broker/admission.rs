@@ -13,10 +13,11 @@ use mqtt5::broker::{BrokerEventHandler, ClientConnectEvent};
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::packet::publish::PublishPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::OffList;
 use super::pace::Pace;
 use crate::token::scope::{Action, permits_client_id};
 use crate::token::verify::Verifier;
@@ -28,6 +29,9 @@ const LOG_EVERY_S: u64 = 5;
 /// Expiries are looked for at least this often: timers stand still while the machine sleeps, and clocks are set.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// Uses from a wrong address that wait for who is told of them; the oldest are lost.
+const UNTOLD: usize = 16;
+
 type Decision<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The tokens that connections stand on, by MQTT client id.
@@ -38,6 +42,7 @@ pub(super) struct Admission {
     capacity: usize,
     /// A token came that may expire before all others.
     changed: Notify,
+    off_list: broadcast::Sender<OffList>,
     refusals: AtomicU64,
     logged_at: AtomicU64,
 }
@@ -78,6 +83,7 @@ impl Admission {
             // Room for clients that have just been replaced and whose tokens still live.
             capacity: max_clients.saturating_mul(2),
             changed: Notify::new(),
+            off_list: broadcast::channel(UNTOLD).0,
             refusals: AtomicU64::new(0),
             logged_at: AtomicU64::new(0),
         }
@@ -90,26 +96,26 @@ impl Admission {
             Ok(signed) => signed,
             Err(refusal) => return Err(self.refuse(client_id, &refusal.to_string())),
         };
+        let limits = claims.limits();
+        // Before all else: whoever it is and calls itself, it has a token that is good elsewhere.
+        if let Some(address) = peer.address.filter(|address| !limits.permits_address(*address)) {
+            let (device, client_id) = (claims.sub, client_id.to_owned());
+            let why = format!("the token of {device} is not for address {address}");
+            let refusal = self.refuse(&client_id, &why);
+            // Nobody listening is no failure.
+            let _ = self.off_list.send(OffList { device, client_id, address, limits });
+            return Err(refusal);
+        }
         if !permits_client_id(&claims, client_id) {
             return Err(self.refuse(client_id, "the token belongs to another client id"));
         }
         if claims.cnf.is_some() {
             return Err(self.refuse(client_id, "the token is bound to a certificate, and none can be seen here"));
         }
-        let limits = claims.limits();
-        match peer.address {
-            None if !limits.addresses.is_empty() => {
-                self.refuse(
-                    client_id,
-                    "the token is for certain addresses, which only a CONNECT with a password shows",
-                );
-                // A client that has another way takes it.
-                return Err(ReasonCode::BadAuthenticationMethod);
-            }
-            Some(address) if !limits.permits_address(address) => {
-                return Err(self.refuse(client_id, &format!("the token is not for address {address}")));
-            }
-            _ => {}
+        if peer.address.is_none() && !limits.addresses.is_empty() {
+            self.refuse(client_id, "the token is for certain addresses, which only a CONNECT with a password shows");
+            // A client that has another way takes it.
+            return Err(ReasonCode::BadAuthenticationMethod);
         }
         let name = format!("{}/{}", claims.client_id, claims.sub);
         if peer.principal.is_some_and(|before| before != name) {
@@ -185,6 +191,11 @@ impl Admission {
             () = self.changed.notified() => {}
             Ok(()) = revocations.changed() => {}
         }
+    }
+
+    /// Every use of a good token from an address that it does not allow, from now on.
+    pub(super) fn off_list(&self) -> broadcast::Receiver<OffList> {
+        self.off_list.subscribe()
     }
 
     pub(super) fn revocations(&self) -> tokio::sync::watch::Receiver<u64> {

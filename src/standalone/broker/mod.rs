@@ -4,17 +4,19 @@ mod admission;
 mod cut;
 mod pace;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig, TlsConfig};
 use mqtt5::broker::{BrokerShutdownHandle, MqttBroker};
+use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
+use crate::token::Limits;
 use crate::token::verify::Verifier;
 use admission::Admission;
 
@@ -74,9 +76,23 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// A good token came from an address that it does not allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffList {
+    /// Whose token it is.
+    pub device: String,
+    /// What the client called itself; anything.
+    pub client_id: String,
+    /// Where it came from.
+    pub address: IpAddr,
+    /// What the token allows.
+    pub limits: Limits,
+}
+
 /// The running broker.
 pub struct Broker {
     addr: SocketAddr,
+    admission: Arc<Admission>,
     shutdown: BrokerShutdownHandle,
     stop: CancellationToken,
     ended: CancellationToken,
@@ -104,7 +120,7 @@ impl Broker {
         let (shutdown, router, mut ready) = (broker.shutdown_handle(), broker.router(), broker.ready_receiver());
 
         let (tasks, stop, ended) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let cutting = cut::cut_off(admission, router);
+        let cutting = cut::cut_off(Arc::clone(&admission), router);
         let stopping = stop.clone();
         tasks.spawn(async move { stopping.run_until_cancelled(cutting).await });
         let end = ended.clone().drop_guard();
@@ -117,13 +133,19 @@ impl Broker {
         tasks.close();
         ready.wait_for(|ready| *ready).await.map_err(|_| failed("it ended while starting".to_owned()))?;
         info!(%addr, tls = options.tls.is_some(), "embedded broker listens");
-        Ok(Self { addr, shutdown, stop, ended, tasks })
+        Ok(Self { addr, admission, shutdown, stop, ended, tasks })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Every use of a good token from an address that it does not allow, from now on; a slow listener loses the oldest.
+    #[must_use]
+    pub fn off_list(&self) -> broadcast::Receiver<OffList> {
+        self.admission.off_list()
     }
 
     /// Resolves when the broker has ended, for whatever reason.

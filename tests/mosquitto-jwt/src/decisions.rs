@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::deny::DenyList;
+use crate::notice::{Notice, Notices};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::rate::Rates;
@@ -72,6 +73,7 @@ pub(crate) struct Decisions {
     deny_file: Option<Watched>,
     connections: HashMap<ConnectionId, Connection>,
     rates: Rates,
+    notices: Notices,
     /// The client that is being cut off right now.
     cutting: Option<Overdue>,
 }
@@ -92,6 +94,7 @@ impl Decisions {
             deny: DenyList::default(),
             connections: HashMap::new(),
             rates: Rates::default(),
+            notices: Notices::default(),
             cutting: None,
         };
         decisions.read_deny_list()?;
@@ -137,9 +140,16 @@ impl Decisions {
     /// which the same is asked.
     ///
     /// # Errors
-    /// For the broker's log; the peer only learns that it is not authorized.
-    pub(crate) fn admit(&mut self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<(), String> {
-        match self.check(id, peer, token, again) {
+    /// For the broker's log; the peer only learns that it is not authorized. And what subscribers are told, if anything.
+    pub(crate) fn admit(
+        &mut self,
+        id: ConnectionId,
+        peer: &Peer<'_>,
+        token: &[u8],
+        again: bool,
+    ) -> Result<(), (String, Option<Notice>)> {
+        let mut notice = None;
+        match self.check(id, peer, token, again, &mut notice) {
             Ok((claims, signer)) => {
                 let connection = Connection { claims, signer, mqtt_id: peer.mqtt_id.to_owned(), closed: None };
                 self.connections.insert(id, connection);
@@ -147,14 +157,25 @@ impl Decisions {
             }
             Err(refusal) => {
                 self.connections.remove(&id);
-                Err(refusal)
+                Err((refusal, notice))
             }
         }
     }
 
-    fn check(&self, id: ConnectionId, peer: &Peer<'_>, token: &[u8], again: bool) -> Result<(Claims, Signer), String> {
+    fn check(
+        &mut self,
+        id: ConnectionId,
+        peer: &Peer<'_>,
+        token: &[u8],
+        again: bool,
+        notice: &mut Option<Notice>,
+    ) -> Result<(Claims, Signer), String> {
         let (claims, signer) = self.keys.verify(token)?;
         self.still_good(&claims).map_err(|refusal| refusal.to_string())?;
+        // Whoever it is and calls itself, it has a token that is good elsewhere.
+        if let Some(address) = claims.off_list(peer) {
+            *notice = self.notices.off_list(&claims, peer.mqtt_id, address, Instant::now());
+        }
         claims.permits(peer)?;
         let owner = self.connections.get(&id).map(|connection| connection.claims.owner());
         if again && owner != Some(claims.owner()) {

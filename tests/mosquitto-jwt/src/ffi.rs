@@ -118,6 +118,15 @@ unsafe extern "C" {
     pub(crate) fn mosquitto_client_address(client: *const Client) -> *const c_char;
     pub(crate) fn mosquitto_client_certificate(client: *const Client) -> *mut X509;
     pub(crate) fn mosquitto_kick_client_by_clientid(client_id: *const c_char, with_will: bool) -> c_int;
+    pub(crate) fn mosquitto_broker_publish_copy(
+        client_id: *const c_char,
+        topic: *const c_char,
+        payload_length: c_int,
+        payload: *const c_void,
+        qos: c_int,
+        retain: bool,
+        properties: *mut c_void,
+    ) -> c_int;
     pub(crate) fn mosquitto_log_printf(level: c_int, format: *const c_char, ...);
 }
 

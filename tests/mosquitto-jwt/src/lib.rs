@@ -5,7 +5,9 @@
 //! expires or is revoked; re-authentication gives it a fresh one. A token may say who alone may show it
 //! (`cnf`, a certificate by its `x5t#S256`), from where (`claw_addresses`), and how often it publishes (`claw_rate`): who
 //! is faster is cut off. Both files are read again when they changed: the next key of the issuer is known before it
-//! signs, and who stands on a key that is gone from the file is cut off. Certificates are asked for by a listener with `require_certificate true`. Options of the plugin:
+//! signs, and who stands on a key that is gone from the file is cut off. Certificates are asked for by a listener with
+//! `require_certificate true`. A good token from a wrong address is told where the token's gateway tells its alarms.
+//! Options of the plugin:
 //!
 //! ```text
 //! plugin /usr/lib/clawgate/libclawgate_mosquitto_jwt.so
@@ -22,6 +24,7 @@ mod certificate;
 mod decisions;
 mod deny;
 mod ffi;
+mod notice;
 mod options;
 mod peer;
 mod plugin;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::certificate;
 use crate::decisions::{Access, Decisions};
 use crate::ffi;
+use crate::notice::Notice;
 use crate::options::Options;
 use crate::peer::{self, Peer};
 
@@ -69,8 +70,11 @@ impl Plugin {
         let admitted = self.decisions().admit(client.addr(), &peer, token, again);
         match admitted {
             Ok(()) => ffi::ERR_SUCCESS,
-            Err(refusal) => {
+            Err((refusal, notice)) => {
                 log(ffi::LOG_WARNING, &format!("clawgate: client {mqtt_id:?} refused: {refusal}"));
+                if let Some(notice) = notice {
+                    publish(&notice);
+                }
                 ffi::ERR_AUTH
             }
         }
@@ -264,6 +268,29 @@ fn text<'a>(pointer: *const c_char) -> Option<&'a str> {
     }
     // SAFETY: not null; the broker's strings end with a zero and live through the call that hands them over.
     unsafe { CStr::from_ptr(pointer) }.to_str().ok()
+}
+
+/// Hands a message to the broker, which sends it when this call is over.
+fn publish(notice: &Notice) {
+    let Ok(topic) = CString::new(notice.topic.as_str()) else { return };
+    let payload = notice.payload.as_bytes();
+    let Ok(length) = c_int::try_from(payload.len()) else { return };
+    // SAFETY: the topic ends with a zero, the payload has `length` bytes, the broker copies both; no client means all
+    // subscribers, and there are no properties.
+    let sent = unsafe {
+        ffi::mosquitto_broker_publish_copy(
+            std::ptr::null(),
+            topic.as_ptr(),
+            length,
+            payload.as_ptr().cast(),
+            1,
+            false,
+            std::ptr::null_mut(),
+        )
+    };
+    if sent != ffi::ERR_SUCCESS {
+        log(ffi::LOG_WARNING, "clawgate: subscribers were not told of that");
+    }
 }
 
 fn log(level: c_int, message: &str) {

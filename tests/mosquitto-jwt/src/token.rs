@@ -1,5 +1,6 @@
 //! Tokens: who signed them, what they say, and whose client they are good for.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use jsonwebtoken::jwk::{Jwk, JwkSet};
@@ -52,13 +53,11 @@ impl Claims {
         if !self.permits_client_id(mqtt_id) {
             return Err(format!("the token of {sub} is not for client id {mqtt_id:?}"));
         }
-        if let Some(ranges) = &self.claw_addresses {
-            let Some(address) = peer.address else {
-                return Err(format!("the token of {sub} is for certain addresses, and the client has none"));
-            };
-            if !ranges.iter().any(|range| lies_in(range, address)) {
-                return Err(format!("the token of {sub} is not for address {address}"));
-            }
+        if self.claw_addresses.is_some() && peer.address.is_none() {
+            return Err(format!("the token of {sub} is for certain addresses, and the client has none"));
+        }
+        if let Some(address) = self.off_list(peer) {
+            return Err(format!("the token of {sub} is not for address {address}"));
         }
         if let Some(confirmation) = &self.cnf {
             let Some(bound_to) = &confirmation.certificate else {
@@ -75,6 +74,17 @@ impl Claims {
             }
         }
         Ok(())
+    }
+
+    /// The client's address, where the token does not allow it.
+    pub(crate) fn off_list(&self, peer: &Peer<'_>) -> Option<IpAddr> {
+        let (ranges, address) = (self.claw_addresses.as_ref()?, peer.address?);
+        (!ranges.iter().any(|range| lies_in(range, address))).then_some(address)
+    }
+
+    /// From where it may be used; empty for anywhere, and for nowhere.
+    pub(crate) fn addresses(&self) -> &[String] {
+        self.claw_addresses.as_deref().unwrap_or_default()
     }
 
     /// A device has exactly `GATEWAY.DEVICE`, so that no other token can take its connection over; a subscriber has

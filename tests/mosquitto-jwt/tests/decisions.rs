@@ -6,6 +6,8 @@
 mod decisions;
 #[path = "../src/deny.rs"]
 mod deny;
+#[path = "../src/notice.rs"]
+mod notice;
 #[path = "../src/options.rs"]
 mod options;
 #[path = "../src/peer.rs"]
