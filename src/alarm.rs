@@ -231,7 +231,7 @@ impl Alarms {
     /// Keeps the alarm; `Some` where it is to be said, with how often it was raised unsaid since the last time.
     fn note(&self, alarm: &Alarm) -> Option<u64> {
         let now = self.0.clock.boot();
-        let wall_ms = i64::try_from(self.0.clock.wall().as_millis()).unwrap_or(i64::MAX);
+        let wall_ms = self.0.clock.wall_ms();
         let mut live = self.live_map();
         let key = (alarm.kind, alarm.subject.clone());
         if let Some(state) = live.get_mut(&key).filter(|state| now.saturating_sub(state.last) < LIVE) {

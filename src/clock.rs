@@ -57,6 +57,18 @@ impl Clock {
         }
     }
 
+    /// [`boot`](Self::boot) in milliseconds.
+    #[must_use]
+    pub fn boot_ms(&self) -> u64 {
+        as_ms(self.boot())
+    }
+
+    /// [`wall`](Self::wall) in milliseconds, as the registry and the audit log keep times.
+    #[must_use]
+    pub fn wall_ms(&self) -> i64 {
+        i64::try_from(self.wall().as_millis()).unwrap_or(i64::MAX)
+    }
+
     /// Names this start of the machine in 32 hexadecimal digits: boot times of different starts do not compare. Where a
     /// sandbox hides the kernel's word for it, systemd's counts; empty where neither is known.
     #[must_use]

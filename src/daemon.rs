@@ -172,14 +172,7 @@ impl Gateway {
 
     /// Writes an audit event, and says so where it cannot be written.
     pub(crate) async fn record(&self, event: Event) {
-        let audit = self.0.audit.clone();
-        let written = tokio::task::spawn_blocking(move || audit.record(event)).await;
-        let error = match written {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(%error, "an audit event is missing in the log");
+        self.0.audit.note(event).await;
     }
 
     /// Whether the stop has begun.

@@ -125,6 +125,19 @@ impl Audit {
         writer.write(inner, event).map_err(|source| AuditError::Io { path, action: "write the audit log", source })
     }
 
+    /// Writes an event for a part that goes on without it: beside the runtime, and where it cannot be written our log
+    /// says so.
+    pub async fn note(&self, event: Event) {
+        let audit = self.clone();
+        let written = tokio::task::spawn_blocking(move || audit.record(event)).await;
+        let error = match written {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(%error, "an audit event is missing in the log");
+    }
+
     /// Signs with another key from now on. A line `audit.key`, signed by the key until now, says so: who knows an older
     /// key follows from it to the newer one. Keep `next` on disk before, beside the key in use, and give both to
     /// [`Self::open_with`] until this has returned.
@@ -196,17 +209,12 @@ impl Audit {
 
 impl Inner {
     fn now(&self) -> When {
-        let boot_ms = u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX);
-        When { wall_ms: wall_ms(&self.clock), boot_ms, boot_id: self.boot_id.clone() }
+        When { wall_ms: self.clock.wall_ms(), boot_ms: self.clock.boot_ms(), boot_id: self.boot_id.clone() }
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn wall_ms(clock: &Clock) -> i64 {
-    i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

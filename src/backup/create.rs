@@ -46,7 +46,7 @@ pub(crate) fn create(
         id: format!("{:016x}", u64::from_be_bytes(random()?)),
         gateway: config.gateway.id.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        made: crate::daemon::view::rfc3339(i64::try_from(clock.wall().as_millis()).unwrap_or(i64::MAX)),
+        made: crate::daemon::view::rfc3339(clock.wall_ms()),
         moved: fence,
     };
     let audit = audit_key::open::<BackupError>(&store, config.audit.retention(), clock)?;

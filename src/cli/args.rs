@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::audit::Digest;
 use crate::clock::Clock;
 use crate::config::{DEFAULT_PATH, parse_duration};
+use crate::control::api::WhyRequest;
 use crate::secret_source::SecretSource;
 
 /// Where the package puts the daemon's socket.
@@ -192,17 +193,17 @@ pub(super) enum Devices {
     Approve {
         /// The device
         device: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        why: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
     },
     /// Say no to one that waits for the backend's yes: it is unpaired
     Reject {
         /// The device
         device: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        why: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
     },
     /// Give one another name: its topics and its token change with it
     Rename {
@@ -229,9 +230,9 @@ pub(super) enum Code {
     Revoke {
         /// Its id, ocpc_...
         id: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
-        why: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
     },
     /// Say what became of one, and how to go on
     Explain {
@@ -273,6 +274,20 @@ pub(super) struct NewCode {
     pub(super) limits: Limits,
 }
 
+/// Why something is done.
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
+    pub(super) why: String,
+}
+
+impl From<Why> for WhyRequest {
+    fn from(Why { why }: Why) -> Self {
+        Self { why }
+    }
+}
+
 /// What a device's token is limited to; the broker keeps it.
 #[derive(Debug, Args)]
 pub(super) struct Limits {
@@ -298,9 +313,9 @@ pub(super) enum Token {
     Revoke {
         /// The device
         device: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
-        why: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -342,9 +357,9 @@ pub(super) enum DeadLetters {
     Drop {
         /// The device
         device: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "", env = "OPENCLAW_WHY")]
-        why: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
     },
 }
 

@@ -9,9 +9,9 @@ use qrcode::render::unicode::Dense1x2;
 use super::args::{self, Code};
 use super::client::Client;
 use super::exit::Exit;
-use super::path;
 use super::terminal::{Terminal, clean, span, table};
-use crate::control::api::{CodeExplanation, CodeRecord, Done, NewCode, NewCodeRequest, WhyRequest};
+use super::{order, path};
+use crate::control::api::{CodeExplanation, CodeRecord, NewCode, NewCodeRequest, WhyRequest};
 use crate::control::failure::Failure;
 
 pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Result<Exit, Failure> {
@@ -45,8 +45,7 @@ pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Re
         }
         Code::Revoke { id, why } => {
             let path = path("/v1/codes", &id, "/revoke")?;
-            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
         Code::Explain { id } => {
             let told: CodeExplanation = client.get(&path("/v1/codes", &id, "")?).await?;

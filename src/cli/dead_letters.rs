@@ -6,8 +6,8 @@ use super::args::DeadLetters as Verb;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, table};
-use super::{name, path};
-use crate::control::api::{DeadLetter, Done, WhyRequest};
+use super::{name, order, path};
+use crate::control::api::{DeadLetter, WhyRequest};
 use crate::control::failure::Failure;
 
 pub(super) async fn dead_letters(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
@@ -21,13 +21,11 @@ pub(super) async fn dead_letters(terminal: &Terminal, client: &Client, verb: Ver
             terminal.result(&letters, |letters| list(letters));
         }
         Verb::Replay { device } => {
-            let done: Done = client.send(Method::POST, &path("/v1/dead-letters", &device, "/replay")?, &()).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path("/v1/dead-letters", &device, "/replay")?, &()).await?;
         }
         Verb::Drop { device, why } => {
             let path = path("/v1/dead-letters", &device, "/drop")?;
-            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
     }
     Ok(Exit::Ok)

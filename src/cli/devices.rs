@@ -5,10 +5,10 @@ use hyper::Method;
 use super::args::Devices;
 use super::client::Client;
 use super::exit::Exit;
-use super::path;
 use super::terminal::{Terminal, clean, span, table};
 use super::token::holder;
-use crate::control::api::{Decision, Device, Done, RenameRequest, WhyRequest};
+use super::{order, path};
+use crate::control::api::{Decision, Device, RenameRequest, WhyRequest};
 use crate::control::failure::Failure;
 
 pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Devices) -> Result<Exit, Failure> {
@@ -23,26 +23,22 @@ pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Devices)
         }
         Devices::Approve { device, why } => {
             let path = path("/v1/devices", &device, "/approve")?;
-            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
         Devices::Reject { device, why } => {
             let path = path("/v1/devices", &device, "/reject")?;
-            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
         Devices::Rename { device, name } => {
             let path = path("/v1/devices", &device, "/rename")?;
-            let done: Done = client.send(Method::POST, &path, &RenameRequest { name }).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path, &RenameRequest { name }).await?;
         }
     }
     Ok(Exit::Ok)
 }
 
 pub(super) async fn unpair(terminal: &Terminal, client: &Client, device: &str) -> Result<Exit, Failure> {
-    let done: Done = client.send(Method::DELETE, &path("/v1/devices", device, "")?, &()).await?;
-    terminal.result(&done, |done| clean(&done.done));
+    order(terminal, client, Method::DELETE, &path("/v1/devices", device, "")?, &()).await?;
     Ok(Exit::Ok)
 }
 

@@ -29,7 +29,10 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use hyper::Method;
+use serde::Serialize;
 
+use crate::control::api::Done;
 use crate::control::failure::Failure;
 use crate::daemon;
 use args::{Cli, Command};
@@ -121,6 +124,19 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         | Command::Completions { .. }
         | Command::Man { .. } => Ok(Exit::Ok),
     }
+}
+
+/// Has the daemon do something, and says what was done.
+async fn order(
+    terminal: &Terminal,
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<(), Failure> {
+    let done: Done = client.send(method, path, body).await?;
+    terminal.result(&done, |done| clean(&done.done));
+    Ok(())
 }
 
 /// Says a refusal: words on standard error, or the failure as JSON on standard output.

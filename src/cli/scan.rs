@@ -6,8 +6,9 @@ use hyper::Method;
 
 use super::client::Client;
 use super::exit::Exit;
-use super::terminal::{Terminal, clean, span, table};
-use crate::control::api::{Done, Found, IdentifyRequest};
+use super::order;
+use super::terminal::{Terminal, span, table};
+use crate::control::api::{Found, IdentifyRequest};
 use crate::control::failure::Failure;
 
 pub(super) async fn scan(terminal: &Terminal, client: &Client, time: Duration) -> Result<Exit, Failure> {
@@ -55,7 +56,6 @@ fn row(sensor: &Found) -> Vec<String> {
 }
 
 pub(super) async fn identify(terminal: &Terminal, client: &Client, target: String) -> Result<Exit, Failure> {
-    let done: Done = client.send(Method::POST, "/v1/identify", &IdentifyRequest { target }).await?;
-    terminal.result(&done, |done| clean(&done.done));
+    order(terminal, client, Method::POST, "/v1/identify", &IdentifyRequest { target }).await?;
     Ok(Exit::Ok)
 }

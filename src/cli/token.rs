@@ -5,9 +5,9 @@ use hyper::Method;
 use super::args::Token as Verb;
 use super::client::Client;
 use super::exit::Exit;
-use super::path;
-use super::terminal::{Terminal, clean, span, table};
-use crate::control::api::{Done, Token, WhyRequest};
+use super::terminal::{Terminal, span, table};
+use super::{order, path};
+use crate::control::api::{Token, WhyRequest};
 use crate::control::failure::Failure;
 
 pub(super) async fn token(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
@@ -17,13 +17,11 @@ pub(super) async fn token(terminal: &Terminal, client: &Client, verb: Verb) -> R
             terminal.result(&tokens, |tokens| list(tokens));
         }
         Verb::Rotate { device } => {
-            let done: Done = client.send(Method::POST, &path("/v1/tokens", &device, "/rotate")?, &()).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path("/v1/tokens", &device, "/rotate")?, &()).await?;
         }
         Verb::Revoke { device, why } => {
             let path = path("/v1/tokens", &device, "/revoke")?;
-            let done: Done = client.send(Method::POST, &path, &WhyRequest { why }).await?;
-            terminal.result(&done, |done| clean(&done.done));
+            order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
     }
     Ok(Exit::Ok)

@@ -112,7 +112,7 @@ pub(super) async fn revoke(
         }
         Err(error) => Err(error),
     });
-    done(revoked.await?)
+    Ok(done(revoked.await?))
 }
 
 pub(super) async fn explain(State(gateway): State<Gateway>, Named(id): Named<CodeId>) -> Answer<CodeExplanation> {

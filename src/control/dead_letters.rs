@@ -24,7 +24,7 @@ pub(super) async fn list(State(gateway): State<Gateway>, query: Query) -> Answer
 
 pub(super) async fn replay(State(gateway): State<Gateway>, Named(id): Named<DeviceId>, By(actor): By) -> Answer<Done> {
     let count = gateway.replay_dead_letters(&id, actor).await?;
-    done(told(count, &format!("of {id} wait for the broker again")))
+    Ok(done(told(count, &format!("of {id} wait for the broker again"))))
 }
 
 pub(super) async fn discard(
@@ -34,7 +34,7 @@ pub(super) async fn discard(
     Why(why): Why,
 ) -> Answer<Done> {
     let count = gateway.drop_dead_letters(&id, &why, actor).await?;
-    done(told(count, &format!("of {id} are dropped")))
+    Ok(done(told(count, &format!("of {id} are dropped"))))
 }
 
 fn told(count: u64, what: &str) -> String {

@@ -28,7 +28,7 @@ pub(super) async fn unpair(State(gateway): State<Gateway>, Named(id): Named<Devi
     let told = gateway.unpair(&id, actor).await?;
     let sensor =
         if told { "the sensor erased its key too" } else { "the sensor could not be told; reset it by its button" };
-    done(format!("{id} is unpaired; {sensor}."))
+    Ok(done(format!("{id} is unpaired; {sensor}.")))
 }
 
 pub(super) async fn rename(
@@ -39,7 +39,7 @@ pub(super) async fn rename(
 ) -> Answer<Done> {
     let name = new_id(&request.name)?;
     gateway.rename(&id, &name, actor).await?;
-    done(format!("{id} is {name} now; its topics and its token changed with it."))
+    Ok(done(format!("{id} is {name} now; its topics and its token changed with it.")))
 }
 
 pub(super) async fn approve(
@@ -49,7 +49,7 @@ pub(super) async fn approve(
     Why(why): Why,
 ) -> Answer<Done> {
     gateway.decide(&id, Verdict::Approve, &why, actor).await?;
-    done(format!("{id} is approved; its token is asked for now."))
+    Ok(done(format!("{id} is approved; its token is asked for now.")))
 }
 
 pub(super) async fn reject(
@@ -59,7 +59,7 @@ pub(super) async fn reject(
     Why(why): Why,
 ) -> Answer<Done> {
     gateway.decide(&id, Verdict::Reject, &why, actor).await?;
-    done(format!("{id} is rejected and unpaired."))
+    Ok(done(format!("{id} is rejected and unpaired.")))
 }
 
 /// A name that a device shall get.

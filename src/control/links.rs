@@ -16,7 +16,7 @@ use crate::audit::{Action, Event};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::link::{self, FoundState};
-use crate::pairing::{self, Ceremony, PairEvent, Stage};
+use crate::pairing::{self, Ceremony, PairEvent};
 use crate::token::scope::Scope;
 use crate::token::{Approval, LimitError, Limits};
 
@@ -105,7 +105,7 @@ pub(super) async fn identify(
 ) -> Answer<Done> {
     gateway.links().identify(&request.target, IDENTIFY_TIME).await?;
     gateway.record(Event::done(actor, Action::DeviceIdentify, &request.target)).await;
-    done(format!("{} blinks.", request.target))
+    Ok(done(format!("{} blinks.", request.target)))
 }
 
 pub(super) async fn pair(
@@ -177,10 +177,6 @@ pub(super) fn limits(addresses: &[String], per_second: Option<u32>) -> Result<Li
     Limits::new(ranges, rate).map_err(refused)
 }
 
-fn stage_name(stage: Stage) -> String {
-    stage.to_string().replace(' ', "_")
-}
-
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -191,7 +187,7 @@ fn pair_line(event: PairEvent) -> PairLine {
             PairLine::Code { id, code: code.to_string(), qr: code.qr(None).to_string(), ttl_s: ttl.as_secs() }
         }
         PairEvent::Stage { stage, elapsed, detail } => {
-            PairLine::Stage { stage: stage_name(stage), elapsed_ms: millis(elapsed), detail }
+            PairLine::Stage { stage: stage.name().to_owned(), elapsed_ms: millis(elapsed), detail }
         }
         PairEvent::Approval(Approval { url, complete_url, code, left_s }) => {
             PairLine::Approval { url, complete_url, code, left_s }
@@ -200,11 +196,8 @@ fn pair_line(event: PairEvent) -> PairLine {
             PairLine::Decision { device: device.to_string(), within_s: within.as_secs() }
         }
         PairEvent::Failed(failure) => PairLine::Failed {
-            stage: stage_name(failure.stage),
-            cause: serde_json::to_value(failure.cause)
-                .ok()
-                .and_then(|v| v.as_str().map(str::to_owned))
-                .unwrap_or_default(),
+            stage: failure.stage.name().to_owned(),
+            cause: failure.cause.name().to_owned(),
             message: failure.message,
             next_step: failure.next_step,
             exit_code: failure.exit_code,

@@ -14,6 +14,7 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::UnknownDevice(id) => Self::unknown_device(&id),
             StoreError::NameTaken { .. } => Self::usage(format!("{error}."), ""),
+            StoreError::KeyKept { .. } => Self::new(Exit::Failed, "kept_elsewhere", format!("{error}."), ""),
             _ => Self::internal(&error),
         }
     }

@@ -48,7 +48,7 @@ async fn follow(gateway: Gateway, mut before: Status, lines: Lines) {
             () = lines.gone() => return,
         }
         let Ok(now) = snapshot(&gateway).await else { continue };
-        let at = view::rfc3339(i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX));
+        let at = view::rfc3339(gateway.clock().wall_ms());
         for (part, what) in live::changes(&before, &now) {
             if lines.send(&WatchLine { at: at.clone(), part, what }).await.is_err() {
                 return;

@@ -28,7 +28,7 @@ pub(super) async fn rotate(
     By(actor): By,
 ) -> Answer<Done> {
     let life = gateway.rotate_token(&id, actor).await?;
-    done(format!("{id} has a new token; it lives {life} s."))
+    Ok(done(format!("{id} has a new token; it lives {life} s.")))
 }
 
 pub(super) async fn revoke(
@@ -38,5 +38,5 @@ pub(super) async fn revoke(
     Why(why): Why,
 ) -> Answer<Done> {
     gateway.revoke_token(&id, &why, actor).await?;
-    done(format!("The token of {id} is revoked and the device cut off; pairing it again lets it back in."))
+    Ok(done(format!("The token of {id} is revoked and the device cut off; pairing it again lets it back in.")))
 }

@@ -185,7 +185,7 @@ impl Desk {
     }
 
     fn at(&self) -> String {
-        view::rfc3339(i64::try_from(self.gateway.clock().wall().as_millis()).unwrap_or(i64::MAX))
+        view::rfc3339(self.gateway.clock().wall_ms())
     }
 
     /// A command that is not carried out: written down, and answered where its signature was good.

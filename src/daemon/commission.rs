@@ -14,7 +14,6 @@ use crate::config::Config;
 use crate::ids::DeviceId;
 use crate::pairing::{BoxFuture, Commission, CommissionError, Wait};
 use crate::relay::{Relay, RelayDevice};
-use crate::session::blocking;
 use crate::spool::Spool;
 use crate::store::{Decision, Device, KeySlot, Store};
 use crate::token::keeper::{Grant, TokenKeeper};
@@ -154,10 +153,7 @@ impl Service {
         let claims = token.claims();
         let details = json!({ "jti": token.jti(), "scope": claims.scope, "life_s": token.life().as_secs() });
         let event = Event::done(Actor::Daemon, Action::TokenIssue, id.as_str()).with(details);
-        let audit = self.audit.clone();
-        if let Err(error) = blocking(move || audit.record(event)).await {
-            tracing::error!(%error, "an audit event is missing in the log");
-        }
+        self.audit.note(event).await;
     }
 
     async fn await_first_reading(&self, id: &DeviceId) -> Result<(), CommissionError> {

@@ -38,7 +38,7 @@ impl Gateway {
             self.record(Event::done(actor.clone(), Action::DeviceReject, id.as_str()).because(why)).await;
             return self.unpair(id, actor).await.map(drop);
         }
-        let at_ms = i64::try_from(self.clock().wall().as_millis()).unwrap_or(i64::MAX);
+        let at_ms = self.clock().wall_ms();
         let yes = Decision::Approved { at_ms, by: actor.clone(), why: why.chars().take(256).collect() };
         let (store, wanted, decision) = (self.store().clone(), id.clone(), yes.clone());
         blocking(move || store.decide(&wanted, pairing, &decision)).await?;

@@ -52,7 +52,7 @@ pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: Str
             set(&mut trial, key, value).map_err(|error| Failure::usage(format!("{key}: {error}."), ""))?;
         }
     }
-    let made_ms = i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX);
+    let made_ms = gateway.clock().wall_ms();
     let changed = patch.keys().cloned().collect();
     put(gateway, move |before| {
         let mut after: Vec<_> = before.iter().filter(|one| !patch.contains_key(&one.key)).cloned().collect();

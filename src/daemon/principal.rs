@@ -113,7 +113,7 @@ async fn tell_status(gateway: Gateway, principal: Principal, stop: CancellationT
                     due = now + gateway.config().cloud.status_every;
                     said = None;
                 }
-                let at = view::rfc3339(i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX));
+                let at = view::rfc3339(gateway.clock().wall_ms());
                 let commands = gateway.0.command_keys.load().commands();
                 said = Some(principal.say_status(&status, &at, &commands, said.as_ref()));
             }
@@ -151,7 +151,7 @@ async fn tell_alarms(gateway: Gateway, principal: Principal, stop: CancellationT
     loop {
         match stop.run_until_cancelled(alarms.recv()).await {
             Some(Ok(alarm)) => {
-                let at = view::rfc3339(i64::try_from(gateway.clock().wall().as_millis()).unwrap_or(i64::MAX));
+                let at = view::rfc3339(gateway.clock().wall_ms());
                 let said = json!({
                     "at": at, "kind": alarm.kind, "subject": alarm.subject, "words": alarm.words,
                     "next_step": alarm.next_step,

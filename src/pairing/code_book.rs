@@ -97,7 +97,7 @@ impl Codes {
     /// [`CodeError::Store`], [`CodeError::Audit`].
     pub fn start(store: Store, audit: Audit, clock: Clock, stage: Stage) -> Result<Self, CodeError> {
         let codes = Self { store, audit, clock, stage };
-        let wall_ms = codes.wall_ms();
+        let wall_ms = codes.clock.wall_ms();
         let voided = codes.store.edit_live_codes(|live| {
             live.iter_mut()
                 .filter_map(|code| code.revoke(wall_ms, Actor::Daemon, RESTARTED).is_ok().then(|| code.id.clone()))
@@ -139,8 +139,8 @@ impl Codes {
             state: CodeState::Active,
             request,
             creator: creator.clone(),
-            made_boot_ms: u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX),
-            made_ms: self.wall_ms(),
+            made_boot_ms: self.clock.boot_ms(),
+            made_ms: self.clock.wall_ms(),
             attempts: 0,
             claimed_ms: None,
             ending: None,
@@ -178,7 +178,7 @@ impl Codes {
     /// [`Self::start`].
     pub fn claim(&self, hardware_id: &str) -> Result<Claim, CodeError> {
         self.expire()?;
-        let (wall_ms, stage) = (self.wall_ms(), self.stage);
+        let (wall_ms, stage) = (self.clock.wall_ms(), self.stage);
         let claimed = self.store.edit_live_codes(|live| {
             choose(live, hardware_id).map(|code| {
                 let is_first = code.state == CodeState::Active;
@@ -209,7 +209,7 @@ impl Codes {
     /// [`CodeError::Unknown`], and as [`Self::start`].
     pub fn count_attempt(&self, id: &CodeId) -> Result<u8, CodeError> {
         self.expire()?;
-        let wall_ms = self.wall_ms();
+        let wall_ms = self.clock.wall_ms();
         let (record, counted) = self.edit(id, |code| code.count_attempt(wall_ms))?;
         match counted {
             Ok(number) => {
@@ -228,7 +228,7 @@ impl Codes {
     /// # Errors
     /// [`CodeError::Unknown`], and as [`Self::start`].
     pub fn attempt_failed(&self, id: &CodeId) -> Result<u8, CodeError> {
-        let wall_ms = self.wall_ms();
+        let wall_ms = self.clock.wall_ms();
         let (record, left) = self.edit(id, |code| code.attempt_failed(wall_ms))?;
         self.note(Actor::Daemon, Action::CodeAttemptFailed, id, Outcome::Failed, Some("the sensor has another code"))?;
         if left == 0 {
@@ -243,7 +243,7 @@ impl Codes {
     /// [`CodeError::NotUsable`] when somebody revoked it meanwhile: drop the pending key;
     /// [`CodeError::OtherStage`], [`CodeError::NotClaimed`], [`CodeError::Unknown`], and as [`Self::start`].
     pub fn used(&self, id: &CodeId, device: &DeviceId) -> Result<(), CodeError> {
-        let (wall_ms, stage) = (self.wall_ms(), self.stage);
+        let (wall_ms, stage) = (self.clock.wall_ms(), self.stage);
         let (record, (was, used)) = self.edit(id, |code| (code.state, code.used(device, stage, wall_ms)))?;
         match used {
             Ok(()) if was == CodeState::Used => Ok(()),
@@ -261,7 +261,7 @@ impl Codes {
     /// [`CodeError::NotUsable`] when it is dead already, [`CodeError::Unknown`], and as [`Self::start`].
     pub fn revoke(&self, id: &CodeId, who: Actor, why: &str) -> Result<CodeRecord, CodeError> {
         self.expire()?;
-        let wall_ms = self.wall_ms();
+        let wall_ms = self.clock.wall_ms();
         let (record, revoked) = self.edit(id, |code| code.revoke(wall_ms, who.clone(), why))?;
         if revoked.is_err() {
             self.note(who, Action::CodeRevoke, id, Outcome::Refused, Some(record.state.as_str()))?;
@@ -277,7 +277,7 @@ impl Codes {
     /// # Errors
     /// As [`Self::start`].
     pub fn expire(&self) -> Result<usize, CodeError> {
-        let (boot, wall_ms) = (self.clock.boot(), self.wall_ms());
+        let (boot, wall_ms) = (self.clock.boot(), self.clock.wall_ms());
         let (expired, live) = self.store.edit_live_codes(|live| {
             let expired: Vec<CodeRecord> =
                 live.iter_mut().filter_map(|code| code.age(boot, wall_ms).then(|| code.clone())).collect();
@@ -330,7 +330,7 @@ impl Codes {
     }
 
     fn explanation(&self, record: &CodeRecord) -> Explanation {
-        explain(record, self.clock.boot(), self.wall_ms(), &jiff::tz::TimeZone::system())
+        explain(record, self.clock.boot(), self.clock.wall_ms(), &jiff::tz::TimeZone::system())
     }
 
     /// Audits that a life ended by itself.
@@ -354,10 +354,6 @@ impl Codes {
     ) -> Result<(), CodeError> {
         let event = Event { reason: why.map(str::to_owned), ..Event::done(actor, action, id.as_str()).ended(outcome) };
         Ok(self.audit.record(event)?)
-    }
-
-    fn wall_ms(&self) -> i64 {
-        i64::try_from(self.clock.wall().as_millis()).unwrap_or(i64::MAX)
     }
 }
 

@@ -280,7 +280,8 @@ impl Engine {
         self.parts.metrics.pairing.succeeded.inc();
         tracing::info!(device = %agreed.device, pairing = %agreed.pairing, ceremony = agreed.ceremony.name(), "paired");
         let details = json!({ "pairing": agreed.pairing.to_string(), "ceremony": agreed.ceremony.name() });
-        self.audit(Event::done(agreed.actor.clone(), Action::DevicePair, agreed.device.as_str()).with(details)).await;
+        let event = Event::done(agreed.actor.clone(), Action::DevicePair, agreed.device.as_str());
+        self.parts.audit.note(event.with(details)).await;
     }
 
     /// A run ended without a key, or without a proof of it.
@@ -293,16 +294,9 @@ impl Engine {
         About { audit: self.parts.audit.clone(), actor, subject: subject.to_owned(), ceremony }
     }
 
-    async fn audit(&self, event: Event) {
-        let audit = self.parts.audit.clone();
-        if let Err(error) = blocking(move || audit.record(event)).await {
-            tracing::error!(error = %error, "the audit log refused");
-        }
-    }
-
     /// Counts a wrong guess at a label; how long the sensor takes no other.
     pub(super) fn guessed(&self, sensor: Id) -> Duration {
-        let now = self.now_ms();
+        let now = self.parts.clock.boot_ms();
         let mut guesses = lock(&self.guesses);
         if guesses.len() >= GUESSES_KEPT {
             guesses.retain(|_, guess| !guess.allows(now));
@@ -314,7 +308,7 @@ impl Engine {
 
     pub(super) fn guess_wait(&self, sensor: Id) -> Duration {
         let until = lock(&self.guesses).get(&sensor).map_or(0, LabelBackoff::not_before_ms);
-        Duration::from_millis(until.saturating_sub(self.now_ms()))
+        Duration::from_millis(until.saturating_sub(self.parts.clock.boot_ms()))
     }
 
     /// What a pairing that begins now has to wait for.
@@ -322,11 +316,7 @@ impl Engine {
         if !self.policy().asks_backend {
             return Decision::NotNeeded;
         }
-        Decision::Waiting { since_ms: i64::try_from(self.parts.clock.wall().as_millis()).unwrap_or(i64::MAX) }
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        u64::try_from(self.parts.clock.boot().as_millis()).unwrap_or(u64::MAX)
+        Decision::Waiting { since_ms: self.parts.clock.wall_ms() }
     }
 }
 

@@ -68,15 +68,23 @@ pub enum Stage {
     FirstReading,
 }
 
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Stage {
+    /// The stage as programs name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Connect => "connect",
-            Self::KeyExchange => "key exchange",
+            Self::KeyExchange => "key_exchange",
             Self::Confirm => "confirm",
             Self::Token => "token",
-            Self::FirstReading => "first reading",
-        })
+            Self::FirstReading => "first_reading",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name().replace('_', " "))
     }
 }
 
@@ -185,7 +193,7 @@ impl PairFailure {
     }
 }
 
-/// What a running pairing reports. The last one is `Paired` or a failed `Stage`.
+/// What a running pairing reports. The last one is `Paired` or `Failed`.
 #[derive(Debug)]
 pub enum PairEvent {
     /// A code was made; a person enters it at the sensor. Shown once.

@@ -3,6 +3,7 @@
 pub mod code;
 pub mod code_book;
 pub mod code_explain;
+mod code_id;
 mod commission;
 pub(crate) mod engine;
 pub(crate) mod event;

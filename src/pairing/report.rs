@@ -10,7 +10,6 @@ use clawgate_protocol::pairing::Ceremony;
 
 use super::event::{Cause, PairEvent, PairFailure, Stage};
 use crate::audit::{Action, Actor, Audit, Event, Outcome};
-use crate::session::blocking;
 
 /// One pairing's line to its operator.
 #[derive(Debug)]
@@ -89,10 +88,7 @@ impl Report {
         };
         let details = json!({ "stage": failure.stage, "cause": failure.cause, "ceremony": ceremony.name() });
         let event = Event::done(actor.clone(), action, subject).ended(Outcome::Failed);
-        let (audit, event) = (audit.clone(), event.because(&failure.message).with(details));
-        if let Err(error) = blocking(move || audit.record(event)).await {
-            tracing::error!(error = %error, "the audit log refused");
-        }
+        audit.note(event.because(&failure.message).with(details)).await;
         self.send(PairEvent::Failed(failure));
     }
 

@@ -153,22 +153,22 @@ impl<'a> Run<'a> {
             config: &[],
         };
         let prs = Zeroizing::new(self.plan.code.prs());
-        let machine = Gateway::start(&options, &prs, own.expose(), self.engine.now_ms(), &mut OsRandom);
+        let machine = Gateway::start(&options, &prs, own.expose(), self.engine.parts().clock.boot_ms(), &mut OsRandom);
         machine.map(Box::new).map_err(|failure| words::protocol(self.report, failure))
     }
 
     /// Waits for the next message of the run, or its time.
     async fn input(&mut self, machine: &mut Gateway) -> Result<Next, PairFailure> {
-        let wait = machine.poll_timeout().unwrap_or_default().saturating_sub(self.engine.now_ms());
+        let wait = machine.poll_timeout().unwrap_or_default().saturating_sub(self.engine.parts().clock.boot_ms());
         let message = tokio::select! {
             message = self.link.receive() => message.map_err(|end| words::link(self.report, &end))?,
             () = tokio::time::sleep(Duration::from_millis(wait)) => {
-                return Ok(self.plan.read(&machine.handle_timeout(self.engine.now_ms())));
+                return Ok(self.plan.read(&machine.handle_timeout(self.engine.parts().clock.boot_ms())));
             }
         };
         Ok(match Kind::of(&message) {
             Ok(Kind::M2 | Kind::M4 | Kind::M6 | Kind::Refuse) => {
-                self.plan.read(&machine.handle(&message, self.engine.now_ms()))
+                self.plan.read(&machine.handle(&message, self.engine.parts().clock.boot_ms()))
             }
             // Records of a session that goes on meanwhile: the sensor keeps what is not acknowledged.
             _ => Next::Wait,

@@ -262,7 +262,7 @@ impl Session {
     }
 
     fn handshake2(&mut self, message: &[u8]) -> Happened {
-        let now_ms = self.now_ms();
+        let now_ms = self.parts.clock.boot_ms();
         if let Err(error) = self.noise.handle_handshake2(message, now_ms) {
             tracing::debug!(device = %self.device, error = %error, "a handshake answer was dropped");
             return Happened::Nothing;
@@ -307,7 +307,7 @@ impl Session {
                 tracing::debug!(device = %self.device, error = %error, "a record could not be read");
             }
         }
-        if self.noise.wants_rekey(self.now_ms()) {
+        if self.noise.wants_rekey(self.parts.clock.boot_ms()) {
             self.renew()?;
         }
         Ok(happened)
@@ -363,10 +363,6 @@ impl Session {
                 false
             }
         }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.parts.clock.boot().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 
-use super::wall_ms;
 use super::writer::{Kept, Writer, begin};
 use crate::audit::checkpoint::{Checkpoint, State};
 use crate::audit::line;
@@ -67,7 +66,7 @@ pub(super) fn resume(dir: &Path, mut keys: Keys, retention: Retention, clock: &C
     let kept: VecDeque<Kept> = kept.collect();
     let (length, begun_ms) = catch_up(&path, first, &mut head, &mut keys, &mut remarks)?;
     let key = keys.current;
-    let checkpoint = Checkpoint::sign(&key, head.clone(), base.clone(), wall_ms(clock));
+    let checkpoint = Checkpoint::sign(&key, head.clone(), base.clone(), clock.wall_ms());
     let mut writer = Writer {
         file,
         path,
@@ -139,7 +138,7 @@ fn catch_up(
 
 /// Moves a log whose checkpoint cannot be trusted to a directory beside it, for whoever looks into it.
 fn set_aside(dir: &Path, clock: &Clock) -> io::Result<PathBuf> {
-    let kept = dir.join(format!("damaged-{}", wall_ms(clock)));
+    let kept = dir.join(format!("damaged-{}", clock.wall_ms()));
     DirBuilder::new().mode(0o700).create(&kept)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

@@ -413,7 +413,7 @@ fn an_export_since_a_time_begins_there() {
     let audit = fixture.open();
     record(&audit, 3);
     fixture.clock.advance(DAY);
-    let since_ms = wall_ms(&fixture.clock);
+    let since_ms = fixture.clock.wall_ms();
     record(&audit, 2);
     let mut out = Vec::new();
     audit.export(Selection { after: None, since_ms: Some(since_ms) }, false, &mut out).unwrap();

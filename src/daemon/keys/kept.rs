@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Kind, SEALED, failure_of};
+use super::{Kind, SEALED};
 use crate::audit::Actor;
 use crate::control::api::{Key, KeyRotated};
-use crate::control::failure::Failure;
-use crate::daemon::{Gateway, StartError, audit_key};
+use crate::control::failure::{Failure, blocking};
+use crate::daemon::{Gateway, audit_key};
 use crate::ids::DeviceId;
-use crate::session::{blocking, record};
+use crate::session::record;
 use crate::store::{Device, MasterKeyInfo, StoreError, key_id};
 
 /// The gateway's static secret, by the name of its kind.
@@ -18,15 +18,14 @@ impl Gateway {
     /// The master key.
     pub(super) async fn master_keys(&self) -> Result<Vec<Key>, Failure> {
         let store = self.store().clone();
-        let MasterKeyInfo { id, made_ms, place } =
-            blocking(move || store.master_key()).await.map_err(|error| Failure::internal(&error))?;
+        let MasterKeyInfo { id, made_ms, place } = blocking(move || store.master_key()).await?;
         let note = "seals every other key and secret".to_owned();
         Ok(vec![self.key(Kind::Master, &id, "in_use", made_ms, place, note)])
     }
 
     pub(super) async fn rotate_master(&self) -> Result<KeyRotated, Failure> {
         let store = self.store().clone();
-        let info = blocking(move || store.rotate_master_key()).await.map_err(|error| failure_of(&error))?;
+        let info = blocking(move || store.rotate_master_key()).await?;
         Ok(KeyRotated {
             kind: Kind::Master.as_str().to_owned(),
             id: info.id,
@@ -39,14 +38,14 @@ impl Gateway {
     /// The key that signs the audit log.
     pub(super) async fn audit_keys(&self) -> Result<Vec<Key>, Failure> {
         let store = self.store().clone();
-        let made_ms = blocking(move || audit_key::made_ms(&store)).await.map_err(|error| Failure::internal(&error))?;
+        let made_ms = blocking(move || audit_key::made_ms(&store)).await?;
         let (id, note) = (self.audit().key().to_string(), "signs the audit log; others may pin it".to_owned());
         Ok(vec![self.key(Kind::Audit, &id, "in_use", made_ms, SEALED.to_owned(), note)])
     }
 
     pub(super) async fn rotate_audit(&self, actor: Actor) -> Result<KeyRotated, Failure> {
         let (store, audit) = (self.store().clone(), self.audit().clone());
-        let rotated = blocking(move || audit_key::rotate::<StartError>(&store, &audit, actor)).await;
+        let rotated = blocking(move || audit_key::rotate::<Failure>(&store, &audit, actor)).await;
         let id = rotated.map_err(|error| Failure::internal(&error))?.to_string();
         Ok(KeyRotated {
             kind: Kind::Audit.as_str().to_owned(),
@@ -65,8 +64,7 @@ impl Gateway {
             let made_ms = store.gateway_identity_made_ms()?;
             Ok::<_, StoreError>((current, made_ms, held(&store.devices()?)))
         })
-        .await
-        .map_err(|error| Failure::internal(&error))?;
+        .await?;
         let pairings = |id: &str| held.get(id).copied().unwrap_or(0);
         let note = format!("of new pairings, and of {} there are", pairings(&current));
         let own = self.key(Kind::Gateway, &current, "in_use", made_ms, SEALED.to_owned(), note);
@@ -85,8 +83,7 @@ impl Gateway {
             let older: usize = held.iter().filter(|(known, _)| **known != id).map(|(_, count)| count).sum();
             Ok::<_, StoreError>((id, older))
         })
-        .await
-        .map_err(|error| Failure::internal(&error))?;
+        .await?;
         let next_step = match older {
             0 => String::new(),
             count => format!("{count} pairings keep an older key until they are paired again: clawgate pair DEVICE"),
@@ -98,7 +95,7 @@ impl Gateway {
     /// The pairing of each device.
     pub(super) async fn device_keys(&self) -> Result<Vec<Key>, Failure> {
         let store = self.store().clone();
-        let devices = blocking(move || store.devices()).await.map_err(|error| Failure::internal(&error))?;
+        let devices = blocking(move || store.devices()).await?;
         let keys = devices.iter().filter_map(|device| {
             let slot = device.current.as_ref()?;
             let note = format!("{}; session keys are renewed at each connection, and after a day", device.id);
@@ -111,10 +108,8 @@ impl Gateway {
     /// New session keys for a device, while its session goes on.
     pub(super) async fn rotate_device(&self, device: Option<&str>) -> Result<KeyRotated, Failure> {
         let name = device.ok_or_else(|| Failure::usage("Which device?", "clawgate key rotate device DEVICE"))?;
-        let id: DeviceId = name.parse().map_err(|_| unknown(name))?;
-        let (store, wanted) = (self.store().clone(), id.clone());
-        let known = blocking(move || store.device(&wanted)).await.map_err(|error| Failure::internal(&error))?;
-        let known = known.ok_or_else(|| unknown(name))?;
+        let id: DeviceId = name.parse().map_err(|_| Failure::unknown_device(name))?;
+        let known = self.known(&id).await?;
         let pairing = format!("The keys of its pairing change when it is paired again: clawgate pair {id}");
         let slot = known.current.ok_or_else(|| Failure::usage(format!("{id} is not proven yet."), pairing.clone()))?;
         let done = if self.links().renew(&id).await {
@@ -129,10 +124,6 @@ impl Gateway {
             next_step: pairing,
         })
     }
-}
-
-fn unknown(device: &str) -> Failure {
-    Failure::not_found(format!("There is no device {device:?}."), "List them: clawgate devices ls")
 }
 
 /// How many pairings hang on each static key of the gateway.

@@ -19,7 +19,6 @@ use crate::config::KeysConfig;
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
 use crate::session::blocking;
-use crate::store::StoreError;
 use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
 use expiry::Ending;
 pub(crate) use expiry::ending_certificates;
@@ -147,10 +146,9 @@ impl Gateway {
     fn key(&self, kind: Kind, id: &str, state: &str, made_ms: Option<i64>, protection: String, note: String) -> Key {
         // The issuer has a time of its own, which is never turned back.
         let now_ms = match self.ring().filter(|_| kind == Kind::Issuer) {
-            Some((issuer, _)) => u128::from(issuer.now()) * 1000,
-            None => self.clock().wall().as_millis(),
+            Some((issuer, _)) => i64::try_from(u128::from(issuer.now()) * 1000).unwrap_or(i64::MAX),
+            None => self.clock().wall_ms(),
         };
-        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
         let age_s = made_ms.map(|made| u64::try_from(now_ms.saturating_sub(made) / 1000).unwrap_or(0));
         let every = kind.every(&self.config().keys).filter(|_| state == "in_use");
         Key {
@@ -268,14 +266,6 @@ impl Gateway {
 
 /// How a key is kept that stands in the registry's database.
 const SEALED: &str = "sealed under the master key";
-
-/// What the store says, and whose matter it is.
-fn failure_of(error: &StoreError) -> Failure {
-    match error {
-        StoreError::KeyKept { .. } => Failure::new(Exit::Failed, "kept_elsewhere", format!("{error}."), ""),
-        _ => Failure::internal(error),
-    }
-}
 
 fn ring_failure(error: &RingError) -> Failure {
     match error {
