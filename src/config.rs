@@ -27,6 +27,7 @@ use crate::secret_source::VaultConfig;
 use crate::token::Stage;
 pub use broker::{AuthMethod, BrokerConfig, BrokerProfile, BrokerUrl, IssuerConfig, IssuerKind, Payload, Reauth};
 pub use cloud::{CloudConfig, CloudStatus, CommandClock, CommandKeyConfig};
+pub(crate) use load::with_text;
 pub use load::{ConfigError, load};
 pub use principal::Principal;
 pub(crate) use principal::id_of;

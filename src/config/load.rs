@@ -3,9 +3,14 @@
 //! Each file is first read alone, so that an error carries its file and line; then the tables are merged in
 //! the order of the file names (tables merge, of anything else the later one wins).
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::locate::{key_at, line_of, line_of_key, nearest};
 use super::origin::Origins;
@@ -70,24 +75,43 @@ pub fn load(main: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// As [`load`].
 pub(crate) fn load_with_origins(main: &Path) -> Result<(Config, Origins), ConfigError> {
-    let (mut merged, text) = read_one(main)?;
-    let mut origins = Origins::default();
-    origins.add(main, &merged);
-    let mut texts = vec![(main.to_owned(), text)];
+    let mut texts = vec![(main.to_owned(), read_one(main)?)];
     for drop_in in drop_ins(main)? {
-        let (table, text) = read_one(&drop_in)?;
-        origins.add(&drop_in, &table);
-        merge(&mut merged, table);
+        let text = read_one(&drop_in)?;
         texts.push((drop_in, text));
     }
-    let invalid = |e: &toml::de::Error| ConfigError::Incomplete {
+    let (mut merged, mut origins) = (DeTable::new(), Origins::default());
+    for (path, text) in &texts {
+        let table = DeTable::parse(text).map_err(|e| invalid(path, text, &e))?.into_inner();
+        origins.add(path, &table);
+        merge(&mut merged, table);
+    }
+    let config = config_of(merged).map_err(|e| ConfigError::Incomplete {
         path: main.to_owned(),
         key: String::new(),
         message: e.message().to_owned(),
-    };
-    let config: Config = toml::Value::Table(merged).try_into().map_err(|e| invalid(&e))?;
+    })?;
     check(&config).map_err(|objection| located(objection, &texts, main))?;
     Ok((config, origins))
+}
+
+/// Everything at its default but one text in a table, read as if it stood in a file.
+///
+/// # Errors
+/// What a file would be refused for.
+pub(crate) fn with_text(table: &str, key: &str, value: &str) -> Result<Config, toml::de::Error> {
+    let alone = |key: &str, value| DeTable::from_iter([(nowhere(Cow::Owned(key.to_owned())), nowhere(value))]);
+    let inner = alone(key, DeValue::String(Cow::Owned(value.to_owned())));
+    config_of(alone(table, DeValue::Table(inner)))
+}
+
+/// One way of reading alone: each further kind of source would have its own code for every type within.
+fn config_of(table: DeTable<'_>) -> Result<Config, toml::de::Error> {
+    Config::deserialize(toml::de::Deserializer::from(nowhere(table)))
+}
+
+fn nowhere<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
 }
 
 /// An objection with the line where its key stands, or where the table begins that it belongs into.
@@ -119,17 +143,16 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
-fn read_one(path: &Path) -> Result<(toml::Table, String), ConfigError> {
+/// The text of a file that is good by itself.
+fn read_one(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_FILE_BYTES {
         return Err(unreadable(io::Error::other(format!("{size} bytes; at most {MAX_FILE_BYTES} are allowed"))));
     }
     let text = fs::read_to_string(path).map_err(unreadable)?;
-    let refuse = |e: &toml::de::Error| invalid(path, &text, e);
-    toml::from_str::<Config>(&text).map_err(|e| refuse(&e))?;
-    let table = toml::from_str(&text).map_err(|e| refuse(&e))?;
-    Ok((table, text))
+    toml::from_str::<Config>(&text).map_err(|e| invalid(path, &text, &e))?;
+    Ok(text)
 }
 
 fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -155,12 +178,12 @@ fn explain(message: &str) -> String {
     format!("there is no key {written:?} here.{meant} Allowed: {}", allowed.join(", "))
 }
 
-fn merge(into: &mut toml::Table, from: toml::Table) {
+fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
     for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+        match (into.get_mut(&key).map(Spanned::get_mut), value.into_inner()) {
+            (Some(DeValue::Table(old)), DeValue::Table(new)) => merge(old, new),
             (_, value) => {
-                into.insert(key, value);
+                into.insert(key, nowhere(value));
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use toml::de::{DeTable, DeValue};
 
 /// The file that said each key; a key of no file has its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,9 +12,18 @@ pub(crate) struct Origins(BTreeMap<String, PathBuf>);
 
 impl Origins {
     /// Takes in a file; it wins over those before it.
-    pub(super) fn add(&mut self, path: &Path, table: &toml::Table) {
-        let values = serde_json::to_value(table).unwrap_or_default();
-        self.0.extend(keys(&values).into_iter().map(|(key, _)| (key, path.to_owned())));
+    pub(super) fn add(&mut self, path: &Path, table: &DeTable<'_>) {
+        self.add_below("", path, table);
+    }
+
+    fn add_below(&mut self, before: &str, path: &Path, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let dotted = dotted(before, key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) if !inner.is_empty() => self.add_below(&dotted, path, inner),
+                _ => drop(self.0.insert(dotted, path.to_owned())),
+            }
+        }
     }
 
     /// The file that says this key.
@@ -33,12 +43,15 @@ fn gather(before: &str, value: &Value, into: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(table) if !table.is_empty() => {
             for (key, value) in table {
-                let dotted = if before.is_empty() { key.clone() } else { format!("{before}.{key}") };
-                gather(&dotted, value, into);
+                gather(&dotted(before, key), value, into);
             }
         }
         value => into.push((before.to_owned(), value.clone())),
     }
+}
+
+fn dotted(before: &str, key: &str) -> String {
+    if before.is_empty() { key.to_owned() } else { format!("{before}.{key}") }
 }
 
 #[cfg(test)]
@@ -48,9 +61,9 @@ mod tests {
     #[test]
     fn the_later_file_is_where_a_key_stands() {
         let mut origins = Origins::default();
-        origins.add(Path::new("/a"), &toml::from_str("[log]\nlevel = \"warn\"\n[pairing]\nttl = \"5m\"").unwrap());
-        origins
-            .add(Path::new("/b"), &toml::from_str("[pairing]\nttl = \"6m\"\n[uart.ports.x]\npath = \"/x\"").unwrap());
+        let mut add = |path: &str, text| origins.add(Path::new(path), DeTable::parse(text).unwrap().get_ref());
+        add("/a", "[log]\nlevel = \"warn\"\n[pairing]\nttl = \"5m\"");
+        add("/b", "[pairing]\nttl = \"6m\"\n[uart.ports.x]\npath = \"/x\"");
         assert_eq!(origins.of("log.level"), Some(Path::new("/a")));
         assert_eq!(origins.of("pairing.ttl"), Some(Path::new("/b")));
         assert_eq!(origins.of("uart.ports.x.path"), Some(Path::new("/b")));

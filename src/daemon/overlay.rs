@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Gateway, reload};
 use crate::audit::{Action, Actor, Event};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::failure::Failure;
 use crate::session::blocking;
 use crate::store::{Overlaid, Store, StoreError};
@@ -122,12 +122,12 @@ async fn put(
 fn set(config: &mut Config, key: &str, value: &Value) -> Result<(), String> {
     let known = KEYS.iter().find(|known| known.name == key).ok_or("it cannot be changed from afar")?;
     let (table, name) = key.split_once('.').ok_or("it stands in no table")?;
-    if !matches!(value, Value::String(_)) {
+    let Value::String(text) = value else {
         return Err("a text is wanted, as in the files".to_owned());
-    }
+    };
     // Checked by the same code that reads the files.
-    let read = serde_json::from_value(json!({ table: { name: value } }));
-    (known.take)(config, read.map_err(|error| error.to_string())?);
+    let read = config::with_text(table, name, text);
+    (known.take)(config, read.map_err(|error| error.message().to_owned())?);
     Ok(())
 }
 
