@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
 use crate::relay::{ClientKey, RelayError};
 use crate::secret::Secret;
-use crate::secret_source::{SecretSource, Secrets, SourceError};
+use crate::secret_source::{SecretSource, Secrets};
 use crate::session::blocking;
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
@@ -26,9 +26,11 @@ use crate::store::{Store, StoreError};
 use crate::token::azure::SasIssuer;
 use crate::token::key::{Jwk, Jwks, KeyError, SigningKey};
 use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, PublicFile, RingError};
-use crate::token::oauth::{Families, OauthIssuer, OauthOptions, OauthSetupError};
+use crate::token::oauth::{Families, OauthIssuer, OauthOptions};
 use crate::token::{BindingError, ClaimForm, ClientCertificate, Issuer, Stage, Thumbprint};
 use families::StoredFamilies;
+use late::LateOauth;
+pub use late::NoClient;
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
@@ -57,12 +59,9 @@ pub enum IssuingError {
     /// The endpoints.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The OAuth server.
+    /// The OAuth server, or the key that this gateway proves itself with there.
     #[error(transparent)]
-    Oauth(#[from] OauthSetupError),
-    /// The key that this gateway proves itself with there.
-    #[error("issuer.client_key: {0}")]
-    ClientKey(#[from] SourceError),
+    Oauth(#[from] NoClient),
     /// The certificate that tokens are bound to.
     #[error(transparent)]
     Binding(#[from] BindingError),
@@ -232,17 +231,12 @@ fn oauth(config: &Config, store: &Store, clock: &Clock, key: Option<&ClientKey>)
             OauthIssuer::with_grant(options, grant, Arc::clone(&families), clock.clone())
         }
     };
-    let secrets = Secrets::new(&config.vault, clock.clone());
-    let issuer: Arc<dyn Issuer> = match key {
-        SecretSource::File(path) => Arc::new(with_key(SigningKey::load(path)?)?),
-        SecretSource::Vault { .. } => Arc::new(late::LateOauth::new(secrets, key.clone(), clock, with_key)),
-        // What this process was not started with, it will never have.
-        SecretSource::Credential(_) | SecretSource::Environment(_) => {
-            let pem = secrets.read(key)?;
-            Arc::new(with_key(SigningKey::from_pem(pem.expose(), &key.to_string())?)?)
-        }
-    };
-    Ok(Issuing { issuer, local: None, url, terms: None })
+    let late = LateOauth::new(Secrets::new(&config.vault, clock.clone()), key.clone(), clock, with_key);
+    // What this process was not started with, it will never have; a vault may be away for a while.
+    if !matches!(key, SecretSource::Vault { .. }) {
+        late.fetch()?;
+    }
+    Ok(Issuing { issuer: Arc::new(late), local: None, url, terms: None })
 }
 
 fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {

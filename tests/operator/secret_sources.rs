@@ -235,6 +235,31 @@ fn a_vault_that_refuses_is_quoted_with_what_to_do_and_heals_when_it_is_done() {
     }
 }
 
+#[test]
+fn a_key_that_is_changed_in_the_vault_and_at_the_server_is_followed_without_a_restart() {
+    let edge = Edge::new(Mosquitto::start());
+    let bao = OpenBao::start(&edge.site.path("bao"));
+    bao.keep(&json!({ "client_key": edge.key }));
+    edge.configure("vault:sites/roof#client_key", &bao.table());
+    let daemon = edge.site.start();
+    let _sensor = pair(&edge);
+    let newer = edge.site.path("newer.pem");
+    let public = end(Command::new(env!("CARGO_BIN_EXE_clawgate")).args(["issuer", "key"]).arg(&newer)).ok().out;
+    let newer = fs::read_to_string(newer).unwrap();
+    bao.keep(&json!({ "client_key": newer }));
+    fs::write(edge.site.path("gateway.pub"), public).unwrap();
+    let server = edge.issuer.process.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &server]).status().unwrap().success());
+    until("the newer key is used", || {
+        edge.site.run(&["token", "rotate", "line1"]);
+        daemon.log().contains("a newer one was in its place").then_some(())
+    });
+    edge.site.run(&["token", "rotate", "line1"]).ok();
+    delivers(&edge);
+    let (der, text) = der_of(&newer);
+    edge.shows_nothing_of(&[&der, text.as_bytes()]);
+}
+
 /// A broker that lets nobody in without a certificate of its CA.
 fn strict_broker() -> Mosquitto {
     let folder = tempfile::tempdir().unwrap();

@@ -1,21 +1,40 @@
-//! The client of an OAuth server whose key comes from elsewhere: it is fetched with the first request, and again as long as
-//! it cannot be had. Meanwhile sensors are served, and what they say is kept.
+//! The client of an OAuth server, with its key from wherever the configuration says: fetched with the first request and as
+//! long as it cannot be had, and again when the server does not know it any more, so that a key that was changed there is
+//! followed without a restart. Meanwhile sensors are served, and what they say is kept.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
 use crate::clock::Clock;
-use crate::secret_source::{SecretSource, Secrets};
-use crate::token::key::SigningKey;
+use crate::secret_source::{SecretSource, Secrets, SourceError};
+use crate::token::key::{KeyError, SigningKey};
 use crate::token::oauth::{OauthIssuer, OauthSetupError};
 use crate::token::{AccessToken, Issuer, IssuerError, TokenFuture, TokenRequest};
 
-/// However many devices ask, the store is left alone for so long after a refusal.
+/// However many devices ask, the key's place is left alone for so long after a refusal.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The same after a look for a newer key that found none.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 type Make = dyn Fn(SigningKey) -> Result<OauthIssuer, OauthSetupError> + Send + Sync;
+
+/// Why there is no client yet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoClient {
+    /// Its key cannot be had.
+    #[error("issuer.client_key: {0}")]
+    Source(#[from] SourceError),
+    /// What is in the key's place is none.
+    #[error("issuer.client_key: {0}")]
+    Key(#[from] KeyError),
+    /// The server's address or its CA.
+    #[error(transparent)]
+    Setup(#[from] OauthSetupError),
+}
 
 /// An issuer that is there once its key is.
 #[derive(Clone)]
@@ -25,10 +44,16 @@ struct Inner {
     secrets: Secrets,
     source: SecretSource,
     make: Box<Make>,
-    made: OnceLock<OauthIssuer>,
-    /// Held by who asks the store of secrets: what it refused with, and until when (on the boot clock) that stands.
-    refused: Mutex<Option<(Duration, String)>>,
+    made: ArcSwapOption<Made>,
+    /// Held by who looks at the key's place: what it found last, and until when (on the boot clock) that stands.
+    looked: Mutex<Option<(Duration, String)>>,
     clock: Clock,
+}
+
+/// A client, and which key it has.
+struct Made {
+    issuer: OauthIssuer,
+    kid: String,
 }
 
 impl LateOauth {
@@ -38,52 +63,105 @@ impl LateOauth {
         clock: Clock,
         make: impl Fn(SigningKey) -> Result<OauthIssuer, OauthSetupError> + Send + Sync + 'static,
     ) -> Self {
-        let make = Box::new(make);
-        Self(Arc::new(Inner { secrets, source, make, made: OnceLock::new(), refused: Mutex::default(), clock }))
+        let (make, made) = (Box::new(make), ArcSwapOption::empty());
+        Self(Arc::new(Inner { secrets, source, make, made, looked: Mutex::default(), clock }))
     }
 
-    async fn issuer(&self) -> Result<OauthIssuer, IssuerError> {
+    /// Fetches the key now, where its place can be read without anybody's help.
+    ///
+    /// # Errors
+    /// [`NoClient`].
+    pub(super) fn fetch(&self) -> Result<(), NoClient> {
+        self.0.made.store(Some(Arc::new(self.0.fetch()?)));
+        Ok(())
+    }
+
+    /// The client; another than the one with the key `refused`, where one is said.
+    async fn client(&self, refused: Option<&str>) -> Result<Arc<Made>, IssuerError> {
         let inner = &self.0;
-        if let Some(made) = inner.made.get() {
-            return Ok(made.clone());
+        let wanted = || inner.made.load_full().filter(|made| refused != Some(&made.kid));
+        if let Some(made) = wanted() {
+            return Ok(made);
         }
-        let mut refused = inner.refused.lock().await;
-        // Who held it before may have been given the key.
-        if let Some(made) = inner.made.get() {
-            return Ok(made.clone());
+        let mut looked = inner.looked.lock().await;
+        // Who held it before may have found one.
+        if let Some(made) = wanted() {
+            return Ok(made);
         }
-        if let Some((until, said)) = &*refused
+        if let Some((until, said)) = &*looked
             && inner.clock.boot() < *until
         {
             return Err(IssuerError::Secret(said.clone()));
         }
         let asking = Arc::clone(inner);
-        let made = tokio::task::spawn_blocking(move || asking.make()).await;
-        match made.map_err(|error| IssuerError::Local(error.to_string()))? {
-            Ok(made) => Ok(inner.made.get_or_init(|| made).clone()),
-            Err((wait, said)) => {
-                *refused = Some((inner.clock.boot().saturating_add(wait.max(PAUSE)), said.clone()));
-                Err(IssuerError::Secret(said))
+        let fetched = tokio::task::spawn_blocking(move || asking.fetch()).await;
+        let (wait, said) = match fetched.map_err(|error| IssuerError::Local(error.to_string()))? {
+            Ok(made) if refused != Some(&made.kid) => {
+                let made = Arc::new(made);
+                inner.made.store(Some(Arc::clone(&made)));
+                *looked = None;
+                return Ok(made);
+            }
+            Ok(made) => (LONG_PAUSE, format!("issuer.client_key: {} still has the key {}", inner.source, made.kid)),
+            Err(NoClient::Source(error)) => {
+                let wait = error.retry_after().unwrap_or_default().max(PAUSE);
+                (wait, NoClient::Source(error).to_string())
+            }
+            Err(error) => (PAUSE, error.to_string()),
+        };
+        *looked = Some((inner.clock.boot().saturating_add(wait), said.clone()));
+        Err(IssuerError::Secret(said))
+    }
+
+    /// In place of a client that was refused one with a newer key, if there is one.
+    async fn renewed(&self, refused: &IssuerError, kid: &str) -> Option<Arc<Made>> {
+        let IssuerError::Refused { code, .. } = refused else { return None };
+        if !matches!(code.as_str(), "invalid_client" | "unauthorized_client") {
+            return None;
+        }
+        match self.client(Some(kid)).await {
+            Ok(made) => {
+                tracing::info!(
+                    key = made.kid,
+                    before = kid,
+                    "the OAuth server does not know the old key: a newer one was in its place"
+                );
+                Some(made)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the OAuth server does not know the key, and there is no newer one");
+                None
             }
         }
     }
 }
 
 impl Inner {
-    /// With the key as it is now; else how long to wait, and why.
-    fn make(&self) -> Result<OauthIssuer, (Duration, String)> {
-        let refused = |wait, error: &dyn std::fmt::Display| (wait, format!("issuer.client_key: {error}"));
-        let pem = self.secrets.read(&self.source);
-        let pem = pem.map_err(|error| refused(error.retry_after().unwrap_or_default(), &error))?;
-        let key = SigningKey::from_pem(pem.expose(), &self.source.to_string());
-        let key = key.map_err(|error| refused(Duration::ZERO, &error))?;
-        (self.make)(key).map_err(|error| refused(Duration::ZERO, &error))
+    /// A client with the key as it is now. Blocks.
+    fn fetch(&self) -> Result<Made, NoClient> {
+        let key = match &self.source {
+            // Ours to judge more strictly: nobody else has to read it.
+            SecretSource::File(path) => SigningKey::load(path)?,
+            source => SigningKey::from_pem(self.secrets.read(source)?.expose(), &source.to_string())?,
+        };
+        let kid = key.public().kid.clone();
+        Ok(Made { issuer: (self.make)(key)?, kid })
     }
 }
 
 impl Issuer for LateOauth {
     fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
-        Box::pin(async move { self.issuer().await?.issue(request).await })
+        Box::pin(async move {
+            let made = self.client(None).await?;
+            let refused = match made.issuer.issue(request).await {
+                Err(refused) => refused,
+                issued => return issued,
+            };
+            match self.renewed(&refused, &made.kid).await {
+                Some(newer) => newer.issuer.issue(request).await,
+                None => Err(refused),
+            }
+        })
     }
 
     fn revoke<'a>(
@@ -92,15 +170,19 @@ impl Issuer for LateOauth {
         current: Option<&'a AccessToken>,
         why: &'a str,
     ) -> TokenFuture<'a, ()> {
-        Box::pin(async move { self.issuer().await?.revoke(request, current, why).await })
+        Box::pin(async move {
+            let made = self.client(None).await?;
+            let Err(refused) = made.issuer.revoke(request, current, why).await else { return Ok(()) };
+            match self.renewed(&refused, &made.kid).await {
+                Some(newer) => newer.issuer.revoke(request, current, why).await,
+                None => Err(refused),
+            }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -163,15 +245,38 @@ mod tests {
         let refusal = async || late.issue(&request()).await.unwrap_err();
         let first = refusal().await.to_string();
         assert!(first.contains("issuer.client_key: ") && first.contains("check that it is there"), "{first}");
-        let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).unwrap();
-        written.write_all(b"no key").unwrap();
-        assert_eq!(refusal().await.to_string(), first);
-        clock.advance(PAUSE);
-        assert!(refusal().await.to_string().contains("P-256"));
-        std::fs::remove_file(&file).unwrap();
         SigningKey::load_or_create(&file).unwrap();
+        assert_eq!(refusal().await.to_string(), first);
         clock.advance(PAUSE);
         assert!(matches!(refusal().await, IssuerError::Unreachable { .. }));
         assert_eq!(made.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_server_does_not_know_is_looked_for_again_and_only_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, clock) = (dir.path().join("client.pem"), Clock::manual(Duration::ZERO));
+        let first = SigningKey::load_or_create(&file).unwrap().public().kid.clone();
+        let (late, made) = late(&file, &clock);
+        late.fetch().unwrap();
+        let refused = |code: &str| IssuerError::Refused {
+            endpoint: "e".to_owned(),
+            status: 401,
+            code: code.to_owned(),
+            words: String::new(),
+        };
+        let unknown = refused("invalid_client");
+        assert!(late.renewed(&unknown, &first).await.is_none());
+        std::fs::remove_file(&file).unwrap();
+        let second = SigningKey::load_or_create(&file).unwrap().public().kid.clone();
+        assert!(late.renewed(&unknown, &first).await.is_none(), "its place is left alone for a while");
+        clock.advance(LONG_PAUSE);
+        // No other refusal has to do with the key.
+        assert!(late.renewed(&refused("invalid_scope"), &first).await.is_none());
+        assert_eq!(late.renewed(&unknown, &first).await.unwrap().kid, second);
+        // Who was refused meanwhile has it without a look.
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(late.renewed(&unknown, &first).await.unwrap().kid, second);
+        assert_eq!(made.load(Ordering::Relaxed), 3);
     }
 }
