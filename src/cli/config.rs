@@ -1,5 +1,6 @@
 //! `config`: whether the daemon would take the configuration, what it has in force, and back to the files.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use hyper::Method;
@@ -95,7 +96,7 @@ fn origin(key: &ConfigKey) -> String {
         (None, None) => key.from.clone(),
     };
     if let Some(waiting) = &key.waiting {
-        text.push_str(&format!("; {} waits for a restart", value(waiting)));
+        let _ = write!(text, "; {} waits for a restart", value(waiting));
     }
     text
 }

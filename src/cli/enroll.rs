@@ -14,8 +14,9 @@ use crate::config::{self, Config, IssuerKind};
 use crate::control::failure::Failure;
 use crate::secret::Secret;
 use crate::secret_source::SecretSource;
+use crate::token::IssuerError;
 use crate::token::key::{Jwk, SigningKey};
-use crate::token::oauth::{Registered, Registration, register};
+use crate::token::oauth::{LookError, Registered, Registration, register};
 
 /// The initial access token: never an argument, which every user could see.
 const VARIABLE: &str = "OPENCLAW_ENROLL_TOKEN";
@@ -127,7 +128,47 @@ fn ask(config: &Config, url: &str, jwk: &Jwk, token: &Secret<String>) -> Result<
             format!("{url} offers no registration by itself (RFC 7591)."),
             "Register the key by hand: clawgate enroll without a token shows it.",
         )),
-        Err(error) => Err(Failure::new(Exit::Cloud, "not_registered", format!("{error}."), "")),
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+/// What came of the registration instead, and what a person does now.
+fn refusal(error: LookError) -> Failure {
+    let failure = |text: String, next: &str| Failure::new(Exit::Cloud, "not_registered", text, next);
+    match error {
+        LookError::Setup(error) => {
+            Failure::new(Exit::Config, "config", format!("{error}."), "Mend it, and run clawgate enroll again.")
+        }
+        LookError::Issuer(IssuerError::Unreachable { endpoint, reason }) => {
+            let next = if reason.contains("certificate") {
+                "Its certificate does not come from issuer.ca (or from the web's roots, without one): name the CA that it \
+                 comes from there. Nothing was registered."
+            } else if endpoint.contains("/.well-known/") {
+                "Nothing was registered. See that it runs and is reached from here (issuer.url), and run clawgate enroll \
+                 again."
+            } else {
+                "It may have registered this key: ask its administrator to look for it, before you run clawgate enroll \
+                 again."
+            };
+            failure(format!("{endpoint} did not answer: {reason}."), next)
+        }
+        LookError::Issuer(IssuerError::Refused { endpoint, status, code, words }) => {
+            let next = if matches!(status, 401 | 403) {
+                "Nothing was registered. Ask the server's administrator for another initial access token: one is often \
+                 good once, and for a short time."
+            } else {
+                "Nothing was registered. Have it allow clients with private_key_jwt and ES256, or register the key by \
+                 hand: clawgate enroll without a token shows it."
+            };
+            failure(format!("{endpoint} refused the registration: {status} {code}: {words}."), next)
+        }
+        LookError::Issuer(error @ IssuerError::Busy { .. }) => {
+            failure(format!("{error}."), "Nothing was registered. Run clawgate enroll again later.")
+        }
+        LookError::Issuer(error) => failure(
+            format!("{error}."),
+            "See that issuer.url names an OAuth server. If it registered this key all the same, its administrator sees it.",
+        ),
     }
 }
 

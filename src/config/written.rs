@@ -12,7 +12,7 @@ use crate::secret_source::SecretSource;
 pub(crate) fn in_units(duration: Duration) -> String {
     let ms = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
-    let exact = units.into_iter().find(|(unit, _)| ms > 0 && ms % unit == 0);
+    let exact = units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
     exact.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 
