@@ -9,7 +9,7 @@ use clawgate::token::key::SigningKey;
 use serde_json::{Value as Json, json};
 
 use super::daemon::{Daemon, Sensor, quoted};
-use super::mqtt_client::MqttClient;
+use super::mqtt_client::{By, Connect, MqttClient};
 use super::{Site, goes_on, support};
 
 const TYPE: &str = "claw-cmd+jwt";
@@ -114,10 +114,16 @@ impl Backend {
         self.client.publish(&format!("claw/v1/default/gw-1/_gateway/down/cmd/{command}"), text).await
     }
 
-    /// Sends what a key signs until the gateway hears it.
-    async fn commands(&self, key: &SigningKey, claims: &Json) {
+    /// Sends what a key signs until the gateway hears it; the bytes.
+    async fn commands(&self, key: &SigningKey, claims: &Json) -> String {
         let (text, command) = (key.sign(TYPE, claims).unwrap(), claims["cmd"].as_str().unwrap());
-        while self.sends(command, &text).await != "Success" {
+        self.repeats(command, &text).await;
+        text
+    }
+
+    /// Sends these bytes until the gateway hears them.
+    async fn repeats(&self, command: &str, text: &str) {
+        while self.sends(command, text).await != "Success" {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -199,9 +205,7 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
         "x".repeat(20_000),
     ];
     for text in &unsigned {
-        while backend.sends("revoke", text).await != "Success" {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        backend.repeats("revoke", text).await;
     }
     let now = now_s();
     let mut long = with("bad-6", "exp", json!(now + 7200));
@@ -239,7 +243,7 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
 
     // A good one; its id is used up, also after a restart.
     let revoke = claims("ops", "cut-1", "revoke", &json!({ "device": "pump-4", "why": "stolen" }));
-    backend.commands(&keys.ops, &revoke).await;
+    let bytes = backend.commands(&keys.ops, &revoke).await;
     let first = backend.answer("cut-1").await;
     assert_eq!((&first["status"], &first["result"]["revoked"]), (&json!("done"), &json!("pump-4")), "{first}");
     let at_rest = site.arrived("pump-4");
@@ -247,6 +251,9 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
     assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
     daemon.kill();
     daemon.resume();
+    // The same bytes: the same answer to the letter, and nothing is done.
+    backend.repeats("revoke", &bytes).await;
+    assert_eq!(backend.answer("cut-1").await, first);
     let again = claims("ops", "cut-1", "revoke", &json!({ "device": "pump-3" }));
     backend.commands(&keys.ops, &again).await;
     let refused = backend.answer("cut-1").await;
@@ -277,9 +284,7 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
     let text = keys.ops.sign(TYPE, &mint).unwrap();
     let mut answers = Vec::new();
     for _ in 0..2 {
-        while backend.sends("code", &text).await != "Success" {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        backend.repeats("code", &text).await;
         answers.push(backend.answer("code-1").await);
     }
     assert_eq!(answers[0], answers[1], "the same answer, and no second code");
@@ -289,6 +294,13 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
     let code = read_by_node(jwe, &recipient);
     assert!(clawgate_protocol::code::Code::parse(&code).is_ok(), "{code}");
     assert!(!daemon.log().contains(&code), "it stands in no log");
+    // A restart forgets the code, not the command: its bytes make no second one.
+    daemon.kill();
+    daemon.resume();
+    backend.repeats("code", &text).await;
+    assert_eq!(backend.answer("code-1").await, answers[0]);
+    assert_eq!(daemon.json(&["code", "ls"])[0].as_array().unwrap().len(), 1);
+    assert_eq!((audited(&daemon, "code.new").len(), audited(&daemon, "command.code").len()), (1, 1));
     let clear = claims("ops", "code-2", "code", &json!({ "label": "in clear" }));
     backend.commands(&keys.ops, &clear).await;
     let refused = backend.answer("code-2").await;
@@ -308,6 +320,8 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
     daemon.kill();
     daemon.resume();
     assert_eq!(overlay(&daemon)[1]["value"], "7m", "{}", overlay(&daemon));
+    let by = overlay(&daemon)[1]["by"].clone();
+    assert_eq!(by, "the cloud (key ops), command config-1");
     backend.commands(&keys.ops, &patch("config-4", json!({ "pairing.ttl": null, "log.level": null }))).await;
     assert_eq!(backend.answer("config-4").await["status"], "done");
     assert_eq!(overlay(&daemon), json!([]));
@@ -338,4 +352,77 @@ async fn a_pairing_that_waits_for_the_backend_is_let_in_by_a_signed_approval() {
     goes_on(&site, &daemon, "pump-3", 5);
     let line = &audited(&daemon, "device.approve")[0];
     assert_eq!((&line["actor"]["key"], &line["reason"]), (&json!("other"), &json!("order 17")), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_outage_the_newest_is_said_and_a_command_that_expired_meanwhile_is_refused() {
+    let mut site = Site::start().await;
+    let folder = site.folder.path().to_owned();
+    let keys = Commanders::new(&folder);
+    let mut sensor = Sensor::start(&folder.join("a"), &["--rate", "20"]);
+    let more = format!("[alarms]\nfailed_attempts = 1\n{}", Commanders::config(&folder));
+    let mut daemon = site.daemon_with(&[("p1", &sensor)], &more);
+    daemon.pair("p1", &mut sensor, "pump-3");
+    goes_on(&site, &daemon, "pump-3", 5);
+    // A listener that misses nothing: the broker keeps what comes while it is away too.
+    let token = site.client("dash").own_token("claw").await.unwrap();
+    let kept = async |site: &Site| {
+        let how = Connect {
+            addr: site.broker.addr(),
+            tls: Some(std::sync::Arc::clone(&site.tls)),
+            client_id: "dash.kept",
+            token: token.bearer(),
+            by: By::EnhancedAuth,
+            will: None,
+            keeps_session: true,
+        };
+        MqttClient::connect(how).await.unwrap()
+    };
+    let mut heard = kept(&site).await;
+    assert_eq!(heard.subscribe("claw/v1/default/gw-1/_gateway/up/#").await, "Success(AtLeastOnce)");
+    hears(&mut heard, "status", |said| said["state"] == "online" && said["devices"][0]["id"] == "pump-3").await;
+
+    // A command that is good for a moment waits at the broker, retained, while the gateway is away; then the broker is.
+    daemon.kill();
+    hears(&mut heard, "status", |said| said["state"] == "offline").await;
+    let backend = Backend::start(&site).await;
+    let mut late = claims("ops", "late-1", "revoke", &json!({ "device": "pump-3" }));
+    late["exp"] = json!(now_s() + 5);
+    let text = keys.ops.sign(TYPE, &late).unwrap();
+    backend.client.retain("claw/v1/default/gw-1/_gateway/down/cmd/revoke", &text).await;
+    drop((backend, heard));
+    site.broker.stop();
+    daemon.resume();
+    let label = std::mem::replace(&mut sensor.label, "F45D-K12Z".to_owned());
+    let failed = daemon.pairing("p1", &mut sensor, "pump-3").wait_with_output().unwrap();
+    assert!(!failed.status.success() && label != sensor.label);
+    daemon.wait("a wrong code is an alarm", |daemon| {
+        // It is degraded now, and says so by its exit code.
+        let status: Json = serde_json::from_slice(&daemon.cli(&["status", "--json"]).stdout).unwrap();
+        status["alarms"].as_array().is_some_and(|alarms| !alarms.is_empty())
+    });
+    daemon.wait("the command has expired", |_| now_s() > late["exp"].as_u64().unwrap());
+
+    site.broker.resume();
+    let mut heard = kept(&site).await;
+    let (mut alarms, mut answers, mut alarmed) = (Vec::new(), Vec::new(), false);
+    let all = async {
+        while alarms.is_empty() || answers.is_empty() || !alarmed {
+            let message = heard.next().await;
+            let said: Json = serde_json::from_slice(&message.payload).unwrap();
+            match std::str::from_utf8(&message.topic).unwrap().rsplit('/').next().unwrap() {
+                "alarm" if said["kind"] == "failed_attempts" => alarms.push(said),
+                "status" => alarmed |= said["alarms"][0]["kind"] == "failed_attempts",
+                "late-1" => answers.push(said),
+                _ => {}
+            }
+        }
+    };
+    support::within("what happened meanwhile is said", all).await;
+    assert_eq!((alarms.len(), &answers[0]["status"]), (1, &json!("refused")), "{answers:?}");
+    assert!(answers[0]["why"].as_str().unwrap().contains("expired"), "{answers:?}");
+    let refused = audited(&daemon, "command.refuse");
+    assert!(refused.iter().any(|line| line["subject"] == "late-1"), "{refused:?}");
+    assert!(audited(&daemon, "token.revoke").is_empty(), "nothing was done");
+    goes_on(&site, &daemon, "pump-3", 5);
 }

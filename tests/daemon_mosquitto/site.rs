@@ -33,7 +33,7 @@ pub(crate) struct Site {
     issuer: Option<IssuerProcess>,
     /// Everybody reaches the issuer through it.
     pub(crate) front: Front,
-    tls: Arc<rustls::ClientConfig>,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) collected: Collected,
 }
 
