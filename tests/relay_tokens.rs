@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use back_half::{Gateway, submit};
 use clawgate::clock::Clock;
+use clawgate::config::Reauth;
 use clawgate::relay::RelayState;
 use clawgate::standalone::{Broker, BrokerOptions};
 use clawgate::token::key::SigningKey;
@@ -148,6 +149,28 @@ async fn a_device_whose_token_the_broker_takes_as_password_only_reconnects_and_i
     })
     .await;
     assert_eq!((gateway.relay.status()[0].reauths, gateway.relay.status()[1].connects), (0, 1));
+    gateway.stop().await;
+    site.broker.stop().await;
+}
+
+/// The same broker, and an operator who wants no token to go as password.
+#[tokio::test]
+async fn a_token_that_must_not_go_as_password_waits_for_a_broker_that_takes_it_otherwise() {
+    let site = Site::start().await;
+    let gateway = Gateway::start(site.broker.addr().port(), |options| options.reauth = Reauth::Always);
+    let here = Limits::new(vec!["127.0.0.0/8".parse().unwrap()], None).unwrap();
+    let token = TokenState::Valid(site.limited_token("pump-3", 600, here).await);
+    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), token);
+    let lane = gateway.attach_with("pump-3", handle);
+    submit(&lane, 1..=10);
+    until("it waits between attempts", || gateway.state() == RelayState::BackingOff).await;
+    until("it waits again", || gateway.state() != RelayState::BackingOff).await;
+    until("and again", || gateway.state() == RelayState::BackingOff).await;
+    assert!(gateway.last_error().contains("enhanced authentication"), "{}", gateway.last_error());
+    assert_eq!((gateway.spool.status().depth, gateway.relay.status()[0].connects), (10, 0));
+    // One that the broker can check that way.
+    feed.state.send_replace(TokenState::Valid(site.token("pump-3", 600).await));
+    until("it delivers", || gateway.spool.status().depth == 0).await;
     gateway.stop().await;
     site.broker.stop().await;
 }

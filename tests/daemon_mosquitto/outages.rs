@@ -277,7 +277,8 @@ fn fifty_devices_refresh_at_once_and_after_an_outage(site: Site) {
     daemon.wait("each has its second", |daemon| each(daemon, "refreshed", 2));
     let waits: Vec<Duration> = requests().values().map(|times| times[1] - times[0]).collect();
     let (first, last) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
-    assert!(*first >= DEVICE_LIFE.mul_f64(0.7), "refreshed after {first:?}");
+    // Times in a token are whole seconds: up to one of its life may be over when it comes.
+    assert!(*first >= (DEVICE_LIFE - Duration::from_secs(1)).mul_f64(0.7), "refreshed after {first:?}");
     assert!(*last - *first >= DEVICE_LIFE.mul_f64(0.05), "all within {:?}", *last - *first);
     eprintln!("second requests {first:?} to {last:?} after the first");
 
