@@ -189,7 +189,7 @@ impl AccessToken {
 /// where it shows a time in the token's first half; any other is one that somebody turned.
 fn left_of(life: Duration, claims: &Claims, wall: Duration) -> Duration {
     match wall.checked_sub(Duration::from_secs(claims.iat)) {
-        Some(gone) if gone < life / 2 => life - gone,
+        Some(gone) if gone < life / 2 => life.saturating_sub(gone),
         _ => life,
     }
 }
@@ -226,6 +226,6 @@ mod tests {
         for turned in [issued + Duration::from_secs(2), issued + Duration::from_secs(86_400), Duration::ZERO] {
             assert_eq!(left_at(turned), life);
         }
-        assert_eq!(left_at(issued - Duration::from_millis(1)), life);
+        assert_eq!(left_at(issued.saturating_sub(Duration::from_millis(1))), life);
     }
 }
