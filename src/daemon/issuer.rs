@@ -173,7 +173,7 @@ async fn publish_revocations(deny: &DenyList, file: Option<PublicFile>, stop: &C
         changes.mark_unchanged();
         let (file, text) = (file.clone(), deny.render());
         let put = blocking(move || file.put(&text)).await;
-        if let Err(problem) = put.as_ref().map_err(|problem| problem.as_str())
+        if let Err(problem) = put.as_ref().map_err(String::as_str)
             && !failed
         {
             tracing::error!(
@@ -182,7 +182,7 @@ async fn publish_revocations(deny: &DenyList, file: Option<PublicFile>, stop: &C
             );
         }
         failed = put.is_err();
-        let changed = async {
+        let due = async {
             if failed {
                 tokio::time::sleep(PUBLISH_AGAIN).await;
             } else {
@@ -190,7 +190,7 @@ async fn publish_revocations(deny: &DenyList, file: Option<PublicFile>, stop: &C
                 let _ = changes.changed().await;
             }
         };
-        if stop.run_until_cancelled(changed).await.is_none() {
+        if stop.run_until_cancelled(due).await.is_none() {
             return;
         }
     }

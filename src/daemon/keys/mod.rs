@@ -323,9 +323,10 @@ async fn tend_issuer(gateway: &Gateway) -> Option<RingState> {
     let behind = blocking(move || ring.tend(now)).await.err().map(|error| format!("{error}."));
     let mut known = gateway.0.keys.behind.lock().unwrap_or_else(PoisonError::into_inner);
     if behind != *known {
-        match &behind {
-            Some(problem) => tracing::error!(problem, "the issuer's keys work on; what is kept or published is older"),
-            None => tracing::info!("the issuer's keys are kept and published again"),
+        if let Some(problem) = &behind {
+            tracing::error!(problem, "the issuer's keys work on; what is kept or published of them is older");
+        } else {
+            tracing::info!("the issuer's keys are kept and published again");
         }
         *known = behind;
     }

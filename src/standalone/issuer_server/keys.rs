@@ -47,9 +47,10 @@ impl KeyCare {
         let now = self.issuer.now();
         let behind = self.issuer.ring().tend(now).err().map(|problem| problem.to_string());
         if behind != self.behind {
-            match &behind {
-                Some(problem) => error!(problem, "the keys work on; what is kept or published of them is older"),
-                None => info!("the keys are kept and published again"),
+            if let Some(problem) = &behind {
+                error!(problem, "the keys work on; what is kept or published of them is older");
+            } else {
+                info!("the keys are kept and published again");
             }
             self.behind = behind;
         }
