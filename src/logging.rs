@@ -84,9 +84,54 @@ impl Burst {
     }
 }
 
+/// Lines of one asker within [`SHARE_PERIOD`].
+const SHARE: u32 = 10;
+/// After this time an asker has lines again.
+const SHARE_PERIOD: Duration = Duration::from_secs(60);
+
+/// As [`Burst`], where each line says something of its own: an asker has some lines a minute, the others are counted.
+#[derive(Debug, Default)]
+pub struct Share {
+    since: Duration,
+    said: u32,
+    unsaid: u64,
+}
+
+impl Share {
+    /// Takes one line at boot time `now`; `Some(n)` where there was one, n having found none before it.
+    pub fn charge(&mut self, now: Duration) -> Option<u64> {
+        if self.said == 0 || now.saturating_sub(self.since) >= SHARE_PERIOD {
+            (self.since, self.said) = (now, 0);
+        }
+        if self.said >= SHARE {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.unsaid))
+    }
+
+    /// Whether there is nothing in it that a new one would not have.
+    #[must_use]
+    pub fn is_over(&self, now: Duration) -> bool {
+        self.unsaid == 0 && now.saturating_sub(self.since) >= SHARE_PERIOD
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_is_said_up_to_a_share_and_then_counted() {
+        let mut share = Share::default();
+        let second = Duration::from_secs;
+        let said: Vec<_> = (0..100).filter_map(|_| share.charge(second(1))).collect();
+        assert_eq!(said, [0; 10]);
+        assert!(!share.is_over(second(61)), "the next line has to tell of 90");
+        assert_eq!((share.charge(second(61)), share.charge(second(61))), (Some(90), Some(0)));
+        assert!(!share.is_over(second(120)) && share.is_over(second(121)));
+    }
 
     #[test]
     fn a_burst_is_said_first_and_then_once_a_minute_with_its_count() {

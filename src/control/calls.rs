@@ -9,26 +9,16 @@ use serde_json::json;
 use super::failure::Failure;
 use super::role::Caller;
 use crate::audit::{Action, Event, Outcome};
+use crate::logging::Share;
 
-/// Lines of one user within [`PERIOD`]; what is beyond is counted.
-const LINES: u32 = 10;
-/// After this time a user has lines again.
-const PERIOD: Duration = Duration::from_secs(60);
-/// Users that are told apart; beyond, all share one account.
+/// Users that are told apart; beyond, all have one share.
 const USERS: usize = 256;
 /// Longest path that is quoted, in characters.
 const MAX_PATH: usize = 120;
 
 /// Keeps one user's failures from filling the log.
 #[derive(Debug, Default)]
-pub(super) struct Calls(Mutex<HashMap<u32, Account>>);
-
-#[derive(Debug, Default)]
-struct Account {
-    since: Duration,
-    said: u32,
-    unsaid: u64,
-}
+pub(super) struct Calls(Mutex<HashMap<u32, Share>>);
 
 impl Calls {
     /// The event to be written about a failed call at boot time `now`; none where the user has had his share.
@@ -43,21 +33,12 @@ impl Calls {
 
     /// Takes one line of a user's share; how many found none left since his last one.
     fn charge(&self, uid: u32, now: Duration) -> Option<u64> {
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if accounts.len() >= USERS {
-            accounts.retain(|_, account| now.saturating_sub(account.since) < PERIOD || account.unsaid > 0);
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() >= USERS {
+            shares.retain(|_, share| !share.is_over(now));
         }
-        let uid = if accounts.len() < USERS || accounts.contains_key(&uid) { uid } else { u32::MAX };
-        let account = accounts.entry(uid).or_default();
-        if account.said == 0 || now.saturating_sub(account.since) >= PERIOD {
-            (account.since, account.said) = (now, 0);
-        }
-        if account.said >= LINES {
-            account.unsaid += 1;
-            return None;
-        }
-        account.said += 1;
-        Some(std::mem::take(&mut account.unsaid))
+        let uid = if shares.len() < USERS || shares.contains_key(&uid) { uid } else { u32::MAX };
+        shares.entry(uid).or_default().charge(now)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::control;
 use crate::control::api::NewCodeRequest;
 use crate::control::failure::Failure;
 use crate::ids::DeviceId;
+use crate::logging::Share;
 use crate::pairing::code::CodeId;
 use crate::principal::Principal;
 use crate::principal::command::{Claims, CommandName, Judged, Refused, Rules, encrypt, judge};
@@ -32,9 +33,6 @@ use crate::token::local::IssuerTime;
 
 /// A command that takes longer has failed: what it began goes on where it can.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Refusals of one key within [`PERIOD`] that are written down and answered; what is beyond is counted.
-const LINES: u32 = 10;
-const PERIOD: Duration = Duration::from_secs(60);
 
 /// Takes commands until `stop`; one that is under way is ended first.
 pub(super) async fn obey(
@@ -63,31 +61,8 @@ struct Desk {
     gateway: Gateway,
     principal: Principal,
     time: IssuerTime,
-    /// By key; without a name, of those who signed with none.
+    /// Of refusals that are written down and answered. By key; without a name, of those who signed with none.
     shares: HashMap<String, Share>,
-}
-
-/// What one key has had written down of its refusals.
-#[derive(Debug, Default)]
-struct Share {
-    since: Duration,
-    said: u32,
-    unsaid: u64,
-}
-
-impl Share {
-    /// Takes one line at boot time `now`; how many found none left since the last one.
-    fn charge(&mut self, now: Duration) -> Option<u64> {
-        if self.said == 0 || now.saturating_sub(self.since) >= PERIOD {
-            (self.since, self.said) = (now, 0);
-        }
-        if self.said >= LINES {
-            self.unsaid += 1;
-            return None;
-        }
-        self.said += 1;
-        Some(std::mem::take(&mut self.unsaid))
-    }
 }
 
 impl Desk {
@@ -307,17 +282,4 @@ async fn mint(gateway: &Gateway, mut args: Value, actor: Actor) -> Result<Value,
     let (record, code) = control::mint(gateway, asked, actor).await?;
     let sealed = encrypt(&recipient, code.to_string().as_bytes()).map_err(|error| Failure::internal(&error))?;
     Ok(json!({ "id": record.id, "ttl_s": record.request.ttl.as_secs(), "code_jwe": sealed }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_written_down_up_to_a_share_and_then_counted() {
-        let mut share = Share::default();
-        let said: Vec<_> = (0..100).filter_map(|_| share.charge(Duration::from_secs(1))).collect();
-        assert_eq!(said, vec![0; 10]);
-        assert_eq!(share.charge(Duration::from_secs(61)), Some(90));
-    }
 }
