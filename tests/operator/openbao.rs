@@ -76,17 +76,21 @@ impl OpenBao {
 
     /// The table that names it in a configuration: by role.
     pub(crate) fn table(&self) -> String {
-        let login = format!("role_id = {ROLE_ID:?}\nsecret_id = {:?}\n", self.folder.join("secret-id"));
+        let login = format!("role_id = {ROLE_ID:?}\nsecret_id = {:?}\n", self.file("secret-id"));
         self.address() + &login
     }
 
     /// The same, by a token.
     pub(crate) fn table_with_token(&self) -> String {
-        self.address() + &format!("token = {:?}\n", self.folder.join("root-token"))
+        self.address() + &format!("token = {:?}\n", self.file("root-token"))
     }
 
     fn address(&self) -> String {
-        format!("[vault]\nurl = \"https://127.0.0.1:{}\"\nca = {:?}\n", self.port, self.folder.join("vault-ca.pem"))
+        format!("[vault]\nurl = \"https://127.0.0.1:{}\"\nca = {:?}\n", self.port, self.file("vault-ca.pem"))
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).to_str().unwrap().to_owned()
     }
 
     /// Whether the role may read the gateway's secret.

@@ -63,8 +63,8 @@ impl LateOauth {
         clock: Clock,
         make: impl Fn(SigningKey) -> Result<OauthIssuer, OauthSetupError> + Send + Sync + 'static,
     ) -> Self {
-        let (make, made) = (Box::new(make), ArcSwapOption::empty());
-        Self(Arc::new(Inner { secrets, source, make, made, looked: Mutex::default(), clock }))
+        let (make, looked) = (Box::new(make), Mutex::default());
+        Self(Arc::new(Inner { secrets, source, make, made: ArcSwapOption::empty(), looked, clock }))
     }
 
     /// Fetches the key now, where its place can be read without anybody's help.
