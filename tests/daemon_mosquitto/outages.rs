@@ -19,9 +19,11 @@ use super::site::{DEVICE_LIFE, Site, goes_on};
 /// Debian's place for what turns a process's wall clock and leaves the others alone.
 const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
 
+type Scenario = fn(&mut Site);
+
 #[test]
 fn outages_and_wrong_clocks_lose_nothing_and_storm_nobody() {
-    let all: [(&str, fn(Site)); 6] = [
+    let all: [(&str, Scenario); 6] = [
         ("a start without broker and issuer", a_start_without_broker_and_issuer),
         ("an outage of the issuer", |site| an_outage_of_the_issuer_longer_than_a_token(site, false)),
         ("an outage of the issuer with a crash", |site| an_outage_of_the_issuer_longer_than_a_token(site, true)),
@@ -34,7 +36,7 @@ fn outages_and_wrong_clocks_lose_nothing_and_storm_nobody() {
             let run = move || {
                 let runtime =
                     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-                scenario(runtime.block_on(Site::start()));
+                scenario(&mut runtime.block_on(Site::start()));
             };
             // A panic says by the thread's name which it was, and fails the test.
             std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run).unwrap();
@@ -87,8 +89,8 @@ fn most_attempts(in_vain: Duration) -> usize {
     attempts
 }
 
-fn a_start_without_broker_and_issuer(mut site: Site) {
-    let (mut daemon, sensor) = one_device(&site, &[]);
+fn a_start_without_broker_and_issuer(site: &mut Site) {
+    let (mut daemon, sensor) = one_device(site, &[]);
     assert!(daemon.stop());
     site.stop_issuer();
     site.broker.stop();
@@ -103,14 +105,14 @@ fn a_start_without_broker_and_issuer(mut site: Site) {
     site.resume_issuer();
     site.broker.resume();
     site.has_all_of(&daemon, &sensor);
-    goes_on(&site, &daemon, "pump-3", 10);
+    goes_on(site, &daemon, "pump-3", 10);
     let twice: Vec<_> =
         site.came().into_iter().filter(|(name, times)| *times > 1 && !before.contains_key(name)).collect();
     assert!(twice.is_empty() && site.in_order(), "{twice:?}");
 }
 
-fn an_outage_of_the_issuer_longer_than_a_token(site: Site, crash: bool) {
-    let (mut daemon, sensor) = one_device(&site, &[]);
+fn an_outage_of_the_issuer_longer_than_a_token(site: &Site, crash: bool) {
+    let (mut daemon, sensor) = one_device(site, &[]);
     let patience = Duration::from_secs(3);
     let (begin, since) = (Instant::now(), site.front.asked().len());
     let busy = Answer { status: 429, headers: "retry-after: 3\r\n".to_owned(), body: "{}".to_owned() };
@@ -149,7 +151,7 @@ fn an_outage_of_the_issuer_longer_than_a_token(site: Site, crash: bool) {
     site.front.is(Mood::Through);
     site.front.is_to("pump-3", Mood::Through);
     site.has_all_of(&daemon, &sensor);
-    goes_on(&site, &daemon, "pump-3", 10);
+    goes_on(site, &daemon, "pump-3", 10);
     // What was in flight when the broker cut the connection may come twice.
     assert!(site.in_order() && site.duplicates() <= 100, "{} twice", site.duplicates());
 }
@@ -189,9 +191,9 @@ impl WallClock {
     }
 }
 
-fn a_clock_that_is_wrong_by_a_day(site: Site) {
+fn a_clock_that_is_wrong_by_a_day(site: &mut Site) {
     let clock = WallClock::new(site.folder.path());
-    let (mut daemon, sensor) = one_device(&site, &clock.environment());
+    let (mut daemon, sensor) = one_device(site, &clock.environment());
     let code = daemon.json(&["code", "new", "--ttl", "10m"]).remove(0)["id"].as_str().unwrap().to_owned();
     let named = |daemon: &Daemon, off: &str| {
         let why = reason(daemon, "pump-3");
@@ -208,7 +210,7 @@ fn a_clock_that_is_wrong_by_a_day(site: Site) {
         assert!(named(&daemon, off), "{turned}: {}", token(&daemon, "pump-3"));
         assert_eq!(token(&daemon, "pump-3")["state"], "valid", "{turned}");
         let log = site.broker.log().len();
-        goes_on(&site, &daemon, "pump-3", 10);
+        goes_on(site, &daemon, "pump-3", 10);
         assert!(!site.broker.log()[log..].contains("New client connected"), "{turned}: the connection was given up");
         let codes = daemon.json(&["code", "ls"]).remove(0);
         let lives = codes.as_array().unwrap().iter().any(|one| one["id"] == code.as_str() && one["state"] == "active");
@@ -230,7 +232,7 @@ fn a_clock_that_is_wrong_by_a_day(site: Site) {
         keeps(&daemon, &sensor, 20);
         clock.turn("+0");
         site.has_all_of(&daemon, &sensor);
-        goes_on(&site, &daemon, "pump-3", 10);
+        goes_on(site, &daemon, "pump-3", 10);
     }
     assert!(site.in_order());
     assert!(daemon.stop());
@@ -239,7 +241,7 @@ fn a_clock_that_is_wrong_by_a_day(site: Site) {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
-fn fifty_devices_refresh_at_once_and_after_an_outage(site: Site) {
+fn fifty_devices_refresh_at_once_and_after_an_outage(site: &mut Site) {
     const DEVICES: usize = 50;
     // The keeper's bound.
     const AT_ONCE: usize = 8;
@@ -276,10 +278,11 @@ fn fifty_devices_refresh_at_once_and_after_an_outage(site: Site) {
     daemon.wait("each has its first token", |daemon| each(daemon, "refreshed", 1));
     daemon.wait("each has its second", |daemon| each(daemon, "refreshed", 2));
     let waits: Vec<Duration> = requests().values().map(|times| times[1] - times[0]).collect();
-    let (first, last) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+    let (first, last) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
+    let spread = last.saturating_sub(first);
     // Times in a token are whole seconds: up to one of its life may be over when it comes.
-    assert!(*first >= (DEVICE_LIFE - Duration::from_secs(1)).mul_f64(0.7), "refreshed after {first:?}");
-    assert!(*last - *first >= DEVICE_LIFE.mul_f64(0.05), "all within {:?}", *last - *first);
+    assert!(first >= DEVICE_LIFE.saturating_sub(Duration::from_secs(1)).mul_f64(0.7), "refreshed after {first:?}");
+    assert!(spread >= DEVICE_LIFE.mul_f64(0.05), "all within {spread:?}");
     eprintln!("second requests {first:?} to {last:?} after the first");
 
     site.front.is(Mood::Says(Answer { status: 503, headers: String::new(), body: "down".to_owned() }));
@@ -292,12 +295,17 @@ fn fifty_devices_refresh_at_once_and_after_an_outage(site: Site) {
     for (device, times) in &after {
         let in_vain = &times[before[device].len()..];
         for (failures, pair) in in_vain.windows(2).take(3).enumerate() {
-            let least = Duration::from_millis(500 << failures);
-            assert!(pair[1] - pair[0] >= least, "{device}: {:?} after {} failures", pair[1] - pair[0], failures + 1);
+            let backed_off = Duration::from_millis(500 << failures);
+            assert!(
+                pair[1] - pair[0] >= backed_off,
+                "{device}: {:?} after {} failures",
+                pair[1] - pair[0],
+                failures + 1
+            );
         }
         firsts.insert(in_vain[1] - in_vain[0]);
     }
-    let spread = *firsts.last().unwrap() - *firsts.first().unwrap();
+    let spread = firsts.last().unwrap().saturating_sub(*firsts.first().unwrap());
     assert!(spread >= Duration::from_millis(200), "all first retries within {spread:?}");
     let asked = site.front.asked();
     assert!(asked.iter().all(|one| one.device.is_empty() || one.in_flight.0 == 1), "two requests for one device");
@@ -306,13 +314,13 @@ fn fifty_devices_refresh_at_once_and_after_an_outage(site: Site) {
     eprintln!("first retries spread over {spread:?}; {most} in flight at most; {} requests", asked.len());
 }
 
-fn a_quarantine_of_one_device_is_no_other_devices(site: Site) {
+fn a_quarantine_of_one_device_is_no_other_devices(site: &mut Site) {
     let mut sensors: Vec<Sensor> =
         ["a", "b"].iter().map(|name| Sensor::start(&site.folder.path().join(name), &["--rate", "20"])).collect();
     let daemon = site.daemon(&[("p1", &sensors[0]), ("p2", &sensors[1])]);
     daemon.pair("p1", &mut sensors[0], "pump-3");
     daemon.pair("p2", &mut sensors[1], "pump-4");
-    goes_on(&site, &daemon, "pump-4", 10);
+    goes_on(site, &daemon, "pump-4", 10);
     let body = r#"{"error":"invalid_grant","error_description":"pump-4 was sold\u001b[2J"}"#.to_owned();
     site.front.is_to("pump-4", Mood::Says(Answer { status: 400, headers: String::new(), body }));
 
@@ -329,15 +337,15 @@ fn a_quarantine_of_one_device_is_no_other_devices(site: Site) {
     let raised = alarm(&daemon).unwrap();
     assert!(raised["next_step"].as_str().is_some_and(|step| step.contains("token rotate pump-4")), "{raised}");
     daemon.wait("the connection is closed", |daemon| relay(daemon, "pump-4") == "paused");
-    let (at_rest, asked) = (site.arrived("pump-4"), asked_for(&site, "pump-4"));
+    let (at_rest, asked) = (site.arrived("pump-4"), asked_for(site, "pump-4"));
     keeps(&daemon, &sensors[1], 20);
-    goes_on(&site, &daemon, "pump-3", 20);
+    goes_on(site, &daemon, "pump-3", 20);
     let refreshed = token(&daemon, "pump-3")["refreshed"].as_u64().unwrap();
     daemon.wait("the other's token is refreshed", |daemon| {
         token(daemon, "pump-3")["refreshed"].as_u64().unwrap() > refreshed
     });
     assert_eq!(
-        (site.arrived("pump-4"), asked_for(&site, "pump-4")),
+        (site.arrived("pump-4"), asked_for(site, "pump-4")),
         (at_rest, asked),
         "nothing goes out, nothing is asked"
     );
@@ -349,7 +357,7 @@ fn a_quarantine_of_one_device_is_no_other_devices(site: Site) {
     site.front.is_to("pump-4", Mood::Through);
     assert!(daemon.cli(&["token", "rotate", "pump-4"]).status.success());
     site.has_all_of(&daemon, &sensors[1]);
-    goes_on(&site, &daemon, "pump-4", 10);
+    goes_on(site, &daemon, "pump-4", 10);
     assert!(site.in_order());
     daemon.wait("the alarm is over", |daemon| alarm(daemon).is_none());
 }
