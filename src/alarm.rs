@@ -45,8 +45,6 @@ pub enum AlarmKind {
     RateSpike,
     /// A certificate, a key or a refresh token ends soon.
     Expiry,
-    /// A refresh token was used twice.
-    TokenReuse,
     /// A device is paused until an operator acts.
     Quarantine,
     /// The audit log cannot be trusted or written.
@@ -64,7 +62,6 @@ impl AlarmKind {
             Self::OffAllowList => "off_allow_list",
             Self::RateSpike => "rate_spike",
             Self::Expiry => "expiry",
-            Self::TokenReuse => "token_reuse",
             Self::Quarantine => "quarantine",
             Self::Audit => "audit",
             Self::Command => "command",

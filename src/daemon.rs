@@ -45,7 +45,7 @@ pub(crate) use keys::{Kind as KeyKind, ending_certificates};
 pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
-use crate::alarm::Alarms;
+use crate::alarm::{Alarm, AlarmKind, Alarms};
 use crate::audit::{Action, Actor, Audit, Event};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
@@ -172,7 +172,27 @@ impl Gateway {
 
     /// Writes an audit event, and says so where it cannot be written.
     pub(crate) async fn record(&self, event: Event) {
-        self.0.audit.note(event).await;
+        if self.0.audit.note(event).await {
+            return;
+        }
+        self.alarms().raise(Alarm {
+            kind: AlarmKind::Audit,
+            subject: "audit".to_owned(),
+            words: "a line of the audit log could not be written".to_owned(),
+            next_step: "The journal says why, and what happened meanwhile: make room on the disk, or mend it."
+                .to_owned(),
+        });
+    }
+
+    /// Says that the audit log was not as it was left.
+    fn tell_damage(&self) {
+        let Some(damage) = self.0.audit.damage() else { return };
+        self.alarms().raise(Alarm {
+            kind: AlarmKind::Audit,
+            subject: "audit".to_owned(),
+            words: format!("the audit log was not whole at the start: {damage}"),
+            next_step: "See clawgate audit verify --anchor FILE, with a checkpoint that was kept elsewhere.".to_owned(),
+        });
     }
 
     /// Whether the stop has begun.
@@ -258,6 +278,7 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration, 
     gateway
         .record(Event::done(Actor::Daemon, Action::DaemonStart, gateway.config().gateway.id.as_str()).with(version))
         .await;
+    gateway.tell_damage();
     let exit = until_told(&gateway, &mut tasks, signals).await;
     notify::stopping();
     stop::stop(&gateway, tasks).await;

@@ -52,6 +52,7 @@ struct Inner {
     /// Whether the wall clock may be believed; without that nothing is too old.
     clock_is_right: fn() -> bool,
     writer: Mutex<Writer>,
+    damage: Option<String>,
     checkpoints: watch::Sender<Checkpoint>,
 }
 
@@ -102,10 +103,12 @@ impl Audit {
         let checkpoints = watch::Sender::new(writer.checkpoint.clone());
         let boot_id = clock.boot_id();
         let writer = Mutex::new(writer);
-        let audit = Self(Arc::new(Inner { dir: dir.to_owned(), clock, boot_id, clock_is_right, writer, checkpoints }));
+        let is_damage = |(outcome, remark): &(Outcome, String)| (*outcome == Outcome::Failed).then(|| remark.clone());
+        let (dir, damage) = (dir.to_owned(), remarks.iter().find_map(is_damage));
+        let audit = Self(Arc::new(Inner { dir, clock, boot_id, clock_is_right, writer, damage, checkpoints }));
         for (outcome, remark) in remarks {
             if outcome == Outcome::Failed {
-                tracing::error!(dir = %dir.display(), problem = %remark, "the audit log is damaged");
+                tracing::error!(dir = %audit.0.dir.display(), problem = %remark, "the audit log is damaged");
             }
             let action = if outcome == Outcome::Failed { Action::AuditDamaged } else { Action::AuditRecovered };
             audit.record(Event::done(Actor::Daemon, action, "audit").ended(outcome).because(remark))?;
@@ -126,16 +129,17 @@ impl Audit {
     }
 
     /// Writes an event for a part that goes on without it: beside the runtime, and where it cannot be written our log
-    /// says so.
-    pub async fn note(&self, event: Event) {
+    /// says so, and the answer is `false`.
+    pub async fn note(&self, event: Event) -> bool {
         let audit = self.clone();
         let written = tokio::task::spawn_blocking(move || audit.record(event)).await;
         let error = match written {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
         tracing::error!(%error, "an audit event is missing in the log");
+        false
     }
 
     /// Signs with another key from now on. A line `audit.key`, signed by the key until now, says so: who knows an older
@@ -154,6 +158,12 @@ impl Audit {
         }
         let rotated = writer.rotate(inner, next, actor);
         rotated.map_err(|source| AuditError::Io { path, action: "write the audit log", source })
+    }
+
+    /// What was wrong with the log when it was opened.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.0.damage.as_deref()
     }
 
     /// The public half of the key in use.

@@ -21,6 +21,7 @@ const ELSEWHERE: &[(Action, &str)] = &[
     (Action::CommandCode, "the same"),
     (Action::CommandConfig, "the same"),
     (Action::CommandRefuse, "the same"),
+    (Action::ConfigUnset, "something must have been changed by a command first: configuration.rs"),
 ];
 
 /// A walk through one site: what was done, and every line that was seen of it.
@@ -224,6 +225,8 @@ fn at_rest(walk: &mut Walk) {
     fs::write(&log, &text[..text.trim_end().rfind('\n').unwrap() + 1]).unwrap();
     let _running = walk.site.start();
     walk.comes(Action::AuditDamaged, daemon(), "audit", "failed");
+    walk.comes(Action::AlarmRaise, daemon(), "audit", "ok");
+    assert_eq!(walk.site.status()["alarms"][0]["kind"], "audit");
     walk.look();
 }
 
