@@ -39,7 +39,7 @@ impl Site {
         let mut config = format!(
             "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 100\n\
              [broker]\nurl = \"mqtt://127.0.0.1:{broker}\"\nprofile = \"rabbitmq\"\n\
-             [issuer]\nlisten = \"127.0.0.1:{issuer}\"\naudience = {RESOURCE:?}\nlife = \"20s\"\n\
+             [issuer]\nlisten = \"127.0.0.1:{issuer}\"\naudience = {RESOURCE:?}\nlife = \"10s\"\n\
              [cloud]\nclock = \"any\"\n[cloud.command_keys.ops]\npublic_key = {}\ncommands = [\"revoke\", \"config\"]\n",
             quoted(&folder.path().join("ops.pem")),
         );
