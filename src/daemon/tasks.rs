@@ -1,5 +1,6 @@
 //! Essential tasks: each has a name and a stop of its own; one that ends unasked ends the daemon in order.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
@@ -26,7 +27,8 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let stop = CancellationToken::new();
-        let task = task(stop.clone());
+        // Boxed, so that there is one type of such a task: each has its own copy of the runtime's code for tasks.
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task(stop.clone()));
         let handle = self.set.spawn(async move {
             task.await;
             name

@@ -9,6 +9,7 @@ mod intake;
 mod keys;
 mod pulse;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -368,13 +369,29 @@ impl Session {
 
 /// Runs what reaches the disk beside the runtime.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
+    let result = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&result);
+    beside(Box::new(move || {
+        let done = work();
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+    }))
+    .await;
+    let done = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match done {
+        Some(done) => done,
+        // Never: the work has ended.
+        None => std::future::pending().await,
+    }
+}
+
+/// Boxed, so that there is one type of such a task: each has its own copy of the runtime's code for tasks, 2 KB.
+async fn beside(work: Box<dyn FnOnce() + Send>) {
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        match error.try_into_panic() {
             // A panic there is a panic here: the port's supervisor starts it anew.
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime ends, and this with it.
             Err(_) => std::future::pending().await,
-        },
+        }
     }
 }
