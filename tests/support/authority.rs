@@ -1,6 +1,7 @@
 //! Certificates of a test's own: a CA, what it signed, and a client's TLS with them.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,7 +38,10 @@ fn signed(folder: &Path, name: &str, params: &CertificateParams, issuer: &Certif
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
     std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
-    std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    let file = folder.join(format!("{name}.key"));
+    std::fs::write(&file, key.serialize_pem()).unwrap();
+    // The gateway takes no key that everybody may read.
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// TLS that trusts the CA in `ca`, and shows the certificate of this name where one is given.
