@@ -76,9 +76,6 @@ fn wished(gateway: &Gateway, asked: NewCodeRequest) -> Result<CodeRequest, Failu
     if asked.label.as_ref().is_some_and(|label| label.chars().count() > MAX_LABEL) {
         return Err(Failure::usage(format!("A label has at most {MAX_LABEL} characters."), ""));
     }
-    if asked.label.as_ref().is_some_and(|label| label.chars().any(char::is_control)) {
-        return Err(Failure::usage("A label is one line of text.", "Leave control characters out."));
-    }
     Ok(CodeRequest {
         label: asked.label.filter(|label| !label.is_empty()),
         stage: stage(asked.stage.as_deref(), gateway.config().gateway.stage)?,

@@ -291,7 +291,6 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
         (&["--idle", "1d"], "choose --idle"),
         (&["--sensor", ""], "is no sensor's id"),
         (&["--sensor", "TH-1"], "1 to 32 of a-z"),
-        (&["--label", "a\nb"], "one line of text"),
     ] {
         let refused = site.run(&[&["code", "new"], &bad[..]].concat());
         assert!(refused.code == 2 && refused.err.contains(words), "{bad:?}: {refused:?}");
