@@ -222,7 +222,7 @@ fn at_rest(walk: &mut Walk) {
     assert_eq!(running.stop(), 0);
     let log = newest(&walk.site);
     let text = fs::read_to_string(&log).unwrap();
-    fs::write(&log, &text[..text.trim_end().rfind('\n').unwrap() + 1]).unwrap();
+    fs::write(&log, &text[..=text.trim_end().rfind('\n').unwrap()]).unwrap();
     let _running = walk.site.start();
     walk.comes(Action::AuditDamaged, daemon(), "audit", "failed");
     walk.comes(Action::AlarmRaise, daemon(), "audit", "ok");
@@ -259,11 +259,12 @@ fn refused_by_the_cloud() -> Walk {
     let key = site.path("client.pem");
     site.run(&["issuer", "key", key.to_str().unwrap()]).ok();
     let config = format!(
-        "state_dir = {:?}\nmode = \"relay\"\n[broker]\nurl = \"mqtt://127.0.0.1:1\"\n[metrics]\nlisten = \"off\"\n[issuer]\n\
-         kind = \"oauth\"\nurl = {:?}\nclient_key = {key:?}\n[control]\nsocket = {:?}\n{}",
-        site.path("state"),
+        "state_dir = \"{}\"\nmode = \"relay\"\n[broker]\nurl = \"mqtt://127.0.0.1:1\"\n[metrics]\nlisten = \"off\"\n\
+         [issuer]\nkind = \"oauth\"\nurl = \"{}\"\nclient_key = \"{}\"\n[control]\nsocket = \"{}\"\n{}",
+        site.path("state").display(),
         refusing_issuer(),
-        site.socket(),
+        key.display(),
+        site.socket().display(),
         site.line("bench")
     );
     fs::write(site.config(), config).unwrap();

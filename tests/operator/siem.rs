@@ -133,9 +133,9 @@ fn rsyslog_takes_each_line_once_over_its_restarts_and_the_chain_can_be_verified_
     }
     // The lines as they came, and a checkpoint: an export.
     let export = bench.path("export");
-    let lines: String = come.values().map(|line| format!("{}\n", line["event.original"].as_str().unwrap())).collect();
     let checkpoint = serde_json::to_string(&*bench.audit.checkpoints().borrow()).unwrap();
-    fs::write(&export, format!("{lines}{checkpoint}\n")).unwrap();
+    let lines = come.values().map(|line| line["event.original"].as_str().unwrap()).chain([checkpoint.as_str()]);
+    fs::write(&export, lines.collect::<Vec<_>>().join("\n") + "\n").unwrap();
     let verified = verify(&export);
     assert!(verified.starts_with("whole"), "{verified}");
 }
