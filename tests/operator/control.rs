@@ -217,13 +217,11 @@ fn one_user_cannot_hold_every_connection() {
 fn escapes_in_a_field_reach_no_terminal_log_or_audit_line() {
     let site = Site::standalone("");
     let _daemon = site.start();
-    // A label is one line: control characters are refused. What only changes how others are shown is taken.
-    let refused = site.run(&["code", "new", "--label", "a\u{1b}[31m\u{7}\nb"]);
-    assert!(refused.code == 2 && !refused.err.contains('\u{1b}'), "{refused:?}");
-    site.run(&["code", "new", "--label", "a\u{202e}b"]).ok();
+    let label = "a\u{1b}[31m\u{7}\nb\u{202e}";
+    site.run(&["code", "new", "--label", label]).ok();
     let listed = site.run(&["code", "ls"]).ok().out;
     assert_eq!(listed.lines().count(), 2, "{listed:?}");
-    assert!(listed.contains("a\\u{202e}b"), "{listed:?}");
+    assert!(listed.contains("a\\u{1b}[31m\\u{7}\\u{a}b\\u{202e}"), "{listed:?}");
     let body = serde_json::json!({ "target": "x\u{1b}]0;owned\u{7}\n2026 forged line", "name": "ok" }).to_string();
     site.raw(format!("{}{body}", post("/v1/pair", body.len())).as_bytes());
     let refused = site.run(&["identify", "x\u{1b}[2J\ny"]);
