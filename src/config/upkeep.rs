@@ -22,7 +22,7 @@ pub struct AlarmsConfig {
     #[serde(deserialize_with = "super::values::rate_factor")]
     pub rate_factor: u16,
     /// How long a device's baseline is learnt before it is judged by it; 10 s to 1 day.
-    #[serde(deserialize_with = "super::values::rate_learning")]
+    #[serde(deserialize_with = "super::values::rate_learning", serialize_with = "super::written::duration")]
     pub rate_learning: Duration,
 }
 

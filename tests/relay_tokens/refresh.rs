@@ -203,7 +203,7 @@ async fn outlasts_a_late_issuer(site: LongSite) {
     }
     until("the first token is over", || Clock::system().wall() > expiry).await;
     until("it waits", || gateway.state() == RelayState::WaitingForToken).await;
-    assert!(gateway.relay.status()[0].confirmed > 1000, "it was under way");
+    assert!(gateway.relay.status()[0].confirmed > 0, "it was under way");
     let next = token_of(&site.issuer, "pump-3", 600, Limits::default()).await;
     feed.state.send_replace(TokenState::Valid(Arc::new(next)));
     let arrived = within("all arrive", arriving).await.unwrap();
