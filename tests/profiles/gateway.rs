@@ -1,5 +1,6 @@
 //! The gateway itself at a real RabbitMQ, over MQTT 3.1.1: the daemon says how it is, hears signed commands, and answers.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,7 +45,7 @@ impl Site {
             quoted(&folder.path().join("ops.pem")),
         );
         for (name, sensor) in sensors {
-            config.push_str(&format!("[uart.ports.{name}]\npath = {}\n", quoted(&sensor.line())));
+            let _ = writeln!(config, "[uart.ports.{name}]\npath = {}", quoted(&sensor.line()));
         }
         let own = folder.path().join("daemon");
         std::fs::create_dir(&own).unwrap();
@@ -107,9 +108,11 @@ impl Site {
     }
 }
 
+/// Topics and payloads, as they came.
+type Messages = Vec<(String, Vec<u8>)>;
+
 /// Everything that the broker hands out, for ever.
-#[derive(Clone)]
-struct Ear(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+struct Ear(Arc<Mutex<Messages>>);
 
 impl Ear {
     async fn listen(site: &Site) -> Self {
@@ -293,9 +296,9 @@ async fn answered(events: &mut EventLoop, fits: impl Fn(&Incoming) -> bool) -> O
 async fn subscribes(site: &Site, token: &str, filter: &str) -> bool {
     let (client, mut events) = site.connect("gw-9._gateway", token);
     client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
-    let answer = within("the broker answers", answered(&mut events, |it| matches!(it, Incoming::SubAck(_)))).await;
-    let Some(Incoming::SubAck(answer)) = answer else { return false };
-    answer.return_codes.iter().all(|code| matches!(code, rumqttc_v4::SubscribeReasonCode::Success(_)))
+    let packet = within("the broker answers", answered(&mut events, |it| matches!(it, Incoming::SubAck(_)))).await;
+    let Some(Incoming::SubAck(suback)) = packet else { return false };
+    suback.return_codes.iter().all(|code| matches!(code, rumqttc_v4::SubscribeReasonCode::Success(_)))
 }
 
 fn its_token_is_refreshed_and_nobody_misses_it(site: &Site, ear: &Ear) {
