@@ -276,8 +276,8 @@ async fn nobody_gets_at_anothers_commands(site: &Site) {
     ] {
         let (client, mut events) = site.connect("gw-9._gateway", token.bearer());
         client.publish(topic.clone(), "{}", PublishOptions::at_least_once()).await.unwrap();
-        let taken = within("the broker answers", answered(&mut events, |it| matches!(it, Incoming::PubAck(_)))).await;
-        assert_eq!(taken.is_some(), allowed, "{topic}");
+        let puback = within("the broker answers", answered(&mut events, |it| matches!(it, Incoming::PubAck(_)))).await;
+        assert_eq!(puback.is_some(), allowed, "{topic}");
     }
     assert_eq!(site.audited("command.refuse").len(), refused, "none of it reached the gateway");
 }
