@@ -195,7 +195,7 @@ mod tests {
     fn late(file: &Path, clock: &Clock) -> (LateOauth, Arc<AtomicUsize>) {
         let made = Arc::new(AtomicUsize::new(0));
         let (counted, own) = (Arc::clone(&made), clock.clone());
-        let make = move |key| {
+        let client = move |key| {
             counted.fetch_add(1, Ordering::Relaxed);
             // Nobody answers there.
             let url = "http://127.0.0.1:1".to_owned();
@@ -203,7 +203,7 @@ mod tests {
             OauthIssuer::new(OauthOptions { url, client_id, key, ca: None, certificate: None }, own.clone())
         };
         let secrets = Secrets::new(&VaultConfig::default(), clock.clone());
-        (LateOauth::new(secrets, SecretSource::File(file.to_owned()), clock.clone(), make), made)
+        (LateOauth::new(secrets, SecretSource::File(file.to_owned()), clock.clone(), client), made)
     }
 
     fn request() -> TokenRequest {
