@@ -401,6 +401,7 @@ fn a_source_that_cannot_work_is_found_before_the_daemon_starts() {
         edge.check(&[])
     };
     let leaf_key = tls.join("site-leaf.key");
+    fs::set_permissions(&leaf_key, fs::Permissions::from_mode(0o644)).unwrap();
     for (ca, place, says) in [
         (&ca, PathBuf::from("/nowhere/key"), ["broker.client_key: ", "check that it is there"]),
         (&ca, leaf_key.clone(), ["broker.client_key: ", "chmod o-rwx"]),
