@@ -1,4 +1,5 @@
-//! The sample configuration is what the daemon takes, and what it says of defaults is true.
+//! What the documents say is so: the sample configuration is what the daemon takes and its defaults are those, and each
+//! test that an attack is held by is there.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::fs;
@@ -41,4 +42,25 @@ fn the_values_it_shows_are_the_defaults() {
     let mut shown = sample;
     shown.standalone.subscribers.clear();
     assert_eq!(shown, default);
+}
+
+/// `FILE.rs::NAME`, and `::NAME` of the file named last.
+#[test]
+fn each_test_that_the_page_of_attacks_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/attacks.md")).unwrap();
+    let (mut file, mut named, mut gone) = ("", 0, Vec::new());
+    for quoted in text.split('`').skip(1).step_by(2) {
+        let Some((path, name)) = quoted.split_once("::") else { continue };
+        if !path.is_empty() {
+            file = path;
+        }
+        named += 1;
+        let source = fs::read_to_string(root.join(file)).unwrap_or_default();
+        if !source.contains(&format!("fn {name}(")) {
+            gone.push(format!("{file}::{name}"));
+        }
+    }
+    assert!(named > 100, "only {named} were found: has the form changed?");
+    assert_eq!(gone, Vec::<String>::new());
 }
