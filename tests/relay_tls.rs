@@ -13,7 +13,8 @@ use authority::authority;
 use back_half::{Gateway, submit};
 use clawgate::clock::Clock;
 use clawgate::metrics::Metrics;
-use clawgate::relay::{Relay, RelayError, RelayOptions, RelayState, TlsFiles};
+use clawgate::relay::{ClientKey, Relay, RelayError, RelayOptions, RelayState, TlsFiles};
+use clawgate::secret::Secret;
 use rcgen::CertificateParams;
 use support::{Mosquitto, until};
 
@@ -27,7 +28,11 @@ fn broker(leaf: impl FnOnce(&mut CertificateParams), more: &str) -> Mosquitto {
 
 fn gateway(broker: &Mosquitto, ca: &str, client: Option<&str>) -> Gateway {
     let file = |name: &str| broker.folder().join(name);
-    let client = client.map(|name| (file(&format!("{name}-leaf.pem")), file(&format!("{name}-leaf.key")).into()));
+    let client = client.map(|name| {
+        let key = file(&format!("{name}-leaf.key"));
+        let pem = Secret::new(std::fs::read(&key).unwrap());
+        (file(&format!("{name}-leaf.pem")), ClientKey { pem, from: key.display().to_string() })
+    });
     let tls = TlsFiles { ca: file(ca), client };
     Gateway::start(broker.port(), |options| {
         "localhost".clone_into(&mut options.host);

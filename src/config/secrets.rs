@@ -84,7 +84,7 @@ pub(crate) fn look(config: &Config, ask_vault: bool) -> Vec<Looked> {
         let is_good = look == Look::Good;
         all.push(Looked { key: "broker.ca", place: None, look });
         if let (true, Some(chain), Some(source)) = (is_good, &config.broker.client_cert, &config.broker.client_key) {
-            let key = |pem| ClientKey::Given { pem, from: source.to_string() };
+            let key = |pem| ClientKey { pem, from: source.to_string() };
             all.push(see("broker.client_key", source, &|pem| opens(Some((chain.clone(), key(pem))))));
         }
     }

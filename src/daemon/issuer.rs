@@ -214,7 +214,7 @@ fn of_stage(name: &str, stage: Stage) -> String {
 
 fn oauth(config: &Config, store: &Store, clock: &Clock, key: Option<&ClientKey>) -> Result<Issuing, IssuingError> {
     let shown = match certificate(config).zip(key) {
-        Some((path, key)) => Some(ClientCertificate::of_file(path, &key.read()?.1)?),
+        Some((path, key)) => Some(ClientCertificate::of_file(path, key.pem.expose())?),
         None => None,
     };
     let (Some(url), Some(key)) = (config.issuer.url.clone(), &config.issuer.client_key) else {

@@ -200,7 +200,7 @@ async fn broker_key(config: &Config, clock: &Clock) -> Result<Option<ClientKey>,
     loop {
         let (secrets, source) = (secrets.clone(), source.clone());
         match tokio::task::spawn_blocking(move || secrets.read(&source)).await? {
-            Ok(pem) => return Ok(Some(ClientKey::Given { pem, from })),
+            Ok(pem) => return Ok(Some(ClientKey { pem, from })),
             Err(error) if error.heals() && clock.boot() < until => {
                 tracing::warn!(%error, "the key of the client certificate is asked for again");
                 let wait = error.retry_after().unwrap_or_default().clamp(Duration::from_secs(3), SECRET_TIME);

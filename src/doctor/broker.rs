@@ -55,7 +55,7 @@ fn shake_hands(config: &Config, url: &BrokerUrl, mut stream: TcpStream) -> Reach
     let Some(ca) = config.broker.ca.clone() else { return Reached::BadFiles("broker.ca is not set".to_owned()) };
     let key = match &config.broker.client_key {
         Some(source) => match Secrets::new(&config.vault, Clock::system()).read(source) {
-            Ok(pem) => Some(ClientKey::Given { pem, from: source.to_string() }),
+            Ok(pem) => Some(ClientKey { pem, from: source.to_string() }),
             Err(error) => return Reached::BadFiles(format!("broker.client_key, as this user sees it: {error}")),
         },
         None => None,

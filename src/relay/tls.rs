@@ -7,12 +7,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use zeroize::Zeroizing;
-
 use super::RelayError;
 use crate::secret::Secret;
 
-/// Certificates and keys, as files in PEM.
+/// Certificates in files, and the key of the client's; all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The only CA that the broker's certificate may come from.
@@ -21,34 +19,13 @@ pub struct TlsFiles {
     pub client: Option<(PathBuf, ClientKey)>,
 }
 
-/// The key of a client certificate, in PEM.
+/// The key of a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientKey {
-    /// In a file.
-    File(PathBuf),
-    /// From elsewhere.
-    Given {
-        /// The PEM text.
-        pem: Secret<Vec<u8>>,
-        /// Where it came from, for people.
-        from: String,
-    },
-}
-
-impl From<PathBuf> for ClientKey {
-    fn from(path: PathBuf) -> Self {
-        Self::File(path)
-    }
-}
-
-impl ClientKey {
-    /// Where it is, and its PEM text.
-    pub(crate) fn read(&self) -> Result<(PathBuf, Zeroizing<Vec<u8>>), RelayError> {
-        match self {
-            Self::File(path) => Ok((path.clone(), Zeroizing::new(read(path)?))),
-            Self::Given { pem, from } => Ok((from.into(), Zeroizing::new(pem.expose().clone()))),
-        }
-    }
+pub struct ClientKey {
+    /// The PEM text.
+    pub pem: Secret<Vec<u8>>,
+    /// Where it came from, for people.
+    pub from: String,
 }
 
 impl TlsFiles {
@@ -67,10 +44,10 @@ impl TlsFiles {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = certificates(chain)?;
-                let (key, text) = key.read()?;
-                let secret = PrivateKeyDer::from_pem_slice(&text)
-                    .map_err(|_| RelayError::NoPem { path: key.clone(), what: "private key" })?;
-                builder.with_client_auth_cert(chain, secret).map_err(|source| RelayError::Tls { path: key, source })?
+                let path = PathBuf::from(&key.from);
+                let secret = PrivateKeyDer::from_pem_slice(key.pem.expose())
+                    .map_err(|_| RelayError::NoPem { path: path.clone(), what: "private key" })?;
+                builder.with_client_auth_cert(chain, secret).map_err(|source| RelayError::Tls { path, source })?
             }
         };
         config.alpn_protocols.extend(alpn.map(<[u8]>::to_vec));
