@@ -2,16 +2,54 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Subcommand;
 use hyper::Method;
 
-use super::args::Audit;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean};
 use crate::audit::{self, Checkpoint, Digest, Entry, Outcome, Report, Trust};
+use crate::clock::Clock;
+use crate::config::parse_duration;
 use crate::control::failure::Failure;
+
+/// The verbs below `audit`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Check the log on disk; works without the daemon
+    Verify {
+        /// The state directory, or a copy of it
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/clawgate")]
+        state_dir: PathBuf,
+        /// The public key that must have signed it, 64 hexadecimal digits; `audit verify` prints it
+        #[arg(long, value_name = "HEX")]
+        key: Option<Digest>,
+        /// A checkpoint or an export of this log that was kept elsewhere; shows also a log that was cut with its
+        /// checkpoint
+        #[arg(long, value_name = "FILE")]
+        anchor: Option<PathBuf>,
+    },
+    /// Show the last entries
+    Tail {
+        /// So many
+        #[arg(long, short = 'n', default_value_t = 20)]
+        lines: usize,
+    },
+    /// Write the log to standard output, a JSON object a line, and its signed checkpoint last
+    Export {
+        /// Only lines after the one with this number (`seq`): go on where the last export ended
+        #[arg(long, value_name = "N")]
+        after: Option<u64>,
+        /// Only lines from this time on: 2026-03-01T00:00:00Z, or a time back from now such as 2h
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<i64>,
+        /// Go on with each new line until interrupted; no checkpoint ends it
+        #[arg(long)]
+        follow: bool,
+    },
+}
 
 pub(super) fn verify(
     terminal: &Terminal,
@@ -62,13 +100,13 @@ fn words(terminal: &Terminal, report: &Report) -> String {
     text
 }
 
-pub(super) async fn audit(terminal: &Terminal, client: &Client, verb: Audit) -> Result<Exit, Failure> {
+pub(super) async fn audit(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {
-        Audit::Tail { lines } => {
+        Verb::Tail { lines } => {
             let entries: Vec<Entry> = client.get(&format!("/v1/audit?lines={lines}")).await?;
             terminal.result(&entries, |entries| entries.iter().map(line).collect());
         }
-        Audit::Export { after, since, follow } => {
+        Verb::Export { after, since, follow } => {
             let mut path = format!("/v1/audit/export?follow={follow}");
             for (name, value) in [("after", after.map(|n| n.to_string())), ("since_ms", since.map(|n| n.to_string()))] {
                 if let Some(value) = value {
@@ -88,7 +126,7 @@ pub(super) async fn audit(terminal: &Terminal, client: &Client, verb: Audit) -> 
             }
         }
         // Needs no daemon and was done before.
-        Audit::Verify { .. } => {}
+        Verb::Verify { .. } => {}
     }
     Ok(Exit::Ok)
 }
@@ -117,4 +155,14 @@ fn line(entry: &Entry) -> String {
         clean(&entry.subject),
         clean(&entry.actor.to_string())
     )
+}
+
+/// A time or a duration back from now, in milliseconds since 1970.
+fn since(text: &str) -> Result<i64, String> {
+    if let Some(back) = parse_duration(text) {
+        let then = Clock::system().wall().saturating_sub(back);
+        return Ok(i64::try_from(then.as_millis()).unwrap_or(i64::MAX));
+    }
+    let time = text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+    time.map_err(|_| "a time such as 2026-03-01T00:00:00Z, or a time back from now such as 2h".to_owned())
 }

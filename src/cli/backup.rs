@@ -2,43 +2,96 @@
 
 use std::fmt::Display;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{Args, Subcommand};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use super::args::{Backup, Seal};
 use super::exit::Exit;
 use super::terminal::{Terminal, clean};
 use crate::audit::Actor;
 use crate::backup::{self, BackupError, Manifest, Unlock};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, DEFAULT_PATH};
 use crate::control::failure::Failure;
 use crate::control::role::Caller;
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets};
 use crate::store::{self, StoreError};
 
+/// The verbs below `backup`.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Works on the files of a gateway that is stopped: systemctl stop clawgate.socket clawgate.service"
+)]
+pub(super) enum Verb {
+    /// Write keys, pairings, waiting readings and the audit log to one sealed file
+    #[command(after_help = BACKUP_HELP)]
+    Create {
+        /// The backup; must not exist
+        file: PathBuf,
+        /// Take this board out of service: it refuses to start from then on
+        #[arg(long)]
+        fence: bool,
+        /// How it is sealed
+        #[command(flatten)]
+        seal: Seal,
+    },
+    /// Put a backup into the state directory of this board
+    #[command(after_help = BACKUP_HELP)]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Also where sensors are paired with this board: its own state is set aside
+        #[arg(long)]
+        replace: bool,
+        /// How it was sealed
+        #[command(flatten)]
+        seal: Seal,
+    },
+}
+
+const BACKUP_HELP: &str = "The passphrase is asked for at the terminal, else read from standard input, or from where --passphrase \
+    says: a file (\"/path\"), a systemd credential (\"credential:NAME\"), a variable (\"env:NAME\"), or the vault of the \
+    configuration (\"vault:PATH#FIELD\"). Two boards must never \
+    serve with the same backup: fence the old one (--fence), or destroy its state directory. Sensors notice nothing but \
+    the interruption: every connection has fresh keys, and readings keep their names. The configuration in /etc/clawgate is \
+    not in the backup.";
+
+/// How a backup is sealed.
+#[derive(Debug, Args)]
+pub(super) struct Seal {
+    /// A key file (32 bytes or 64 hexadecimal digits, mode 0600) instead of a passphrase
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase")]
+    key: Option<PathBuf>,
+    /// Where the passphrase is, instead of asking for it
+    #[arg(long, value_name = "PLACE")]
+    passphrase: Option<SecretSource>,
+    /// The configuration, which says where the state and the vault are
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
 /// A stolen backup is tried offline: shorter ones would not stand that.
 const LEAST_PASSPHRASE: usize = 12;
 
-pub(super) fn backup(terminal: &Terminal, verb: &Backup) -> Result<Exit, Failure> {
+pub(super) fn backup(terminal: &Terminal, verb: &Verb) -> Result<Exit, Failure> {
     let (seal, file) = match verb {
-        Backup::Create { seal, file, .. } | Backup::Restore { seal, file, .. } => (seal, file),
+        Verb::Create { seal, file, .. } | Verb::Restore { seal, file, .. } => (seal, file),
     };
     let config = config::load(&seal.config).map_err(|error| {
         Failure::new(Exit::Config, "config", error.to_string(), "Check it with: clawgate config check")
     })?;
-    let unlock = unlock(seal, &config, matches!(verb, Backup::Create { .. }))?;
+    let unlock = unlock(seal, &config, matches!(verb, Verb::Create { .. }))?;
     let own = rustix::process::geteuid().as_raw();
     let actor: Actor = Caller::of(own, rustix::process::getegid().as_raw()).actor();
     let (done, said) = match verb {
-        Backup::Create { fence, .. } => {
+        Verb::Create { fence, .. } => {
             let manifest = backup::create(&config, file, &unlock, *fence, actor).map_err(|error| refused(&error))?;
             let said = created(file, &manifest);
             (manifest, said)
         }
-        Backup::Restore { replace, .. } => {
+        Verb::Restore { replace, .. } => {
             let manifest = backup::restore(&config, file, &unlock, *replace, actor).map_err(|error| refused(&error))?;
             let said = restored(&config, &manifest);
             (manifest, said)

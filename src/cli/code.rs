@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use clap::{Args, Subcommand};
 use hyper::Method;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
-use super::args::{self, Code};
+use super::args::{Limits, Why, duration};
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, span, table};
@@ -14,12 +15,72 @@ use super::{order, path};
 use crate::control::api::{CodeExplanation, CodeRecord, NewCode, NewCodeRequest, WhyRequest};
 use crate::control::failure::Failure;
 
-pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Result<Exit, Failure> {
+/// The verbs below `code`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make a code, to be entered at a sensor; shown once
+    New(NewArgs),
+    /// Show one: what it grants, who made it, what became of it; never the code itself
+    Show {
+        /// Its id, ocpc_...
+        id: String,
+    },
+    /// List them; never the codes themselves
+    Ls,
+    /// End one now
+    Revoke {
+        /// Its id, ocpc_...
+        id: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Say what became of one, and how to go on
+    Explain {
+        /// Its id, ocpc_...
+        id: String,
+    },
+}
+
+/// `code new`.
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// One code for one key: asked again with it, the same id comes, and no other code is made
+    #[arg(long, value_name = "KEY", env = "OPENCLAW_IDEMPOTENCY_KEY")]
+    idempotency_key: Option<String>,
+    /// The name that the sensor gets
+    #[arg(long, value_name = "NAME", env = "OPENCLAW_DEVICE")]
+    device: Option<String>,
+    /// The one sensor it is for, by its own id; without it the first to claim it
+    #[arg(long, value_name = "SENSOR", env = "OPENCLAW_SENSOR")]
+    sensor: Option<String>,
+    /// Where the device will serve: dev, staging or prod; must be this gateway's stage
+    #[arg(long, value_name = "STAGE", env = "OPENCLAW_STAGE")]
+    stage: Option<String>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT", env = "OPENCLAW_LABEL")]
+    label: Option<String>,
+    /// Its life
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "OPENCLAW_TTL")]
+    ttl: Option<Duration>,
+    /// Void when no sensor has claimed it within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    idle: Option<Duration>,
+    /// What the device's token grants (telemetry:write, command:read), if wanted with the service before it
+    /// (claw/telemetry:write); may be given again
+    #[arg(long = "scope", value_name = "SCOPE", env = "OPENCLAW_SCOPES", value_delimiter = ',')]
+    scopes: Vec<String>,
+    /// What the device's token is limited to
+    #[command(flatten)]
+    limits: Limits,
+}
+
+pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {
-        Code::New(args::NewCode { idempotency_key, device, sensor, stage, label, ttl, idle, scopes, limits }) => {
+        Verb::New(NewArgs { idempotency_key, device, sensor, stage, label, ttl, idle, scopes, limits }) => {
             let seconds = |time: Duration| time.as_secs().max(1);
             let (ttl_s, idle_s) = (ttl.map(seconds), idle.map(seconds));
-            let args::Limits { addresses, per_second } = limits;
+            let Limits { addresses, per_second } = limits;
             let request = NewCodeRequest {
                 device,
                 sensor,
@@ -35,19 +96,19 @@ pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Code) -> Re
             let code: NewCode = client.send(Method::POST, "/v1/codes", &request).await?;
             terminal.result(&code, made);
         }
-        Code::Ls => {
+        Verb::Ls => {
             let codes: Vec<CodeRecord> = client.get("/v1/codes").await?;
             terminal.result(&codes, |codes| list(codes));
         }
-        Code::Show { id } => {
+        Verb::Show { id } => {
             let told: CodeExplanation = client.get(&path("/v1/codes", &id, "")?).await?;
             terminal.result(&told.code, show);
         }
-        Code::Revoke { id, why } => {
+        Verb::Revoke { id, why } => {
             let path = path("/v1/codes", &id, "/revoke")?;
             order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
-        Code::Explain { id } => {
+        Verb::Explain { id } => {
             let told: CodeExplanation = client.get(&path("/v1/codes", &id, "")?).await?;
             terminal.result(&told, |told| format!("{}\n  {}", clean(&told.explanation), clean(&told.next_step)));
         }

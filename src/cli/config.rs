@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use clap::Subcommand;
 use hyper::Method;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::args::Config as Verb;
+use super::args::ConfigFile;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, table};
@@ -15,6 +16,26 @@ use crate::config;
 use crate::control::api::{ConfigKey, Configuration, Unset, UnsetRequest};
 use crate::control::failure::Failure;
 use crate::principal::command::CommandKeys;
+
+/// The verbs below `config`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Check the configuration; exits 78 with file, line and key when it is refused
+    Check(ConfigFile),
+    /// What is in force: every key, its value, and where it comes from
+    Show,
+    /// Go back to the files where a command from the cloud changed a key
+    #[command(after_help = "The files are never written, by commands neither: what a command changes lies over them \
+                            until a command or this verb takes it away.")]
+    Unset {
+        /// The key, such as pairing.ttl
+        #[arg(required_unless_present = "all")]
+        key: Option<String>,
+        /// Every key that a command changed
+        #[arg(long, conflicts_with = "key")]
+        all: bool,
+    },
+}
 
 #[derive(Serialize)]
 struct Verdict {

@@ -1,14 +1,41 @@
 //! `dead-letters`: readings that the broker refused for good.
 
+use clap::Subcommand;
 use hyper::Method;
 
-use super::args::DeadLetters as Verb;
+use super::args::Why;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, table};
 use super::{name, order, path};
 use crate::control::api::{DeadLetter, WhyRequest};
 use crate::control::failure::Failure;
+
+/// The verbs below `dead-letters`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List them, the newest first
+    Ls {
+        /// Only those of this device
+        device: Option<String>,
+        /// So many
+        #[arg(long, short = 'n', default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        lines: u16,
+    },
+    /// Send a device's to the broker again, after the cause was mended
+    Replay {
+        /// The device
+        device: String,
+    },
+    /// Forget a device's for good
+    Drop {
+        /// The device
+        device: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
+    },
+}
 
 pub(super) async fn dead_letters(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {

@@ -1,11 +1,26 @@
 //! `demo`, and the processes that it starts from this same executable.
 
-use super::args::Demo;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::args::duration;
 use super::exit::Exit;
 use super::terminal::Terminal;
 use crate::control::failure::Failure;
 use crate::demo::subscriber::SubscriberOptions;
 use crate::demo::{self, DemoError, DemoOptions, Outcome, Tally};
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// End by itself so long after the first pairing, and count what arrived
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    time: Option<Duration>,
+    /// So many sensors
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
+    sensors: u8,
+}
 
 /// Becomes the demonstration's subscriber.
 pub(super) async fn subscriber(options: SubscriberOptions) -> Result<Exit, Failure> {
@@ -13,7 +28,7 @@ pub(super) async fn subscriber(options: SubscriberOptions) -> Result<Exit, Failu
 }
 
 /// Runs the demonstration; the figures are its result.
-pub(super) async fn demo(terminal: &Terminal, asked: &Demo) -> Result<Exit, Failure> {
+pub(super) async fn demo(terminal: &Terminal, asked: &DemoArgs) -> Result<Exit, Failure> {
     let options = DemoOptions { time: asked.time, sensors: usize::from(asked.sensors), json: terminal.is_json() };
     match demo::run(options).await {
         Ok(Outcome { tally, troubles }) => {

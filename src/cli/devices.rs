@@ -1,8 +1,9 @@
 //! `devices` and `unpair`.
 
+use clap::Subcommand;
 use hyper::Method;
 
-use super::args::Devices;
+use super::args::Why;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, span, table};
@@ -11,25 +12,60 @@ use super::{order, path};
 use crate::control::api::{Decision, Device, RenameRequest, WhyRequest};
 use crate::control::failure::Failure;
 
-pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Devices) -> Result<Exit, Failure> {
+/// The verbs below `devices`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List them
+    Ls,
+    /// Show one
+    Show {
+        /// The device
+        device: String,
+    },
+    /// Let one into service that waits for the backend's yes
+    Approve {
+        /// The device
+        device: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Say no to one that waits for the backend's yes: it is unpaired
+    Reject {
+        /// The device
+        device: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Give one another name: its topics and its token change with it
+    Rename {
+        /// The device
+        device: String,
+        /// The new name
+        name: String,
+    },
+}
+
+pub(super) async fn devices(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {
-        Devices::Ls => {
+        Verb::Ls => {
             let devices: Vec<Device> = client.get("/v1/devices").await?;
             terminal.result(&devices, |devices| list(devices));
         }
-        Devices::Show { device } => {
+        Verb::Show { device } => {
             let device: Device = client.get(&path("/v1/devices", &device, "")?).await?;
             terminal.result(&device, show);
         }
-        Devices::Approve { device, why } => {
+        Verb::Approve { device, why } => {
             let path = path("/v1/devices", &device, "/approve")?;
             order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
-        Devices::Reject { device, why } => {
+        Verb::Reject { device, why } => {
             let path = path("/v1/devices", &device, "/reject")?;
             order(terminal, client, Method::POST, &path, &WhyRequest::from(why)).await?;
         }
-        Devices::Rename { device, name } => {
+        Verb::Rename { device, name } => {
             let path = path("/v1/devices", &device, "/rename")?;
             order(terminal, client, Method::POST, &path, &RenameRequest { name }).await?;
         }

@@ -5,9 +5,10 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::args::Enroll;
+use super::args::ConfigFile;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean};
 use crate::config::{self, Config, IssuerKind};
@@ -22,6 +23,17 @@ use crate::token::oauth::{LookError, Registered, Registration, register};
 const VARIABLE: &str = "OPENCLAW_ENROLL_TOKEN";
 /// No such token is longer.
 const MAX_TOKEN: u64 = 16 * 1024;
+
+/// `enroll`.
+#[derive(Debug, Args)]
+pub(super) struct EnrollArgs {
+    /// Where the configuration is
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Read the initial access token from standard input
+    #[arg(long)]
+    token_stdin: bool,
+}
 
 /// What is kept beside the key, mode 0600: who this key is, and where.
 #[derive(Serialize, Deserialize)]
@@ -48,7 +60,7 @@ struct Enrolled {
     tenant: String,
 }
 
-pub(super) fn enroll(terminal: &Terminal, asked: &Enroll) -> Result<Exit, Failure> {
+pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Failure> {
     let config = config::load(&asked.file.config)
         .map_err(|error| Failure::new(Exit::Config, "config", error.to_string(), "Check it: clawgate config check"))?;
     let (Some(url), Some(source), IssuerKind::Oauth) =

@@ -1,9 +1,10 @@
 //! `issuer`: the local issuer alone, for a lab or a site whose broker is elsewhere, and what its clients need.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use clap::{Args, Subcommand};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +23,54 @@ use crate::standalone::issuer_server::{
 use crate::token::key::SigningKey;
 use crate::token::local::{DenyList, KeyFile, KeyFileError, LocalIssuer, PublicFile, RingError, RingState};
 use crate::token::oauth::{OauthIssuer, OauthOptions};
+
+/// The verbs below `issuer`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Issue tokens to the gateways and subscribers of a site, until stopped; SIGHUP reads the clients again
+    Serve {
+        /// Where it listens, its key, its clients
+        #[arg(long, value_name = "FILE", default_value = "/etc/clawgate/issuer.toml")]
+        config: PathBuf,
+    },
+    /// Make a new signing key for issuer serve: published first, then it signs; the old one is published until its last
+    /// token has expired
+    Rotate {
+        /// Sign with it at once, and make every token under an older key worthless
+        #[arg(long)]
+        now: bool,
+        /// The file that issuer serve runs by
+        #[arg(long, value_name = "FILE", default_value = "/etc/clawgate/issuer.toml")]
+        config: PathBuf,
+    },
+    /// Print the public key of a client's key file; makes the file when there is none
+    Key {
+        /// The private key, PEM, mode 0600
+        file: PathBuf,
+    },
+    /// Get a subscriber's token and print it
+    Token(TokenArgs),
+}
+
+/// `issuer token`.
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    /// The issuer
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7480")]
+    url: String,
+    /// The subscriber's name there
+    #[arg(long, value_name = "NAME")]
+    client: String,
+    /// Its private key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The broker it is for
+    #[arg(long, value_name = "NAME", default_value = "claw")]
+    audience: String,
+    /// The only CA that the issuer's certificate may come from
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
 
 #[derive(Serialize)]
 struct Serving {
@@ -172,7 +221,7 @@ pub(super) fn key(terminal: &Terminal, path: &Path) -> Result<Exit, Failure> {
 }
 
 /// `issuer token`: a subscriber's own token on standard output.
-pub(super) async fn token(terminal: &Terminal, asked: &super::args::OwnToken) -> Result<Exit, Failure> {
+pub(super) async fn token(terminal: &Terminal, asked: &TokenArgs) -> Result<Exit, Failure> {
     let cloud = |error: &dyn std::fmt::Display| Failure::new(Exit::Cloud, "no_token", error.to_string(), "");
     let key = SigningKey::load(&asked.key).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let options = OauthOptions {

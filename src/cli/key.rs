@@ -1,14 +1,32 @@
 //! `key`: the gateway's own keys; never a key itself.
 
+use clap::Subcommand;
 use hyper::Method;
 
-use super::args::Key as Verb;
 use super::client::Client;
 use super::exit::Exit;
 use super::path;
 use super::terminal::{Terminal, clean, span, table};
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
+
+/// The verbs below `key`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List them: how old they are, when they are changed, how they are kept; never the keys themselves
+    Ls,
+    /// Make a new one in place of an old one, without an interruption
+    Rotate {
+        /// What it is for, as `key ls` says
+        #[arg(value_name = "KIND")]
+        kind: String,
+        /// Whose, for the kind `device`
+        device: Option<String>,
+        /// Somebody else may know the old one: it goes at once, with all that hangs on it
+        #[arg(long)]
+        now: bool,
+    },
+}
 
 pub(super) async fn key(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {

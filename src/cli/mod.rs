@@ -5,7 +5,6 @@
 mod args;
 mod audit;
 mod backup;
-
 pub mod client;
 mod code;
 mod config;
@@ -69,16 +68,16 @@ fn run() -> Exit {
     let terminal = Terminal::new(cli.common.json);
     match cli.command {
         Command::Run(file) => daemon::run(&file.config),
-        Command::Audit(args::Audit::Verify { state_dir, key, anchor }) => {
+        Command::Audit(audit::Verb::Verify { state_dir, key, anchor }) => {
             ended(&terminal, audit::verify(&terminal, &state_dir, key, anchor.as_deref()))
         }
-        Command::Config(args::Config::Check(file)) => config::check(&terminal, &file.config),
+        Command::Config(config::Verb::Check(file)) => config::check(&terminal, &file.config),
         Command::Backup(verb) => ended(&terminal, backup::backup(&terminal, &verb)),
         Command::Completions { shell } => manual::completions(&terminal, shell),
         Command::Man { dir } => ended(&terminal, manual::pages(&terminal, dir.as_deref())),
         Command::Enroll(asked) => ended(&terminal, enroll::enroll(&terminal, &asked)),
-        Command::Issuer(args::Issuer::Key { file }) => ended(&terminal, issuer::key(&terminal, &file)),
-        Command::Issuer(args::Issuer::Rotate { now, config }) => {
+        Command::Issuer(issuer::Verb::Key { file }) => ended(&terminal, issuer::key(&terminal, &file)),
+        Command::Issuer(issuer::Verb::Rotate { now, config }) => {
             ended(&terminal, issuer::rotate(&terminal, &config, now))
         }
         command => {
@@ -109,8 +108,8 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Status => status::status(terminal, client).await,
         Command::Watch => watch::watch(terminal, client).await,
         Command::Doctor(file) => doctor::doctor(terminal, client, &file.config).await,
-        Command::Issuer(args::Issuer::Serve { config }) => issuer::serve(terminal, &config).await,
-        Command::Issuer(args::Issuer::Token(asked)) => issuer::token(terminal, &asked).await,
+        Command::Issuer(issuer::Verb::Serve { config }) => issuer::serve(terminal, &config).await,
+        Command::Issuer(issuer::Verb::Token(asked)) => issuer::token(terminal, &asked).await,
         #[cfg(feature = "demo")]
         Command::Demo(asked) => demo::demo(terminal, &asked).await,
         #[cfg(feature = "demo")]
@@ -120,7 +119,7 @@ async fn ask(terminal: &Terminal, client: &Client, command: Command) -> Result<E
         Command::Run(_)
         | Command::Backup(_)
         | Command::Enroll(_)
-        | Command::Issuer(args::Issuer::Key { .. } | args::Issuer::Rotate { .. })
+        | Command::Issuer(issuer::Verb::Key { .. } | issuer::Verb::Rotate { .. })
         | Command::Completions { .. }
         | Command::Man { .. } => Ok(Exit::Ok),
     }

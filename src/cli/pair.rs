@@ -1,11 +1,13 @@
 //! `pair`: the code comes by prompt, standard input or environment; the stages are shown as they end.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
 
+use clap::Args;
 use clawgate_protocol::code::{Code, CodeError};
 use hyper::Method;
 
-use super::args::Pair;
+use super::args::{Limits, duration};
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, span};
@@ -17,7 +19,31 @@ const CODE_VARIABLE: &str = "OPENCLAW_PAIRING_CODE";
 /// How often a typo is asked about again at a terminal.
 const PROMPTS: usize = 3;
 
-pub(super) async fn pair(terminal: &Terminal, client: &Client, args: Pair) -> Result<Exit, Failure> {
+/// `pair`.
+#[derive(Debug, Args)]
+#[command(after_help = "The code is asked for at the terminal, else read from standard input or from the variable \
+                        OPENCLAW_PAIRING_CODE. It is never an argument: arguments can be seen by every user.")]
+pub(super) struct PairArgs {
+    /// The sensor, as `scan` names it; or a device that is paired again
+    target: String,
+    /// The name it gets: 1 to 32 of a-z, 0-9, '_', '-'
+    #[arg(long)]
+    name: Option<String>,
+    /// Make a code here, to be entered at the sensor
+    #[arg(long)]
+    issue: bool,
+    /// Life of the code that is made
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "issue")]
+    ttl: Option<Duration>,
+    /// What its token grants (telemetry:write, command:read); may be given again
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// What its token is limited to
+    #[command(flatten)]
+    limits: Limits,
+}
+
+pub(super) async fn pair(terminal: &Terminal, client: &Client, args: PairArgs) -> Result<Exit, Failure> {
     let code = if args.issue { None } else { Some(read_code(terminal)?.to_string()) };
     let request = PairRequest {
         target: args.target,

@@ -1,14 +1,35 @@
 //! `token`: state of the devices' access tokens; never a token itself.
 
+use clap::Subcommand;
 use hyper::Method;
 
-use super::args::Token as Verb;
+use super::args::Why;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, span, table};
 use super::{order, path};
 use crate::control::api::{Token, WhyRequest};
 use crate::control::failure::Failure;
+
+/// The verbs below `token`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List them; never the tokens themselves
+    Ls,
+    /// Get a new one now
+    Rotate {
+        /// The device
+        device: String,
+    },
+    /// End a device's token now and give it no other; the device is cut off
+    Revoke {
+        /// The device
+        device: String,
+        /// Why it is done
+        #[command(flatten)]
+        why: Why,
+    },
+}
 
 pub(super) async fn token(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {
