@@ -6,6 +6,7 @@
 pub mod alarm;
 pub mod audit;
 mod backup;
+mod blocking;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -12,11 +12,11 @@ use tracing::{error, info, warn};
 
 use super::exit::Exit;
 use super::terminal::Terminal;
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::config::LogLevel;
 use crate::control::failure::Failure;
 use crate::logging;
-use crate::session::blocking;
 use crate::standalone::issuer_server::{
     IssuerListener, IssuerServer, KeyCare, ServerOptions, SiteFile, SiteFileError, change,
 };

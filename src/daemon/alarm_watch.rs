@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::Gateway;
 use crate::alarm::rate::{Baselines, LOOK, Spike};
 use crate::alarm::{Alarm, AlarmKind};
+use crate::blocking::blocking;
 use crate::ids::DeviceId;
 use crate::metrics::Device as Label;
-use crate::session::blocking;
 use crate::store::Device;
 use crate::token::keeper::TokenStatus;
 

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::{Gateway, overlay, view};
+use crate::blocking::blocking;
 use crate::config::load::load_with_origins;
 use crate::config::origin::{Origins, keys};
 use crate::config::{Config, ConfigError};
 use crate::control::api::{ConfigKey, Configuration};
 use crate::control::failure::Failure;
-use crate::session::blocking;
 use crate::store::{Overlaid, StoreError};
 
 /// What was read now, to be held beside what is in force.

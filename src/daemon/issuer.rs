@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::tasks::Tasks;
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
 use crate::relay::{ClientKey, RelayError};
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets};
-use crate::session::blocking;
 use crate::standalone::issuer_server::{
     Client, ClientError, Clients, IssuerListener, IssuerServer, Rights, ServerError, ServerOptions,
 };

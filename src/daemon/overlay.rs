@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Gateway, reload};
 use crate::audit::{Action, Actor, Event};
+use crate::blocking::blocking;
 use crate::config::{self, Config};
 use crate::control::failure::Failure;
-use crate::session::blocking;
 use crate::store::{Overlaid, Store, StoreError};
 
 /// A key that may be changed from afar: what a person on site would change without a second thought, and nothing that

@@ -9,9 +9,9 @@ use super::issuer::Terms;
 use super::options::{alarm_policy, ble_options, pairing_policy, uart_options};
 use super::{Gateway, overlay, principal};
 use crate::audit::{Action, Actor, Event, Outcome};
+use crate::blocking::blocking;
 use crate::config::{self, Config};
 use crate::principal::command::CommandKeys;
-use crate::session::blocking;
 
 /// One key of the configuration.
 struct Key {

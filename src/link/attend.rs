@@ -15,11 +15,12 @@ use super::lend::{Doubt, Waiting};
 use super::order::Order;
 use super::port::Owner;
 use super::sensor::Sensor;
+use crate::blocking::blocking;
 use crate::ids::{DeviceId, PairingId};
 use crate::logging::Burst;
 use crate::metrics;
 use crate::pairing::engine::Engine;
-use crate::session::{Happened, Session, SessionEnd, SessionParts, blocking, record};
+use crate::session::{Happened, Session, SessionEnd, SessionParts, record};
 use crate::store::Device;
 
 /// The first probe is repeated after this time, then ever more seldom.

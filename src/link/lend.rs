@@ -13,12 +13,12 @@ use clawgate_protocol::pairing::{Ceremony, Failure};
 use super::attend::Attendance;
 use super::duplex::LinkEnd;
 use super::sensor::{Sensor, Window};
+use crate::blocking::blocking;
 use crate::pairing::engine::LabelJob;
 use crate::pairing::event::{Cause, PairFailure, Stage};
 use crate::pairing::report::Report;
 use crate::pairing::run::{Agreed, Ended, Plan};
 use crate::pairing::{follow, words};
-use crate::session::blocking;
 
 /// A sensor answers an operator's request within this time.
 const CONNECT: Duration = Duration::from_secs(5);

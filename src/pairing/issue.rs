@@ -10,8 +10,8 @@ use super::code::{CodeId, CodeRequest, CodeState};
 use super::event::{Cause, PairEvent, PairFailure, PairRequest};
 use super::report::Report;
 use super::{Port, unreached, words};
+use crate::blocking::blocking;
 use crate::link::Links;
-use crate::session::blocking;
 
 /// A run that began just before the code's end may still end, and its device come into service.
 const GRACE: Duration = Duration::from_secs(60);

@@ -21,8 +21,8 @@ pub use engine::PairingPolicy;
 pub use event::{Cause, Ceremony, PairEvent, PairFailure, PairRequest, Stage};
 pub(crate) use random::OsRandom;
 
+use crate::blocking::blocking;
 use crate::link::{Handle, Links, Order, TargetError, printable};
-use crate::session::blocking;
 use engine::{Engine, LabelJob};
 use report::Report;
 

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use clawgate_protocol::app::{Ack, Gap, GapReason, Hello, Reading, Readings};
 use clawgate_protocol::senml;
 
-use super::{SessionParts, blocking};
+use super::SessionParts;
+use crate::blocking::blocking;
 use crate::ids::PairingId;
 use crate::metrics;
 use crate::spool::{Capture, Incoming, Kind, Lane, Progress, SpoolError, Submitted};

@@ -9,7 +9,6 @@ mod intake;
 mod keys;
 mod pulse;
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +20,7 @@ use clawgate_protocol::discovery::matches;
 use clawgate_protocol::message::Kind;
 use clawgate_protocol::session::{Gateway as Noise, RECORD_OVERHEAD};
 
+use crate::blocking::blocking;
 use crate::clock::{self, Clock};
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics::{self, Metrics};
@@ -363,35 +363,6 @@ impl Session {
                 tracing::debug!(device = %self.device, error, "a record was not sent");
                 false
             }
-        }
-    }
-}
-
-/// Runs what reaches the disk beside the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let result = Arc::new(Mutex::new(None));
-    let slot = Arc::clone(&result);
-    beside(Box::new(move || {
-        let done = work();
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
-    }))
-    .await;
-    let done = result.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match done {
-        Some(done) => done,
-        // Never: the work has ended.
-        None => std::future::pending().await,
-    }
-}
-
-/// Boxed, so that there is one type of such a task: each has its own copy of the runtime's code for tasks, 2 KB.
-async fn beside(work: Box<dyn FnOnce() + Send>) {
-    if let Err(error) = tokio::task::spawn_blocking(work).await {
-        match error.try_into_panic() {
-            // A panic there is a panic here: the port's supervisor starts it anew.
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this with it.
-            Err(_) => std::future::pending().await,
         }
     }
 }

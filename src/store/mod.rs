@@ -2,7 +2,7 @@
 //! clock anchors, named secrets. Sealed where it is secret; refused, never emptied, where it is damaged.
 //!
 //! Calls are synchronous and reach the disk before they return: from async code call them in
-//! `spawn_blocking`.
+//! `blocking`.
 
 mod anchors;
 mod codes;

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::Kind;
 use crate::alarm::{Alarm, AlarmKind};
+use crate::blocking::blocking;
 use crate::config::Config;
 use crate::control::api::Key;
 use crate::daemon::Gateway;
@@ -17,7 +18,6 @@ use crate::daemon::issuer::families::{self, Term};
 use crate::doctor::not_after;
 use crate::ids::DeviceId;
 use crate::metrics::Expiring;
-use crate::session::blocking;
 use crate::store::StoreError;
 
 /// Name of the sealed record of what was said.

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use crate::audit::{Action, Actor, Event, Outcome};
+use crate::blocking::blocking;
 use crate::cli::exit::Exit;
 use crate::clock::is_synchronised;
 use crate::config::KeysConfig;
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
-use crate::session::blocking;
 use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
 use expiry::Ending;
 pub(crate) use expiry::ending_certificates;

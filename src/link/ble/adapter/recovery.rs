@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::super::arbiter::back_off;
 use super::super::ladder::Step;
 use super::{Adapter, DISCOVERY_RETRY, Sensor};
+use crate::blocking::blocking;
 use crate::metrics::Reason;
-use crate::session::blocking;
 use crate::store::Device;
 
 /// The registry is looked at so often for devices that are missing.

@@ -14,11 +14,12 @@ use super::super::heard::{Heard, MOST_HEARD};
 use super::super::ladder::{Failures, LinkLadder};
 use super::super::peer::{Card, Peer};
 use super::{Adapter, Sensor};
+use crate::blocking::blocking;
 use crate::ids::DeviceId;
 use crate::link::links::Handle;
 use crate::link::port::Owner;
 use crate::link::view::View;
-use crate::session::{blocking, record};
+use crate::session::record;
 use crate::store::Device;
 
 /// Orders that wait at one sensor.
