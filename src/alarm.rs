@@ -51,6 +51,8 @@ pub enum AlarmKind {
     Audit,
     /// A signed command was refused.
     Command,
+    /// What was revoked is not on the disk, or not where the broker reads it.
+    DenyList,
 }
 
 impl AlarmKind {
@@ -65,6 +67,7 @@ impl AlarmKind {
             Self::Quarantine => "quarantine",
             Self::Audit => "audit",
             Self::Command => "command",
+            Self::DenyList => "deny_list",
         }
     }
 }

@@ -200,6 +200,8 @@ pub struct TokenMetrics {
     pub revoked: Gauge,
     /// Devices that get no token until somebody decides.
     pub held: Gauge,
+    /// 1 while what was revoked is not on the disk, or not where the broker reads it.
+    pub deny_list_trouble: Gauge,
 }
 
 /// The control socket.
@@ -368,6 +370,11 @@ impl TokenMetrics {
         to.register("quarantined", "Devices in quarantine", it.quarantined.clone());
         to.register("revoked", "Devices whose token is revoked", it.revoked.clone());
         to.register("held", "Devices that get no token until somebody decides", it.held.clone());
+        to.register(
+            "deny_list_trouble",
+            "1 while what was revoked is not on the disk, or not where the broker reads it",
+            it.deny_list_trouble.clone(),
+        );
         it
     }
 }

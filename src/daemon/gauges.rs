@@ -25,6 +25,7 @@ pub(super) fn refresh(gateway: &Gateway) {
     token.quarantined.set(signed(tally.quarantined));
     token.revoked.set(signed(tally.revoked));
     token.held.set(signed(tally.held));
+    token.deny_list_trouble.set(i64::from(gateway.deny_list_behind().is_some()));
     follow(&token.issued, tally.refreshes);
     follow(&token.failed, tally.failures);
 }

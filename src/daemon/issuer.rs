@@ -2,6 +2,7 @@
 
 pub(super) mod families;
 mod late;
+mod revocations;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::tasks::Tasks;
-use crate::blocking::blocking;
+use crate::alarm::Alarms;
 use crate::clock::Clock;
 use crate::config::{Config, IssuerKind};
 use crate::relay::{ClientKey, RelayError};
@@ -31,14 +32,12 @@ use crate::token::{BindingError, ClaimForm, ClientCertificate, Issuer, Stage, Th
 use families::StoredFamilies;
 use late::LateOauth;
 pub use late::NoClient;
+use revocations::Revocations;
 
 /// Name of the sealed signing key.
 const KEY: &str = "local-issuer-key";
 /// Name of what belongs to it: the next key, the older ones.
 const RING: &str = "local-issuer-ring";
-
-/// Until a file for a broker that could not be written is tried again.
-const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no issuer.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +98,8 @@ pub(super) struct Issuing {
     pub(super) url: String,
     /// Takes what a reload changes, where it is in this process.
     pub(super) terms: Option<watch::Sender<Terms>>,
+    /// What keeps its deny list from where it must be.
+    pub(super) deny_behind: watch::Receiver<Option<String>>,
 }
 
 /// Who gets tokens from the endpoints, and for how long.
@@ -121,16 +122,23 @@ pub(super) async fn start(
     store: &Store,
     clock: &Clock,
     key: Option<&ClientKey>,
+    alarms: &Alarms,
     tasks: &mut Tasks,
 ) -> Result<Issuing, IssuingError> {
     match config.issuer.kind {
-        IssuerKind::Local => local(config, store, clock, tasks).await,
+        IssuerKind::Local => local(config, store, clock, alarms, tasks).await,
         IssuerKind::Oauth => oauth(config, store, clock, key),
         IssuerKind::AzureSas => azure_sas(config, clock),
     }
 }
 
-async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks) -> Result<Issuing, IssuingError> {
+async fn local(
+    config: &Config,
+    store: &Store,
+    clock: &Clock,
+    alarms: &Alarms,
+    tasks: &mut Tasks,
+) -> Result<Issuing, IssuingError> {
     let listener = IssuerListener::bind(config.issuer.listen).await?;
     let stage = config.gateway.stage;
     let url = config.issuer.url.clone().unwrap_or_else(|| own_url(listener.addr(), stage));
@@ -148,12 +156,14 @@ async fn local(config: &Config, store: &Store, clock: &Clock, tasks: &mut Tasks)
         ServerOptions { audience: config.audience().to_owned(), life: terms.life, url: config.issuer.url.clone() };
     let server = IssuerServer::start(listener, issuer.clone(), terms.clients.clone(), options);
     let (sender, changed) = watch::channel(terms);
-    let (deny, deny_file) = (issuer.deny_list().clone(), published("denylist"));
+    let (behind, deny_behind) = watch::channel(None);
+    let (deny, published) = (issuer.deny_list().clone(), published("denylist"));
+    let revocations = Revocations { deny, published, alarms: alarms.clone(), clock: clock.clone(), behind };
     tasks.spawn("issuer", |stop| async move {
-        tokio::join!(follow(changed, &server, &stop), publish_revocations(&deny, deny_file, &stop));
+        tokio::join!(follow(changed, &server, &stop), revocations.keep(&stop));
         server.stop().await;
     });
-    Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender) })
+    Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender), deny_behind })
 }
 
 /// Takes what a reload changes, until `stop`.
@@ -162,37 +172,6 @@ async fn follow(mut changed: watch::Receiver<Terms>, server: &IssuerServer, stop
         let Terms { clients, life } = changed.borrow_and_update().clone();
         server.replace_clients(clients);
         server.set_life(life);
-    }
-}
-
-/// Keeps the file of revocations for a broker on this machine up to date, until `stop`.
-async fn publish_revocations(deny: &DenyList, file: Option<PublicFile>, stop: &CancellationToken) {
-    let Some(file) = file else { return };
-    let (mut changes, mut failed) = (deny.changes(), false);
-    loop {
-        changes.mark_unchanged();
-        let (file, text) = (file.clone(), deny.render());
-        let put = blocking(move || file.put(&text)).await;
-        if let Err(problem) = put.as_ref().map_err(String::as_str)
-            && !failed
-        {
-            tracing::error!(
-                problem,
-                "the deny list could not be published: a broker that reads it goes by an older one"
-            );
-        }
-        failed = put.is_err();
-        let due = async {
-            if failed {
-                tokio::time::sleep(PUBLISH_AGAIN).await;
-            } else {
-                // The list lives as long as this task.
-                let _ = changes.changed().await;
-            }
-        };
-        if stop.run_until_cancelled(due).await.is_none() {
-            return;
-        }
     }
 }
 
@@ -236,7 +215,7 @@ fn oauth(config: &Config, store: &Store, clock: &Clock, key: Option<&ClientKey>)
     if !matches!(key, SecretSource::Vault { .. }) {
         late.fetch()?;
     }
-    Ok(Issuing { issuer: Arc::new(late), local: None, url, terms: None })
+    Ok(Issuing { issuer: Arc::new(late), local: None, url, terms: None, deny_behind: watch::channel(None).1 })
 }
 
 fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
@@ -244,7 +223,13 @@ fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
         return Err(IssuingError::NoDeviceKeys);
     };
     let issuer = Arc::new(SasIssuer::new(&broker.host, keys, clock.clone()));
-    Ok(Issuing { issuer, local: None, url: format!("https://{}", broker.host), terms: None })
+    Ok(Issuing {
+        issuer,
+        local: None,
+        url: format!("https://{}", broker.host),
+        terms: None,
+        deny_behind: watch::channel(None).1,
+    })
 }
 
 /// The certificate that this gateway shows its broker: devices' tokens are bound to it. The broker of standalone mode

@@ -118,7 +118,7 @@ pub(super) async fn start(
     let alarms = Alarms::new(audit.clone(), metrics.clone(), clock.clone());
     alarms.set_policy(alarm_policy(&config));
     let key = broker_key(&config, &clock).await?;
-    let issuing = issuer::start(&config, &store, &clock, key.as_ref(), tasks).await?;
+    let issuing = issuer::start(&config, &store, &clock, key.as_ref(), &alarms, tasks).await?;
     let broker = broker(&config, issuing.local.as_ref(), &alarms, tasks).await?;
     let keeper = TokenKeeper::new(issuing.issuer, keeper_options(&config), clock.clone());
     let options = relay_options(&config, &broker, key);
@@ -157,7 +157,12 @@ pub(super) async fn start(
         broker,
         issuer_url: issuing.url,
         terms: issuing.terms,
-        keys: keys::Keys { issuer: issuing.local, endings: Mutex::default(), behind: Mutex::default() },
+        keys: keys::Keys {
+            issuer: issuing.local,
+            endings: Mutex::default(),
+            behind: Mutex::default(),
+            deny_behind: issuing.deny_behind,
+        },
         keeper,
         relay,
         service,

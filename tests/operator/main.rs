@@ -8,6 +8,7 @@ mod authority;
 mod commands;
 mod configuration;
 mod control;
+mod deny_list;
 mod keys;
 mod lifecycle;
 mod openbao;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
@@ -93,6 +94,8 @@ pub(super) struct Keys {
     pub(super) endings: Mutex<Vec<Ending>>,
     /// Why the issuer's keys are not where brokers read them, or not kept.
     pub(super) behind: Mutex<Option<String>>,
+    /// Why the same holds for its deny list.
+    pub(super) deny_behind: watch::Receiver<Option<String>>,
 }
 
 impl Gateway {
@@ -169,7 +172,14 @@ impl Gateway {
         let behind = self.0.keys.behind.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let endings = self.0.keys.endings.lock().unwrap_or_else(PoisonError::into_inner);
         let ending = endings.iter().filter_map(|ending| Some((ending.subject.clone(), ending.problem(now)?)));
-        behind.map(|words| ("issuer".to_owned(), words)).into_iter().chain(ending).collect()
+        let behind = behind.map(|words| ("issuer".to_owned(), words));
+        let deny_behind = self.deny_list_behind().map(|words| ("deny_list".to_owned(), words));
+        behind.into_iter().chain(deny_behind).chain(ending).collect()
+    }
+
+    /// Why what was revoked is not on the disk, or not where the broker reads it.
+    pub(super) fn deny_list_behind(&self) -> Option<String> {
+        self.0.keys.deny_behind.borrow().clone()
     }
 
     fn ring(&self) -> Option<(&LocalIssuer, &KeyRing)> {

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -61,6 +62,8 @@ pub struct DenyList(Arc<Inner>);
 struct Inner {
     path: Option<PathBuf>,
     entries: Mutex<Entries>,
+    /// Whether the file is older than the entries. Changed under their lock.
+    unkept: AtomicBool,
     changes: watch::Sender<u64>,
 }
 
@@ -107,7 +110,8 @@ impl DenyList {
     }
 
     fn with(path: Option<PathBuf>, entries: Entries) -> Self {
-        Self(Arc::new(Inner { path, entries: Mutex::new(entries), changes: watch::Sender::new(0) }))
+        let (entries, unkept, changes) = (Mutex::new(entries), AtomicBool::new(false), watch::Sender::new(0));
+        Self(Arc::new(Inner { path, entries, unkept, changes }))
     }
 
     /// Denies one token until `exp`.
@@ -141,17 +145,28 @@ impl DenyList {
         if next.tokens.len() + next.subjects.len() > MAX_ENTRIES {
             return Err(DenyError::Full);
         }
-        let kept = match &self.0.path {
-            Some(path) => {
-                replace(path, &next.render(), PUBLIC).map_err(|source| DenyError::File { path: path.clone(), source })
-            }
-            None => Ok(()),
-        };
+        let kept = self.keep(&next);
         // A full disk is no reason to let a thief go on.
         *entries = next;
         drop(entries);
         self.0.changes.send_modify(|generation| *generation = generation.wrapping_add(1));
         kept
+    }
+
+    /// Puts on the disk what [`DenyError::File`] has kept off it; does nothing where all of it is there.
+    ///
+    /// # Errors
+    /// [`DenyError::File`] when it is still in the way.
+    pub fn keep_again(&self) -> Result<(), DenyError> {
+        let entries = self.entries();
+        if self.0.unkept.load(Ordering::Relaxed) { self.keep(&entries) } else { Ok(()) }
+    }
+
+    fn keep(&self, entries: &Entries) -> Result<(), DenyError> {
+        let Some(path) = &self.0.path else { return Ok(()) };
+        let kept = replace(path, &entries.render(), PUBLIC);
+        self.0.unkept.store(kept.is_err(), Ordering::Relaxed);
+        kept.map_err(|source| DenyError::File { path: path.clone(), source })
     }
 
     /// Wakes whoever acts on revocations: something else made tokens worthless.
@@ -333,6 +348,11 @@ mod tests {
         let list = DenyList::open(&dir.path().join("gone/denylist")).unwrap();
         assert!(matches!(list.deny_token("one", 160, 100), Err(DenyError::File { .. })));
         assert!(list.denies(&claims("x", "one", 90)));
+        assert!(list.keep_again().is_err());
+        fs::create_dir(dir.path().join("gone")).unwrap();
+        list.keep_again().unwrap();
+        let again = DenyList::open(&dir.path().join("gone/denylist")).unwrap();
+        assert!(again.denies(&claims("x", "one", 90)), "there is room again, and nobody revoked anything since");
     }
 
     #[test]
