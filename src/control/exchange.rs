@@ -39,8 +39,8 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
     }
 }
 
-/// What can be named in a path.
-pub(super) trait Name: Sized {
+/// What can be named, in a path or by a signed command.
+pub(crate) trait Name: Sized {
     /// The thing of that name; a text that nothing could go by is as good as unknown.
     ///
     /// # Errors

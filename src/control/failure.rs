@@ -37,16 +37,6 @@ impl Failure {
         Self::new(Exit::NotFound, "not_found", message, next_step)
     }
 
-    /// No device goes by that name.
-    pub(crate) fn unknown_device(name: &str) -> Self {
-        Self::not_found(format!("There is no device {name:?}."), "List them: clawgate devices ls")
-    }
-
-    /// No pairing code has that id.
-    pub(super) fn unknown_code(id: &str) -> Self {
-        Self::not_found(format!("There is no code {id:?}."), "List them: clawgate code ls")
-    }
-
     /// Something of ours failed; the reason is in the log too.
     pub fn internal(error: &impl ToString) -> Self {
         Self::new(Exit::Failed, "internal", error.to_string(), "See the log of clawgate (journalctl -u clawgate).")

@@ -42,6 +42,7 @@ use crate::daemon::Gateway;
 use crate::logging::Burst;
 use crate::metrics::{Metrics, Reason};
 pub(crate) use codes::mint;
+pub(crate) use exchange::Name;
 use reads::Reads;
 use role::Caller;
 use socket::ControlSocket;

@@ -1,4 +1,8 @@
-//! What the parts refuse, as the control socket says it: whose matter it is, and what to do.
+//! What the parts refuse, in the words of the control socket, which are those of the answers to signed commands too:
+//! whose matter it is, and what to do.
+
+use std::fmt::Display;
+use std::time::Duration;
 
 use super::failure::Failure;
 use crate::audit::AuditError;
@@ -8,6 +12,29 @@ use crate::pairing::code_book::CodeError;
 use crate::spool::SpoolError;
 use crate::store::StoreError;
 use crate::token::keeper::KeeperError;
+use crate::token::local::RingError;
+
+impl Failure {
+    /// No device goes by that name.
+    pub(crate) fn unknown_device(name: &str) -> Self {
+        Self::not_found(format!("There is no device {name:?}."), "List them: clawgate devices ls")
+    }
+
+    /// No pairing code has that id.
+    pub(super) fn unknown_code(id: &str) -> Self {
+        Self::not_found(format!("There is no code {id:?}."), "List them: clawgate code ls")
+    }
+
+    /// What a signed command has under `args` cannot be taken.
+    pub(crate) fn args(why: impl Display) -> Self {
+        Self::usage(format!("args: {why}."), "")
+    }
+
+    /// What a signed command asks for takes longer than it may; it may come about yet.
+    pub(crate) fn not_done_within(limit: Duration) -> Self {
+        Self::new(Exit::TimeOut, "too_slow", format!("It was not done within {} s.", limit.as_secs()), "")
+    }
+}
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
@@ -57,6 +84,21 @@ impl From<CodeError> for Failure {
                 format!("{error}."),
                 "The stage of this gateway: clawgate status; gateway.stage in clawgate.toml.",
             ),
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<RingError> for Failure {
+    fn from(error: RingError) -> Self {
+        match error {
+            RingError::UnderWay { .. } | RingError::TooMany => {
+                Self::new(Exit::Failed, "under_way", format!("{error}."), "See clawgate key ls.")
+            }
+            RingError::Unpublished(_) => {
+                let next_step = "Make issuer.publish_dir writable for clawgate (keys.md), and try again.";
+                Self::new(Exit::Failed, "unpublished", format!("{error}."), next_step)
+            }
             _ => Self::internal(&error),
         }
     }

@@ -15,12 +15,11 @@ use super::{Gateway, overlay, view};
 use crate::alarm::{Alarm, AlarmKind};
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::blocking::blocking;
-use crate::cli::exit::Exit;
 use crate::clock;
 use crate::config::CommandClock;
-use crate::control;
 use crate::control::api::NewCodeRequest;
 use crate::control::failure::Failure;
+use crate::control::{self, Name as _};
 use crate::ids::DeviceId;
 use crate::logging::Share;
 use crate::pairing::code::CodeId;
@@ -114,9 +113,8 @@ impl Desk {
 
     async fn carry_out(&self, claims: &Claims) -> String {
         tracing::info!(key = claims.iss, jti = claims.jti, command = claims.cmd.as_str(), "a command is carried out");
-        let late =
-            || Failure::new(Exit::TimeOut, "too_slow", format!("It was not done within {} s.", LIMIT.as_secs()), "");
-        let done = tokio::time::timeout(LIMIT, self.execute(claims)).await.unwrap_or_else(|_| Err(late()));
+        let done = tokio::time::timeout(LIMIT, self.execute(claims)).await;
+        let done = done.unwrap_or_else(|_| Err(Failure::not_done_within(LIMIT)));
         match done {
             Ok(result) => {
                 self.note(claims, Outcome::Ok, None, Value::Null).await;
@@ -233,15 +231,11 @@ struct Patch {
 }
 
 fn args_of<T: serde::de::DeserializeOwned>(args: Value) -> Result<T, Failure> {
-    serde_json::from_value(args).map_err(|error| Failure::usage(format!("args: {error}."), ""))
-}
-
-fn device(text: &str) -> Result<DeviceId, Failure> {
-    text.parse().map_err(|_| Failure::not_found(format!("There is no device {text:?}."), ""))
+    serde_json::from_value(args).map_err(Failure::args)
 }
 
 async fn approve(gateway: &Gateway, args: ApproveArgs, actor: Actor) -> Result<Value, Failure> {
-    let id = device(&args.device)?;
+    let id = DeviceId::named(&args.device)?;
     let (verdict, word) = match args.decision {
         Decision::Yes => (Verdict::Approve, "approved"),
         Decision::No => (Verdict::Reject, "rejected"),
@@ -254,30 +248,28 @@ async fn revoke(gateway: &Gateway, args: RevokeArgs, actor: Actor) -> Result<Val
     let why = if args.why.is_empty() { "by a command from the cloud".to_owned() } else { args.why };
     match (args.device, args.code) {
         (Some(name), None) => {
-            let id = device(&name)?;
+            let id = DeviceId::named(&name)?;
             gateway.revoke_token(&id, &why, actor).await?;
             Ok(json!({ "revoked": id }))
         }
         (None, Some(code)) => {
-            let id: CodeId = code.parse().map_err(|error| Failure::usage(format!("{error}."), ""))?;
+            let id = CodeId::named(&code)?;
             let codes = gateway.codes().clone();
-            let record = blocking(move || codes.revoke(&id, actor, &why)).await;
-            let record = record.map_err(|error| Failure::usage(format!("{error}."), ""))?;
+            let record = blocking(move || codes.revoke(&id, actor, &why)).await?;
             Ok(json!({ "revoked": record.id }))
         }
-        _ => Err(Failure::usage("args: device or code, one of them.", "")),
+        _ => Err(Failure::args("device or code, one of them")),
     }
 }
 
 /// Makes a code. It leaves encrypted to the key in the command, or not at all.
 async fn mint(gateway: &Gateway, mut args: Value, actor: Actor) -> Result<Value, Failure> {
     let recipient = args.as_object_mut().and_then(|args| args.remove("encrypt_to"));
-    let recipient = recipient.ok_or_else(|| {
-        Failure::usage("args: encrypt_to is missing: a P-256 public JWK; a code never travels in clear.", "")
-    })?;
+    let recipient = recipient
+        .ok_or_else(|| Failure::args("encrypt_to is missing: a P-256 public JWK; a code never travels in clear"))?;
     let recipient: Jwk = args_of(recipient)?;
     // Before the code is made: one that nobody can read would only replace another.
-    encrypt(&recipient, b"").map_err(|error| Failure::usage(format!("args: {error}."), ""))?;
+    encrypt(&recipient, b"").map_err(Failure::args)?;
     let asked: NewCodeRequest = args_of(args)?;
     let (record, code) = control::mint(gateway, asked, actor).await?;
     let sealed = encrypt(&recipient, code.to_string().as_bytes()).map_err(|error| Failure::internal(&error))?;

@@ -39,7 +39,7 @@ pub(super) fn lay(config: &mut Config, store: &Store) -> Result<(), StoreError> 
 /// Changes keys by a command; the whole patch or nothing. What changed. `by`: who, by which command.
 pub(super) async fn change(gateway: &Gateway, patch: Map<String, Value>, by: String) -> Result<Vec<String>, Failure> {
     if patch.is_empty() {
-        return Err(Failure::usage("args: patch is empty.", ""));
+        return Err(Failure::args("patch is empty"));
     }
     let mut trial = Config::clone(&gateway.config());
     for (key, value) in &patch {
@@ -75,7 +75,7 @@ impl Gateway {
     /// A key that nothing can lie over, or files that are refused.
     pub(crate) async fn unset(&self, key: Option<&str>, actor: Actor) -> Result<Vec<String>, Failure> {
         let store = self.store().clone();
-        let laid = blocking(move || store.overlay()).await.map_err(|error| Failure::internal(&error))?;
+        let laid = blocking(move || store.overlay()).await?;
         let goes = |one: &Overlaid| key.is_none_or(|key| one.key == key);
         let going: Vec<String> = laid.iter().filter(|one| goes(one)).map(|one| one.key.clone()).collect();
         if let Some(key) = key.filter(|key| going.is_empty() && !KEYS.iter().any(|known| known.name == *key)) {
@@ -106,7 +106,7 @@ async fn put(
         store.replace_overlay(&change(before.clone()))?;
         Ok::<_, StoreError>(before)
     });
-    let before = before.await.map_err(|error| Failure::internal(&error))?;
+    let before = before.await?;
     // Read again as on SIGHUP: one way by which a configuration changes.
     if let Err(error) = reload::reload(gateway).await {
         let store = gateway.store().clone();

@@ -321,6 +321,19 @@ async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_
     let refused = backend.answer("code-2").await;
     assert!(refused["why"].as_str().unwrap().contains("never travels in clear"), "{refused}");
 
+    // Refused in the words of the control socket.
+    for (jti, args) in [
+        ("cut-1", json!({ "device": "nobody" })),
+        ("cut-2", json!({ "device": "No Body" })),
+        ("cut-3", json!({ "code": "ocpc_01J00000000000000000000000" })),
+        ("cut-4", json!({ "code": "none" })),
+    ] {
+        backend.commands(&keys.ops, &claims("ops", jti, "revoke", &args)).await;
+        let answer = backend.answer(jti).await;
+        assert_eq!((&answer["status"], &answer["code"]), (&json!("failed"), &json!("not_found")), "{answer}");
+        assert!(answer["next_step"].as_str().unwrap().contains(" ls"), "{answer}");
+    }
+
     let patch = |jti: &str, patch: Json| claims("ops", jti, "config", &json!({ "patch": patch }));
     backend.commands(&keys.ops, &patch("config-1", json!({ "pairing.ttl": "7m", "log.level": "debug" }))).await;
     assert_eq!(backend.answer("config-1").await["status"], "done");

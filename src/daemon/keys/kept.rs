@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Kind, SEALED};
 use crate::audit::Actor;
+use crate::control::Name as _;
 use crate::control::api::{Key, KeyRotated};
 use crate::control::failure::{Failure, blocking};
 use crate::daemon::{Gateway, audit_key};
@@ -108,7 +109,7 @@ impl Gateway {
     /// New session keys for a device, while its session goes on.
     pub(super) async fn rotate_device(&self, device: Option<&str>) -> Result<KeyRotated, Failure> {
         let name = device.ok_or_else(|| Failure::usage("Which device?", "clawgate key rotate device DEVICE"))?;
-        let id: DeviceId = name.parse().map_err(|_| Failure::unknown_device(name))?;
+        let id = DeviceId::named(name)?;
         let known = self.known(&id).await?;
         let pairing = format!("The keys of its pairing change when it is paired again: clawgate pair {id}");
         let slot = known.current.ok_or_else(|| Failure::usage(format!("{id} is not proven yet."), pairing.clone()))?;

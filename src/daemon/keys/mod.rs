@@ -15,12 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::Gateway;
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::blocking::blocking;
-use crate::cli::exit::Exit;
 use crate::clock::is_synchronised;
 use crate::config::KeysConfig;
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
-use crate::token::local::{KeyRing, LocalIssuer, RingError, RingState};
+use crate::token::local::{KeyRing, LocalIssuer, RingState};
 use expiry::Ending;
 pub(crate) use expiry::ending_certificates;
 use schedule::{Due, left_s};
@@ -216,8 +215,8 @@ impl Gateway {
         };
         let (ring, now, lead) = (ring.clone(), issuer.now(), self.config().keys.issuer_lead);
         let issuer = issuer.clone();
-        let made = blocking(move || if at_once { issuer.replace_keys() } else { ring.rotate(now, lead) }).await;
-        let state = made.map_err(|error| ring_failure(&error))?;
+        let made = blocking(move || if at_once { issuer.replace_keys() } else { ring.rotate(now, lead) });
+        let state = made.await?;
         if at_once {
             self.refresh_tokens(Duration::ZERO);
             return Ok(KeyRotated {
@@ -276,19 +275,6 @@ impl Gateway {
 
 /// How a key is kept that stands in the registry's database.
 const SEALED: &str = "sealed under the master key";
-
-fn ring_failure(error: &RingError) -> Failure {
-    match error {
-        RingError::UnderWay { .. } | RingError::TooMany => {
-            Failure::new(Exit::Failed, "under_way", format!("{error}."), "See clawgate key ls.")
-        }
-        RingError::Unpublished(_) => {
-            let next_step = "Make issuer.publish_dir writable for clawgate (keys.md), and try again.";
-            Failure::new(Exit::Failed, "unpublished", format!("{error}."), next_step)
-        }
-        _ => Failure::internal(error),
-    }
-}
 
 /// Changes what is due, and finishes what was begun, until `stop`.
 pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
