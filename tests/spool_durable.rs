@@ -392,3 +392,58 @@ async fn a_kill_while_draining_repeats_at_most_the_in_flight_bound() {
     }
     it.stop().await;
 }
+
+/// Takes and confirms the first `count` of a row, and waits until the file knows that they are through.
+async fn settle_some(lane: &Lane, count: usize) {
+    within("something waits", lane.ready()).await;
+    let taken = lane.take(usize::MAX);
+    assert_eq!(taken.len(), count, "the in-flight bound");
+    assert_eq!(lane.confirm(&taken.iter().map(|entry| entry.ticket).collect::<Vec<_>>()), count);
+    // More goes out only when these are recorded.
+    within("they are recorded", lane.ready()).await;
+}
+
+#[tokio::test]
+async fn how_far_a_row_was_through_is_not_taken_for_a_later_row_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let fifty = SpoolOptions { in_flight: 50, ..options() };
+    let filled = async |seqs| {
+        let it = Running::start(&path, SpoolOptions { commit: Duration::from_secs(3600), ..options() });
+        submit(&it.spool.lane(PUMP), seqs);
+        it.stop().await;
+    };
+    filled(1..=100).await;
+    let it = Running::start(&path, fifty.clone());
+    settle_some(&it.spool.lane(PUMP), 50).await;
+    assert_eq!(seqs(&drain(&it.spool.lane(PUMP), 100).await), (51..=100).collect::<Vec<_>>());
+    it.stop().await;
+    // The file is empty, and the next row is the first again.
+    filled(101..=200).await;
+    let it = Running::start(&path, options());
+    assert_eq!(seqs(&drain(&it.spool.lane(PUMP), 200).await), (101..=200).collect::<Vec<_>>());
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn a_gap_of_the_cap_in_the_place_of_a_row_that_was_half_through_is_told_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let at_the_end = SpoolOptions { commit: Duration::from_secs(3600), ..options() };
+    let it = Running::start(&path, at_the_end.clone());
+    submit(&it.spool.lane(PUMP), 1..=100);
+    it.stop().await;
+    let it = Running::start(&path, SpoolOptions { in_flight: 50, ..options() });
+    settle_some(&it.spool.lane(PUMP), 50).await;
+    it.stop().await;
+    // There is room for what comes, or for what is there.
+    let it = Running::start(&path, SpoolOptions { max_bytes: 15_000, ..at_the_end });
+    submit(&it.spool.lane(PUMP), 101..=200);
+    it.stop().await;
+    let it = Running::start(&path, options());
+    let out = drain(&it.spool.lane(PUMP), 200).await;
+    assert_eq!((out[0].id.seq, out[0].kind), (1, Kind::Gap { to: 100 }));
+    assert_eq!(seqs(&out[1..]), (101..=200).collect::<Vec<_>>());
+    until("nothing is left", || it.spool.status().disk_bytes == 0).await;
+    it.stop().await;
+}

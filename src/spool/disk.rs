@@ -84,7 +84,10 @@ impl Disk {
             let id: i64 = row.get(0)?;
             let pairing = PairingId(row.get(1)?);
             let epochs: Vec<u8> = row.get(2)?;
-            marks.insert(row.get::<_, i64>(3)?, row.get::<_, u32>(4)?);
+            let mark_row: i64 = row.get(3)?;
+            marks.insert((id, mark_row), row.get::<_, u32>(4)?);
+            // The marked row may be gone by now, the mark stays: no other row is ever to stand under its number.
+            self.next_id = self.next_id.max(mark_row.saturating_add(1));
             by_id.insert(id, left.lanes.len());
             self.lanes.insert(pairing, id);
             let owner = row.get::<_, Option<String>>(5)?.and_then(|device| device.parse().ok());
@@ -95,16 +98,19 @@ impl Disk {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
-            self.next_id = id + 1;
-            let Some(lane) = by_id.get(&row.get::<_, i64>(1)?).and_then(|at| left.lanes.get_mut(*at)) else { continue };
+            self.next_id = self.next_id.max(id.saturating_add(1));
+            let lane_id: i64 = row.get(1)?;
+            let Some(lane) = by_id.get(&lane_id).and_then(|at| left.lanes.get_mut(*at)) else { continue };
             let count: u32 = row.get(5)?;
+            // A row that is through is not there: such a mark is of what stood there before, as before a gap of the cap.
+            let done = marks.get(&(lane_id, id)).copied().filter(|done| *done < count).unwrap_or(0);
             lane.rows.push(ChunkRef {
                 id,
                 epoch: row.get::<_, i64>(2)?.cast_unsigned(),
                 first_seq: row.get::<_, i64>(3)?.cast_unsigned(),
                 last_seq: row.get::<_, i64>(4)?.cast_unsigned(),
                 count,
-                done: marks.get(&id).copied().unwrap_or(0).min(count),
+                done,
                 gap: row.get(6)?,
                 bytes: row.get(7)?,
             });
