@@ -253,6 +253,30 @@ async fn a_dead_letter_does_not_stand_in_the_way_and_can_be_replayed() {
 }
 
 #[tokio::test]
+async fn dead_letters_beyond_their_bound_are_counted_as_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let it = Running::start(&path, SpoolOptions { in_flight: 1000, ..options() });
+    let lane = it.spool.lane(PUMP);
+    let mut refused = 0;
+    for last in (500..=10_000).step_by(500).chain([10_003]) {
+        submit(&lane, refused + 1..=last);
+        while refused < last {
+            within("something waits", lane.ready()).await;
+            for entry in lane.take(usize::MAX) {
+                lane.dead_letter(entry.ticket, "0x90 topic name invalid");
+                refused += 1;
+            }
+        }
+    }
+    until("all are through", || it.spool.status().depth == 0).await;
+    let status = it.spool.status();
+    assert_eq!((status.dead_letters, status.dropped), (10_000, 3));
+    it.stop().await;
+    assert_eq!(Running::start(&path, options()).spool.status().dropped, 3, "the count survives");
+}
+
+#[tokio::test]
 async fn a_device_that_is_paired_again_has_its_older_lanes_served_first_also_after_a_restart_or_a_new_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spool.db");
@@ -283,6 +307,8 @@ async fn a_lane_that_was_purged_takes_nothing_more() {
     submit(&lane, 1..=5);
     it.spool.purge(PUMP).await.unwrap();
     assert!(matches!(lane.submit(reading(6)), Err(SpoolError::Purged { .. })));
+    let asked_again = it.spool.lane(PUMP);
+    assert!(matches!(asked_again.submit(reading(6)), Err(SpoolError::Purged { .. })), "a session that begins late");
     assert_eq!(it.spool.status().memory_bytes, 0);
     it.stop().await;
 }

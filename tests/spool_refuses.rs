@@ -317,3 +317,65 @@ async fn a_failed_fsync_is_never_taken_as_success() {
     let spool = open(&path).unwrap();
     assert_eq!(spool.status().depth, 3 + 100 - 1, "the failed commits count once, or not at all");
 }
+
+/// Not a test of its own: the process whose fsyncs fail in [`a_replay_whose_fsync_fails_loses_no_dead_letter`].
+#[tokio::test]
+async fn replay_victim() {
+    let Ok(path) = std::env::var("CLAWGATE_REPLAY_VICTIM") else { return };
+    let spool = open(Path::new(&path)).unwrap();
+    let task = tokio::spawn(spool.clone().run(CancellationToken::new()));
+    let lane = spool.lane(PUMP);
+    let replayed = spool.replay_dead_letters(PUMP).await;
+    // The next commit, which has to do with what the failed one left.
+    let next = lane.hello(9, 1).next;
+    lane.submit(reading(next)).unwrap();
+    safe(&lane, next).await;
+    let status = spool.status();
+    drop(task);
+    println!("replayed {} letters {} depth {}", replayed.is_ok(), status.dead_letters, status.depth);
+}
+
+#[tokio::test]
+async fn a_replay_whose_fsync_fails_loses_no_dead_letter() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("not run: failing an fsync needs strace");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut failed = 0;
+    for first in 1..=5 {
+        let path = folder.path().join(format!("{first}.db"));
+        let spool = open(&path).unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(spool.clone().run(stop.clone()));
+        let lane = spool.lane(PUMP);
+        for seq in 1..=3 {
+            lane.submit(reading(seq)).unwrap();
+        }
+        within("something waits", lane.ready()).await;
+        lane.take(usize::MAX).iter().for_each(|entry| lane.dead_letter(entry.ticket, "0x99 payload format invalid"));
+        until("they are buried", || spool.status().dead_letters == 3).await;
+        stop.cancel();
+        within("it ends", task).await.unwrap().unwrap();
+        drop((lane, spool));
+
+        let out = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e"])
+            .arg(format!("inject=fsync,fdatasync:error=EIO:when={first}..{}", first + 1))
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "replay_victim", "--nocapture"])
+            .env("CLAWGATE_REPLAY_VICTIM", &path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        let said = said.lines().find(|line| line.starts_with("replayed")).unwrap_or_else(|| panic!("{out:?}"));
+        let words: Vec<&str> = said.split(' ').collect();
+        let number = |at: usize| words[at].parse::<u64>().unwrap();
+        failed += u64::from(words[1] == "false");
+        assert!(number(3) + number(5) >= 3 + 1, "fsync {first} failed: {said}");
+        let spool = open(&path).unwrap();
+        let status = spool.status();
+        assert!(status.dead_letters + status.depth >= 3 + 1, "fsync {first} failed: {status:?}");
+    }
+    assert!(failed > 0, "no fsync of the replay was hit");
+}

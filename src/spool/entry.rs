@@ -151,7 +151,7 @@ pub struct SpoolStatus {
     pub disk_bytes: u64,
     /// The cap.
     pub max_bytes: u64,
-    /// Readings dropped at the cap since the file was made.
+    /// Readings dropped since the file was made: at the cap, or as the oldest of too many dead letters.
     pub dropped: u64,
     /// Dead letters kept.
     pub dead_letters: u64,

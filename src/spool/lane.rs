@@ -37,16 +37,22 @@ impl LaneCell {
         out
     }
 
-    /// As [`with`](Self::with), then tells the session what became safe and the relay what can be taken.
-    pub(super) fn advance<T>(&self, work: impl FnOnce(&mut Queue) -> T) -> T {
-        let (out, progress) = self.with(|queue| (work(queue), queue.progress()));
-        self.publish(progress);
-        self.wake.notify_one();
-        out
+    /// As [`with`](Self::with), and tells the session what became safe. Under the lock: worker and relay both do, and
+    /// the word of who was first, told last, would stand until the sensor sends something new.
+    fn report<T>(&self, work: impl FnOnce(&mut Queue) -> T) -> T {
+        self.with(|queue| {
+            let out = work(queue);
+            let progress = queue.progress();
+            self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+            out
+        })
     }
 
-    fn publish(&self, progress: Progress) {
-        self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+    /// As [`report`](Self::report), then tells the relay that something may be taken.
+    pub(super) fn advance<T>(&self, work: impl FnOnce(&mut Queue) -> T) -> T {
+        let out = self.report(work);
+        self.wake.notify_one();
+        out
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -89,9 +95,7 @@ impl Lane {
     /// holds, or still has to report as a gap; whatever lies below was acknowledged to it before.
     #[must_use]
     pub fn hello(&self, epoch: u64, lowest: u64) -> Progress {
-        let progress = self.0.with(|queue| queue.hello(epoch, lowest));
-        self.0.publish(progress);
-        progress
+        self.0.report(|queue| queue.hello(epoch, lowest))
     }
 
     /// Takes an entry if it is the next one. Returns at once, whatever the cloud or the disk does.
@@ -190,11 +194,10 @@ impl Lane {
     /// The broker has these for good: they are forgotten. Returns how many were still in flight.
     #[expect(clippy::must_use_candidate, reason = "the count is for those who want it")]
     pub fn confirm(&self, tickets: &[Ticket]) -> usize {
-        let (count, progress, unrecorded) = self.0.with(|queue| {
+        let (count, unrecorded) = self.0.report(|queue| {
             let count = tickets.iter().filter(|ticket| queue.confirm(**ticket)).count();
-            (count, queue.progress(), queue.unrecorded())
+            (count, queue.unrecorded())
         });
-        self.0.publish(progress);
         if unrecorded >= self.0.shared.record_at() {
             self.0.shared.wake();
         }
@@ -217,5 +220,45 @@ impl Lane {
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Lane({})", self.0.pairing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::SpoolOptions;
+    use super::super::entry::{Capture, Kind};
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn what_is_told_last_is_the_newest() {
+        let options = SpoolOptions::default();
+        let limits = options.limits();
+        let shared = Arc::new(Shared::new(options, Clock::system()));
+        let pairing = PairingId([1; 8]);
+        let cell = Arc::new(LaneCell::new(pairing, shared, Queue::new(pairing, limits)));
+        let lane = Lane(Arc::clone(&cell));
+        let told = lane.progress();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // As the worker does after every commit.
+                while !done.load(Ordering::Relaxed) {
+                    cell.advance(|_| ());
+                }
+            });
+            for seq in 1..=20_000 {
+                let (kind, content) = (Kind::Telemetry, Bytes::new());
+                let reading = Incoming { epoch: 7, seq, kind, content, captured: Capture::Exact };
+                lane.submit(reading).unwrap();
+                let taken: Vec<Ticket> = lane.take(1).iter().map(|entry| entry.ticket).collect();
+                assert_eq!(lane.confirm(&taken), 1);
+                assert!(told.borrow().safe >= seq, "{seq} is safe, and less was told: {:?}", *told.borrow());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 }

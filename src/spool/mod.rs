@@ -114,14 +114,20 @@ impl Spool {
         Ok(Self { shared, disk: Arc::new(Mutex::new(Some(disk))) })
     }
 
-    /// The queue of one pairing, made where there is none.
+    /// The queue of one pairing, made where there is none. Of one that was purged it takes nothing.
     #[must_use]
     pub fn lane(&self, pairing: PairingId) -> Lane {
         let mut lanes = lock(&self.shared.lanes);
-        let cell = lanes.entry(pairing).or_insert_with(|| {
+        let made = || {
             let queue = Queue::new(pairing, self.shared.options.limits());
             Arc::new(LaneCell::new(pairing, Arc::clone(&self.shared), queue))
-        });
+        };
+        if lock(&self.shared.gone).contains(&pairing) {
+            let cell = made();
+            cell.with(Queue::purge);
+            return Lane(cell);
+        }
+        let cell = lanes.entry(pairing).or_insert_with(made);
         Lane(Arc::clone(cell))
     }
 

@@ -131,15 +131,14 @@ impl Queue {
     pub(super) fn hello(&mut self, epoch: u64, lowest: u64) -> Progress {
         let known = self.next_of(epoch).unwrap_or(1);
         let next = known.max(lowest).max(1);
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.floor = next;
-        }
-        if !self.holds_unsafe(epoch) {
-            // What lies below is on disk, confirmed, or was acknowledged before this process began.
-            self.floor = next;
-        }
+        self.epoch = epoch;
+        // What lies below is on disk, confirmed, or was acknowledged before this process began.
+        self.floor = self.first_unsafe(epoch).unwrap_or(next);
         self.set_next(epoch, next);
+        // The one that is spoken of is forgotten last.
+        if let Some(at) = self.known.iter().position(|(known, _)| *known == epoch) {
+            self.known[at..].rotate_left(1);
+        }
         self.progress()
     }
 
@@ -158,10 +157,11 @@ impl Queue {
             Kind::Gap { .. } => incoming.seq.max(next),
             Kind::Telemetry => incoming.seq,
         };
-        if seq != next {
+        // The last number there is would have no next one: nobody counts that far, and who says so is not believed.
+        let Some(after) = last.checked_add(1).filter(|_| seq == next) else {
             return Submitted::OutOfOrder { next };
-        }
-        self.set_next(incoming.epoch, last + 1);
+        };
+        self.set_next(incoming.epoch, after);
         self.arrivals += 1;
         let entry = Entry {
             epoch: incoming.epoch,
@@ -383,8 +383,10 @@ impl Queue {
         }
     }
 
-    fn holds_unsafe(&self, epoch: u64) -> bool {
-        self.window.iter().chain(&self.fresh).any(|entry| entry.epoch == epoch && !entry.is_safe())
+    /// The first seq of an epoch that is neither on disk nor confirmed.
+    fn first_unsafe(&self, epoch: u64) -> Option<u64> {
+        let mut entries = self.window.iter().chain(&self.fresh);
+        entries.find(|entry| entry.epoch == epoch && !entry.is_safe()).map(|entry| entry.seq)
     }
 
     fn next_of(&self, epoch: u64) -> Option<u64> {
@@ -406,8 +408,7 @@ impl Queue {
     fn durable_epochs(&self) -> Vec<(u64, u64)> {
         let progress = self.progress();
         let cut = |&(epoch, next): &(u64, u64)| {
-            let lost = self.window.iter().chain(&self.fresh).find(|entry| entry.epoch == epoch && !entry.is_safe());
-            let next = lost.map_or(next, |entry| entry.seq.min(next));
+            let next = self.first_unsafe(epoch).map_or(next, |lost| lost.min(next));
             (epoch, if epoch == progress.epoch { next.min(progress.safe + 1) } else { next })
         };
         self.known.iter().map(cut).collect()
@@ -421,14 +422,75 @@ mod tests {
     use super::super::entry::Capture;
     use super::*;
 
+    fn incoming(epoch: u64, seq: u64) -> Incoming {
+        Incoming { epoch, seq, kind: Kind::Telemetry, content: Bytes::from_static(b"x"), captured: Capture::Exact }
+    }
+
+    fn queue(in_flight: usize) -> Queue {
+        Queue::new(PairingId([1; 8]), Limits { window_entries: 100, window_bytes: 1 << 20, in_flight })
+    }
+
+    #[test]
+    fn who_goes_back_to_an_earlier_epoch_is_not_told_that_what_waits_of_it_is_safe() {
+        let mut queue = queue(10);
+        // The other epoch's reading comes first, so that none of this one's is the first that is not safe.
+        queue.hello(7, 1);
+        queue.submit(incoming(7, 1), Duration::ZERO);
+        queue.hello(8, 1);
+        queue.submit(incoming(8, 1), Duration::ZERO);
+        queue.submit(incoming(8, 2), Duration::ZERO);
+        assert_eq!(queue.hello(7, 1).safe, 0);
+        assert_eq!(queue.hello(8, 1), Progress { epoch: 8, safe: 0, next: 3 });
+        for (taken, safe) in queue.take(usize::MAX).into_iter().zip([0, 1, 2]) {
+            assert!(queue.confirm(taken.ticket));
+            assert_eq!(queue.progress().safe, safe);
+        }
+    }
+
+    #[test]
+    fn what_is_confirmed_while_it_is_written_is_recorded_as_through() {
+        let mut queue = queue(10);
+        for seq in 1..=5 {
+            queue.submit(incoming(1, seq), Duration::ZERO);
+        }
+        let drafts = queue.drafts(256, 1 << 20);
+        for taken in queue.take(2) {
+            assert!(queue.confirm(taken.ticket));
+        }
+        queue.committed(&drafts[0], 9, 100);
+        assert_eq!(queue.take(usize::MAX).len(), 3);
+        let settled = queue.settled();
+        assert_eq!((settled.mark, settled.unrecorded, queue.unrecorded()), (Some((9, 2)), 2, 2));
+    }
+
+    #[test]
+    fn the_epoch_that_is_spoken_of_is_forgotten_last() {
+        let mut queue = queue(10);
+        queue.hello(1, 5);
+        for epoch in 2..=EPOCHS as u64 {
+            queue.hello(epoch, 1);
+        }
+        queue.hello(1, 1);
+        queue.hello(100, 1);
+        assert_eq!((queue.hello(1, 1).next, queue.hello(3, 1).next), (5, 1));
+    }
+
+    #[test]
+    fn the_end_of_the_numbers_is_no_panic() {
+        let mut queue = queue(10);
+        let gap = |seq| Incoming { kind: Kind::Gap { to: u64::MAX }, ..incoming(7, seq) };
+        assert_eq!(queue.submit(gap(1), Duration::ZERO), Submitted::OutOfOrder { next: 1 });
+        assert_eq!(queue.hello(7, u64::MAX).next, u64::MAX);
+        assert_eq!(queue.submit(gap(u64::MAX), Duration::ZERO), Submitted::OutOfOrder { next: u64::MAX });
+        assert_eq!(queue.submit(incoming(7, u64::MAX - 1), Duration::ZERO), Submitted::Duplicate);
+        assert_eq!(queue.progress().safe, u64::MAX - 1);
+    }
+
     #[test]
     fn a_full_flight_is_refilled_by_halves_and_the_last_ones_go_at_once() {
-        let limits = Limits { window_entries: 100, window_bytes: 1 << 20, in_flight: 10 };
-        let mut queue = Queue::new(PairingId([1; 8]), limits);
+        let mut queue = queue(10);
         for seq in 1..=17 {
-            let (kind, content) = (Kind::Telemetry, Bytes::from_static(b"x"));
-            let incoming = Incoming { epoch: 1, seq, kind, content, captured: Capture::Exact };
-            assert_eq!(queue.submit(incoming, Duration::ZERO), Submitted::Accepted);
+            assert_eq!(queue.submit(incoming(1, seq), Duration::ZERO), Submitted::Accepted);
         }
         let mut flying: VecDeque<_> = queue.take(usize::MAX).into_iter().map(|entry| entry.ticket).collect();
         let confirm = |queue: &mut Queue, flying: &mut VecDeque<_>, count| {

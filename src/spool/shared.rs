@@ -1,6 +1,6 @@
 //! What the lanes and the worker have in common: bounds, the account of memory, the worker's inbox.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) options: SpoolOptions,
     pub(super) clock: Clock,
     pub(super) lanes: Mutex<HashMap<PairingId, Arc<LaneCell>>>,
+    /// Pairings that were purged: a session that still runs gets no new lane for them. Locked after `lanes`.
+    pub(super) gone: Mutex<HashSet<PairingId>>,
     pub(super) totals: Mutex<Totals>,
     memory: AtomicUsize,
     births: AtomicU64,
@@ -64,6 +66,7 @@ impl Shared {
             options,
             clock,
             lanes: Mutex::default(),
+            gone: Mutex::default(),
             totals: Mutex::default(),
             memory: AtomicUsize::new(0),
             births: AtomicU64::new(0),

@@ -117,8 +117,8 @@ impl Worker {
         let at = u64::try_from(self.shared.clock.wall().as_millis()).unwrap_or(u64::MAX);
         let durable = work.iter().any(|work| !work.drafts.is_empty() || !work.dying.is_empty() || work.drop.is_some());
         match self.disk.write(durable, |writer| write_all(writer, &work, at)) {
-            Ok((rows, dead_letters)) => {
-                self.apply(work, rows, durable, dead_letters);
+            Ok((rows, buried)) => {
+                self.apply(work, rows, durable, buried);
                 Ok(())
             }
             Err(error) => {
@@ -166,12 +166,13 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, work: Vec<Work>, rows: Vec<Vec<(i64, u32)>>, durable: bool, dead_letters: Option<u64>) {
+    fn apply(&mut self, work: Vec<Work>, rows: Vec<Vec<(i64, u32)>>, durable: bool, buried: Option<Buried>) {
         let dropped: u64 = work.iter().filter_map(|work| work.drop.as_ref()).map(|plan| plan.lost).sum();
+        let trimmed = buried.map_or(0, |buried| buried.trimmed);
         {
             let mut totals = self.shared.totals();
-            totals.dropped += dropped;
-            totals.dead_letters = dead_letters.unwrap_or(totals.dead_letters);
+            totals.dropped += dropped + trimmed;
+            totals.dead_letters = buried.map_or(totals.dead_letters, |buried| buried.left);
             totals.commits += u64::from(durable);
             if totals.trouble.take().is_some() {
                 tracing::info!("the spool's disk takes readings again");
@@ -180,8 +181,16 @@ impl Worker {
         if dropped > 0 {
             tracing::warn!(readings = dropped, "readings dropped at the spool's byte cap");
         }
+        if trimmed > 0 {
+            tracing::warn!(
+                readings = trimmed,
+                most = DEAD_LETTERS,
+                "the oldest dead letters dropped: there are too many"
+            );
+        }
+        let mut unrecorded = 0;
         for (work, rows) in work.into_iter().zip(rows) {
-            work.cell.advance(|queue| {
+            let behind = work.cell.advance(|queue| {
                 if let Some(plan) = work.drop {
                     queue.dropped(plan);
                 }
@@ -191,7 +200,13 @@ impl Worker {
                 queue.buried(&work.dying);
                 queue.recorded(work.settled, true);
                 queue.spill();
+                queue.unrecorded()
             });
+            unrecorded = unrecorded.max(behind);
+        }
+        if unrecorded >= self.shared.record_at() {
+            // What was confirmed during the commit holds up what is to be published: recorded at once.
+            self.shared.wake();
         }
         self.retry_at = None;
         self.give_space_back();
@@ -272,11 +287,12 @@ impl Worker {
 
     fn replay(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
         let pairings = self.of_same_device(pairing);
-        let (lanes, left) = self.disk.write(true, |writer| {
+        let lanes = self.disk.write(true, |writer| {
             let mut lanes = Vec::new();
-            for pairing in pairings {
+            for pairing in &pairings {
+                let pairing = *pairing;
                 let mut rows = Vec::new();
-                for entry in writer.exhume(pairing)? {
+                for entry in writer.dead_letters_of(pairing)? {
                     let (epoch, first_seq, last_seq) = (entry.epoch, entry.seq, entry.last_seq());
                     let body = chunk::encode(epoch, first_seq, std::slice::from_ref(&entry));
                     let id = writer.insert(pairing, (epoch, first_seq, last_seq), 1, &body)?;
@@ -285,26 +301,29 @@ impl Worker {
                 }
                 lanes.push((pairing, rows));
             }
-            Ok((lanes, writer.count_dead_letters()?))
+            Ok(lanes)
         })?;
-        self.shared.totals().dead_letters = left;
-        let mut count = 0;
         for (pairing, rows) in lanes {
-            count += rows.len() as u64;
             let cell = lock(&self.shared.lanes).get(&pairing).cloned();
             if let Some(cell) = cell.filter(|_| !rows.is_empty()) {
                 cell.advance(|queue| rows.into_iter().for_each(|row| queue.push_backlog(row)));
             }
         }
-        Ok(count)
+        // Only now, and by itself: rows of a transaction that failed do not count, though it may have reached the file.
+        // A crash in between leaves both: they come twice under one name, and are not lost.
+        self.forget_dead(&pairings)
     }
 
     fn drop_dead(&mut self, pairing: PairingId) -> Result<u64, SpoolError> {
         let pairings = self.of_same_device(pairing);
+        self.forget_dead(&pairings)
+    }
+
+    fn forget_dead(&mut self, pairings: &[PairingId]) -> Result<u64, SpoolError> {
         let (dropped, left) = self.disk.write(true, |writer| {
             let mut dropped = 0;
             for pairing in pairings {
-                dropped += writer.drop_dead_letters(pairing)?;
+                dropped += writer.drop_dead_letters(*pairing)?;
             }
             Ok((dropped, writer.count_dead_letters()?))
         })?;
@@ -354,7 +373,11 @@ impl Worker {
         self.shared.totals().dead_letters = left;
         let mut lost = 0;
         for pairing in pairings {
-            let cell = lock(&self.shared.lanes).remove(&pairing);
+            let cell = {
+                let mut lanes = lock(&self.shared.lanes);
+                lock(&self.shared.gone).insert(pairing);
+                lanes.remove(&pairing)
+            };
             lost += cell.map_or(0, |cell| cell.advance(Queue::purge));
         }
         Ok(lost)
@@ -367,8 +390,16 @@ impl Drop for Worker {
     }
 }
 
-/// The id and size of each new row, lane by lane, and the count of dead letters if it changed.
-type Written = (Vec<Vec<(i64, u32)>>, Option<u64>);
+/// The id and size of each new row, lane by lane, and what became of the dead letters if there are new ones.
+type Written = (Vec<Vec<(i64, u32)>>, Option<Buried>);
+
+/// The dead letters after new ones came.
+#[derive(Clone, Copy)]
+struct Buried {
+    left: u64,
+    /// The oldest went: there were more than are kept.
+    trimmed: u64,
+}
 
 /// Writes what the lanes have.
 fn write_all(writer: &mut Writer<'_>, work: &[Work], at_unix_ms: u64) -> rusqlite::Result<Written> {
@@ -410,8 +441,12 @@ fn write_all(writer: &mut Writer<'_>, work: &[Work], at_unix_ms: u64) -> rusqlit
             writer.owner(pairing, owner)?;
         }
     }
-    let dead_letters = if buried { Some(writer.trim_dead_letters(DEAD_LETTERS)?) } else { None };
-    Ok((rows, dead_letters))
+    if !buried {
+        return Ok((rows, None));
+    }
+    let trimmed = writer.trim_dead_letters(DEAD_LETTERS)?;
+    writer.add_dropped(trimmed)?;
+    Ok((rows, Some(Buried { left: writer.count_dead_letters()?, trimmed })))
 }
 
 /// The transaction failed: everything is to be tried again.

@@ -132,13 +132,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Keeps the newest `keep` dead letters; how many there are.
+    /// Keeps the newest `keep` dead letters; how many went.
     pub(in crate::spool) fn trim_dead_letters(&mut self, keep: u64) -> rusqlite::Result<u64> {
-        self.transaction.execute(
+        let trimmed = self.transaction.execute(
             "DELETE FROM dead_letter WHERE id <= (SELECT id FROM dead_letter ORDER BY id DESC LIMIT 1 OFFSET ?1)",
             [keep.cast_signed()],
         )?;
-        self.count_dead_letters()
+        Ok(trimmed as u64)
     }
 
     pub(in crate::spool) fn count_dead_letters(&mut self) -> rusqlite::Result<u64> {
@@ -146,8 +146,8 @@ impl<'a> Writer<'a> {
         Ok(count.unsigned_abs())
     }
 
-    /// Takes the dead letters of one pairing out of their table, oldest first.
-    pub(in crate::spool) fn exhume(&mut self, pairing: PairingId) -> rusqlite::Result<Vec<Entry>> {
+    /// The dead letters of one pairing, oldest first.
+    pub(in crate::spool) fn dead_letters_of(&mut self, pairing: PairingId) -> rusqlite::Result<Vec<Entry>> {
         let lane = self.lane(pairing)?;
         let mut statement = self
             .transaction
@@ -160,9 +160,7 @@ impl<'a> Writer<'a> {
             let (epoch, seq) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned());
             Ok(Entry::from_disk(0, epoch, seq, kind, captured, content))
         })?;
-        let entries = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        self.transaction.execute("DELETE FROM dead_letter WHERE lane = ?1", [lane])?;
-        Ok(entries)
+        rows.collect()
     }
 
     /// Forgets the dead letters of one pairing; how many there were.

@@ -36,7 +36,7 @@ impl Queue {
         for entry in window.chain(&self.fresh).filter(|entry| !entry.is_safe()) {
             let open = drafts.last_mut().filter(|draft| {
                 draft.epoch() == entry.epoch
-                    && draft.last_seq() + 1 == entry.seq
+                    && draft.last_seq().checked_add(1) == Some(entry.seq)
                     && draft.entries.len() < max_entries
                     && draft.bytes() + entry.content.len() <= max_bytes
             });
@@ -84,11 +84,15 @@ impl Queue {
                 present += 1;
             }
         }
+        // Its first ones were confirmed while it was written: a restart would publish them again.
         chunk.done = chunk.count.saturating_sub(present);
+        self.settled.unrecorded += chunk.done as usize;
         if present == 0 {
             self.settled.deletes.push(id);
-            self.settled.unrecorded += chunk.count as usize;
         } else {
+            if chunk.done > 0 {
+                self.settled.mark = Some((id, chunk.done));
+            }
             self.live.push_back(chunk);
         }
         self.pop_done();
@@ -233,7 +237,8 @@ impl Queue {
                 plan.lost += u64::from(chunk.count - chunk.done.min(chunk.count));
             }
             let open = plan.gaps.last_mut();
-            let joins = |gap: &&mut ChunkRef| gap.epoch == chunk.epoch && gap.last_seq + 1 == chunk.first_seq;
+            let joins =
+                |gap: &&mut ChunkRef| gap.epoch == chunk.epoch && gap.last_seq.checked_add(1) == Some(chunk.first_seq);
             if let Some(gap) = open.filter(joins) {
                 gap.last_seq = chunk.last_seq;
                 plan.deletes.push(chunk.id);
