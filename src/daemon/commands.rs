@@ -52,7 +52,13 @@ pub(super) async fn obey(
     let time = IssuerTime::starting_at(floor, gateway.clock().clone());
     let mut desk = Desk { gateway, principal, time, shares: HashMap::new() };
     while let Some(Some(command)) = stop.run_until_cancelled(commands.recv()).await {
-        desk.take(command).await;
+        // An answer that finds no room would be lost; the broker keeps the command meanwhile.
+        if stop.run_until_cancelled(desk.principal.has_room()).await.is_none() {
+            return;
+        }
+        desk.take(&command).await;
+        // Only now: what was not answered here comes again, after a kill too.
+        command.acknowledge();
     }
 }
 
@@ -65,15 +71,15 @@ struct Desk {
 }
 
 impl Desk {
-    async fn take(&mut self, Received { topic, payload }: Received) {
+    async fn take(&mut self, Received { topic, payload, .. }: &Received) {
         let leaf = topic.rsplit('/').next().unwrap_or_default();
         let config = self.gateway.config();
         let audience = format!("{}/{}", config.gateway.tenant, config.gateway.id);
         let keys = self.gateway.0.command_keys.load_full();
         let clock_is_right = config.cloud.clock == CommandClock::Any || clock::is_synchronised();
         let rules = Rules { keys: &keys, audience: &audience, now_s: self.time.now(), clock_is_right };
-        match judge(&rules, leaf, &payload) {
-            Ok(Judged { claims }) => self.admit(claims, Sha256::digest(&payload).into()).await,
+        match judge(&rules, leaf, payload) {
+            Ok(Judged { claims }) => self.admit(claims, Sha256::digest(payload).into()).await,
             Err(Refused { why, signed }) => self.refuse(signed, &why.to_string()).await,
         }
     }

@@ -23,7 +23,7 @@ use crate::token::TokenHandle;
 use outbox::{Item, Outbox};
 use speaker::Speaker;
 
-/// Commands that wait to be looked at; more are dropped, and whoever sent them gets no reply.
+/// Commands that wait to be looked at; the broker keeps further ones.
 const MOST_COMMANDS: usize = 32;
 
 /// How the gateway's own connection stands.
@@ -107,6 +107,11 @@ impl Principal {
     /// Says an alarm.
     pub(crate) fn say_alarm(&self, alarm: Bytes) {
         self.0.outbox.put(Item::Alarm(alarm));
+    }
+
+    /// Ready when an answer finds room. Cancel safe.
+    pub(crate) async fn has_room(&self) {
+        self.0.outbox.has_room().await;
     }
 
     /// Answers the command with this id; the id was checked to be a level of a topic.

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 /// Alarms that wait; the oldest goes first, counted. They stand in the log and in the audit log too.
 pub(super) const MOST_ALARMS: usize = 64;
-/// Replies that wait; the oldest goes first: whoever asked asks again and gets the kept result.
+/// Replies that wait: with so many no further command is taken. Beyond that the oldest goes first: whoever asked asks
+/// again and gets the kept result.
 pub(super) const MOST_REPLIES: usize = 64;
 
 /// One message of the gateway's own.
@@ -57,6 +58,8 @@ pub(super) struct Outbox(Arc<Inner>);
 struct Inner {
     waiting: Mutex<Waiting>,
     changed: Notify,
+    /// A reply went.
+    went: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +107,8 @@ impl Outbox {
             Item::Status(_) => waiting.status_unsaid = true,
             Item::Audit(_) => waiting.audit_unsaid = true,
             Item::Alarm(payload) if waiting.alarms.len() < MOST_ALARMS => waiting.alarms.push_front(payload),
-            Item::Reply(jti, payload) if waiting.replies.len() < MOST_REPLIES => {
+            // One more than that: its place may have been given to the next meanwhile.
+            Item::Reply(jti, payload) if waiting.replies.len() <= MOST_REPLIES => {
                 waiting.replies.push_front((jti, payload));
             }
             Item::Alarm(_) | Item::Reply(..) => waiting.dropped += 1,
@@ -132,6 +136,13 @@ impl Outbox {
         }
     }
 
+    /// Ready when a further reply is not too many; for the one who writes them. Cancel safe.
+    pub(super) async fn has_room(&self) {
+        while self.waiting().replies.len() >= MOST_REPLIES {
+            self.0.went.notified().await;
+        }
+    }
+
     /// Messages that were given up, since the start.
     pub(super) fn dropped(&self) -> u64 {
         self.waiting().dropped
@@ -140,6 +151,7 @@ impl Outbox {
     fn take(&self) -> Option<Item> {
         let mut waiting = self.waiting();
         if let Some((jti, payload)) = waiting.replies.pop_front() {
+            self.0.went.notify_one();
             return Some(Item::Reply(jti, payload));
         }
         if let Some(payload) = waiting.alarms.pop_front() {

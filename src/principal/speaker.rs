@@ -58,8 +58,12 @@ struct Serving {
     publishing: Option<Item>,
     reauthenticating: Option<Running<Result<(), String>>>,
     subscribing: Option<Running<Result<bool, String>>>,
+    /// Ready when the broker has to send something again: a new connection brings it.
+    missed: Option<Running<()>>,
     /// Nothing more is said: the connection is left when what is under way was answered, or then.
     leaving: Option<Instant>,
+    /// What came down and is not done while the connection is left.
+    settling: Option<Running<()>>,
 }
 
 /// What one connection leaves to the next.
@@ -129,7 +133,9 @@ impl Speaker {
         target.in_flight = IN_FLIGHT;
         target.method = profile.method().filter(|_| !memory.password_only);
         target.will = Some(Will::json(self.topic("up/status"), status::offline(&self.options), profile.retains()));
-        target.inbox = Some(Inbox { sender: self.commands.clone(), is_kept: !memory.discard });
+        let filter = self.topic("down/cmd/+");
+        let hears = token.allows(&filter, Action::Subscribe);
+        target.inbox = Some(Inbox { sender: self.commands.clone(), is_kept: hears && !memory.discard });
         let connection = match self.stop.run_until_cancelled(Connection::open(target)).await {
             None => return End::Stopped,
             Some(Ok(connection)) => connection,
@@ -143,13 +149,10 @@ impl Speaker {
         }
         self.standing.send_replace(Standing::Up);
         self.outbox.begin();
-        let filter = self.topic("down/cmd/+");
-        let subscribing: Option<Running<_>> = if token.allows(&filter, Action::Subscribe) {
-            Some(Box::pin(connection.subscription(filter)))
-        } else {
-            None
-        };
+        let subscribing: Option<Running<_>> =
+            if hears { Some(Box::pin(connection.subscription(filter))) } else { None };
         let mut it = Serving {
+            missed: connection.missed().map(|missed| Box::pin(missed) as Running<_>),
             connection,
             token,
             answers: Vec::new(),
@@ -157,6 +160,7 @@ impl Speaker {
             reauthenticating: None,
             subscribing,
             leaving: None,
+            settling: None,
         };
         let end = self.serve(&mut it, tokens, &mut memory.backoff).await;
         if let Some(item) = it.publishing.take() {
@@ -170,7 +174,7 @@ impl Speaker {
 
     async fn serve(&self, it: &mut Serving, tokens: &mut watch::Receiver<TokenState>, backoff: &mut Backoff) -> End {
         loop {
-            if it.leaving.is_some() && it.publishing.is_none() {
+            if it.leaving.is_some() && it.publishing.is_none() && it.settling.is_none() {
                 return End::Renew;
             }
             let deadline = self.deadline(it);
@@ -208,6 +212,11 @@ impl Speaker {
                         Err(error) => return End::Failed(Failure::Lost(error)),
                     }
                 }
+                () = running(&mut it.missed) => {
+                    it.missed = None;
+                    self.leave(it);
+                }
+                () = running(&mut it.settling) => it.settling = None,
                 item = self.outbox.next(), if it.publishing.is_none() && it.leaving.is_none() => self.say(it, item),
                 () = tokio::time::sleep_until(deadline) => if let Some(end) = self.overdue(it) {
                     return end;
@@ -272,6 +281,8 @@ impl Speaker {
 
     /// Says nothing more, and leaves for a new connection when what is under way was answered.
     fn leave(&self, it: &mut Serving) {
+        // A command that is under way would come again, and be answered twice.
+        it.settling = it.connection.settled().map(|settled| Box::pin(settled) as Running<_>);
         it.leaving = Some(Instant::now() + self.options.drain);
     }
 

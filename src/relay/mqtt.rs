@@ -4,6 +4,8 @@
 //! client that is dropped with it; what was not confirmed is the spool's to send again. What differs between MQTT 5 and
 //! 3.1.1 stands in [`v5`] and [`v311`]; all else is the same for both.
 
+mod inbox;
+mod resumed;
 mod v311;
 mod v5;
 
@@ -17,8 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::PubAckReason;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use inbox::{Acknowledgement, Ear};
+pub(crate) use inbox::{Inbox, Received};
 
 use super::RelayOptions;
 use super::message::{Message, Will};
@@ -29,8 +34,6 @@ use crate::token::AccessToken;
 /// Largest packet that a connection with an inbox takes. A command has 16 KiB at most; one that is larger than that is
 /// refused in words.
 const MAX_INCOMING: u16 = u16::MAX;
-/// Messages that an MQTT 5 broker may send down before the first is acknowledged.
-const RECEIVE_MAXIMUM: u16 = 16;
 
 /// Everything that one connect needs.
 pub(crate) struct Target<'a> {
@@ -80,24 +83,6 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Who takes what comes down.
-pub(crate) struct Inbox {
-    /// What finds no room is dropped: nothing waits for whoever reads.
-    pub(crate) sender: mpsc::Sender<Received>,
-    /// Whether an MQTT 3.1.1 broker keeps messages for a client that is away. Under MQTT 5 it never does: there, whoever
-    /// publishes is told that nobody heard it (0x10).
-    pub(crate) is_kept: bool,
-}
-
-/// What came down.
-#[derive(Debug, Clone)]
-pub(crate) struct Received {
-    /// The topic it was published to.
-    pub(crate) topic: String,
-    /// What it says.
-    pub(crate) payload: Bytes,
-}
-
 /// Why a connection could not be had, or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
@@ -135,6 +120,7 @@ pub(crate) struct Connection {
     pump: Pump,
     flight: Flight,
     seen: Arc<Mutex<Vec<Seen>>>,
+    ear: Option<Ear>,
     /// Largest packet the broker takes.
     pub(crate) max_packet: usize,
     /// The method by which the token went in the authentication data, so that it can be replaced there.
@@ -161,7 +147,7 @@ struct Events {
     /// Told once, with the broker's limit of a packet, when it accepted the connection.
     up: Option<oneshot::Sender<usize>>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    inbox: Option<mpsc::Sender<Received>>,
+    ear: Option<Ear>,
 }
 
 impl Events {
@@ -175,12 +161,9 @@ impl Events {
         lock(&self.seen).push(what);
     }
 
-    fn came(&self, topic: &[u8], payload: Bytes) {
-        let Some(inbox) = &self.inbox else { return };
-        let topic = String::from_utf8_lossy(topic).into_owned();
-        // Never waited for: the keep-alive goes on. Whoever sent it gets no answer and sends it again.
-        if inbox.try_send(Received { topic, payload }).is_err() {
-            tracing::warn!("too many messages from the broker wait; one was dropped");
+    fn came(&self, topic: &[u8], payload: Bytes, acknowledgement: Acknowledgement) {
+        if let Some(ear) = &self.ear {
+            ear.hears(topic, payload, acknowledgement);
         }
     }
 }
@@ -190,12 +173,13 @@ impl Connection {
     pub(crate) async fn open(target: Target<'_>) -> Result<Self, Failure> {
         let method = target.method;
         let most = target.table.max_packet;
-        // What the spool hands out, and presence: the channel is never full.
-        let capacity = usize::from(target.in_flight) * 2 + 16;
+        // What the spool hands out, and presence, and acknowledgements: the channel is never full.
+        let capacity =
+            usize::from(target.in_flight) * 2 + 16 + target.inbox.as_ref().map_or(0, |_| inbox::PLACES as usize);
         let (up_tx, up) = oneshot::channel();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let inbox = target.inbox.as_ref().map(|inbox| inbox.sender.clone());
-        let events = Events { up: Some(up_tx), seen: Arc::clone(&seen), inbox };
+        let ear = target.inbox.as_ref().map(Ear::of);
+        let events = Events { up: Some(up_tx), seen: Arc::clone(&seen), ear: ear.clone() };
         let (client, mut pump) = match target.table.version {
             Version::V5 => {
                 let (client, running) = v5::start(target, capacity, events)?;
@@ -210,7 +194,7 @@ impl Connection {
             failure = poll_fn(|context| pump.poll(context)) => Err(failure),
             Ok(limit) = up => {
                 let flight = Flight::default();
-                Ok(Self { client, pump, flight, seen, max_packet: limit.min(most), method })
+                Ok(Self { client, pump, flight, seen, ear, max_packet: limit.min(most), method })
             }
         }
     }
@@ -275,6 +259,16 @@ impl Connection {
                 Client::V311(client) => v311::subscribe(client, filter).await,
             }
         }
+    }
+
+    /// Ready when the broker has to send something again, and a new connection would bring it.
+    pub(crate) fn missed(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        self.ear.clone().map(Ear::missed)
+    }
+
+    /// Ready when all that was taken of what came down is done.
+    pub(crate) fn settled(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        self.ear.clone().map(Ear::settled)
     }
 
     /// Says goodbye, so that the will stays unsaid, and waits a moment for the end.

@@ -281,6 +281,42 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_burst_of_commands_none_is_lost_while_the_gateway_is_away_or_killed() {
+    let site = Site::start().await;
+    let folder = site.folder.path();
+    let keys = Commanders::new(folder);
+    let mut daemon = site.daemon_with(&[], &Commanders::config(folder));
+    let mut backend = Backend::start(&site).await;
+    daemon.wait("commands are heard", |daemon| daemon.log().contains("commands from the cloud are heard"));
+    // The cheapest that leaves a line: there is no such device.
+    let burst = async |backend: &Backend, name: &str, count: usize| {
+        for n in 0..count {
+            let claims = claims("ops", &format!("{name}-{n}"), "revoke", &json!({ "device": "nobody" }));
+            let text = keys.ops.sign(TYPE, &claims).unwrap();
+            assert_eq!(backend.sends("revoke", &text).await, "Success", "somebody is there, or the broker keeps it");
+        }
+    };
+    daemon.kill();
+    hears(&mut backend.heard, "status", |said| said["state"] == "offline").await;
+    burst(&backend, "away", 48).await;
+    daemon.resume();
+    for n in 0..48 {
+        let answer = backend.answer(&format!("away-{n}")).await;
+        assert_eq!((&answer["status"], &answer["code"]), (&json!("failed"), &json!("not_found")), "{answer}");
+    }
+
+    // What was handed out and not answered comes again.
+    burst(&backend, "killed", 24).await;
+    backend.answer("killed-0").await;
+    daemon.kill();
+    daemon.resume();
+    daemon.wait("each is written down", |daemon| {
+        let lines = audited(daemon, "command.revoke");
+        (0..24).all(|n| lines.iter().any(|line| line["subject"] == format!("killed-{n}")))
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_makes_a_code_that_only_who_asked_can_read_once_and_changes_a_few_keys_over_restarts() {
     let site = Site::start().await;
     let folder = site.folder.path();

@@ -119,7 +119,7 @@ impl Drop for RabbitMq {
     }
 }
 
-/// docs/brokers.md shows the same lines.
+/// docs/brokers.md shows the same lines, but for the prefetch: a burst is to be one.
 fn configure(folder: &Path, port: u16, keys: &[(String, String)]) {
     std::fs::create_dir(folder.join("home")).unwrap();
     let mut signing_keys = String::new();
@@ -133,6 +133,7 @@ fn configure(folder: &Path, port: u16, keys: &[(String, String)]) {
         "listeners.tcp = none
 mqtt.listeners.tcp.1 = 127.0.0.1:{port}
 mqtt.allow_anonymous = false
+mqtt.prefetch = 100
 auth_backends.1 = rabbit_auth_backend_oauth2
 auth_oauth2.resource_server_id = {RESOURCE}
 auth_oauth2.additional_scopes_key = claw_rabbitmq

@@ -6,11 +6,12 @@
 use bytes::Bytes;
 use rumqttc::PubAckReason;
 use rumqttc_v4::{
-    AsyncClient, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
-    MqttOptions, NetworkOptions, Outgoing, PublishOptions, QoS, StateError, SubscribeNoticeError, SubscribeReasonCode,
-    TlsConfiguration, TlsError, Transport,
+    AckMode, AsyncClient, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming,
+    LastWill, MqttOptions, NetworkOptions, Outgoing, PublishOptions, QoS, StateError, SubscribeNoticeError,
+    SubscribeReasonCode, TlsConfiguration, TlsError, Transport,
 };
 
+use super::inbox::Acknowledgement;
 use super::{Events, Failure, MAX_INCOMING, Seen, Target, tls_or_network};
 use crate::relay::message::Message;
 
@@ -29,10 +30,11 @@ pub(super) fn start(
         .try_build()
         .map_err(|error| Failure::Lost(error.to_string()))?;
     source.network_options = network;
-    Ok((client, run(source, events, silence)))
+    let running = run(client.clone(), source, events, silence);
+    Ok((client, running))
 }
 
-async fn run(mut source: EventLoop, mut events: Events, silence: &'static str) -> Failure {
+async fn run(client: AsyncClient, mut source: EventLoop, mut events: Events, silence: &'static str) -> Failure {
     loop {
         match source.poll().await {
             Ok(Event::Outgoing(Outgoing::Publish(id))) => events.saw(Seen::Sent(id)),
@@ -40,7 +42,10 @@ async fn run(mut source: EventLoop, mut events: Events, silence: &'static str) -
                 events.saw(Seen::Answered(answer.pkid, PubAckReason::Success));
             }
             Ok(Event::Incoming(Incoming::ConnAck(_))) => events.accepted(usize::MAX),
-            Ok(Event::Incoming(Incoming::Publish(message))) => events.came(&message.topic, message.payload),
+            Ok(Event::Incoming(Incoming::Publish(message))) => {
+                let ack = Acknowledgement::V311(client.clone(), client.prepare_ack(&message));
+                events.came(&message.topic, message.payload, ack);
+            }
             Ok(_) => {}
             Err(error) => return classify(&error, silence),
         }
@@ -68,6 +73,9 @@ fn options(target: Target<'_>) -> MqttOptions {
     let mut options = MqttOptions::new(login.client_id, Broker::tcp(target.host, target.port));
     if let Some(config) = target.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
+    }
+    if target.inbox.is_some() {
+        options.set_ack_mode(AckMode::Manual);
     }
     options.set_clean_session(!target.inbox.as_ref().is_some_and(|inbox| inbox.is_kept));
     options.set_keep_alive(target.keep_alive_s);

@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 use rumqttc::{
-    AsyncClient, AuthProperties, Broker, ConnectAuth, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
-    EventLoop, Incoming, LastWill, LastWillProperties, MqttOptions, NetworkOptions, Outgoing, PublishOptions,
-    PublishProperties, QoS, StateError, SubscribeNoticeError, SubscribeReasonCode, TlsConfiguration, Transport,
+    AckMode, AsyncClient, AuthProperties, Broker, ConnectAuth, ConnectReturnCode, ConnectionError,
+    DisconnectReasonCode, Event, EventLoop, Incoming, LastWill, LastWillProperties, MqttOptions, NetworkOptions,
+    Outgoing, PublishOptions, PublishProperties, QoS, StateError, SubscribeNoticeError, SubscribeReasonCode,
+    TlsConfiguration, Transport,
 };
 
-use super::{Events, Failure, MAX_INCOMING, RECEIVE_MAXIMUM, Seen, Target, tls_or_network};
+use super::inbox::{Acknowledgement, RECEIVE_MAXIMUM};
+use super::resumed::{KEPT_S, Resumed};
+use super::{Events, Failure, MAX_INCOMING, Seen, Target, tls_or_network};
 use crate::relay::message::{Message, Will};
 
 /// A client, and what drives it until the connection ends.
@@ -22,10 +25,17 @@ pub(super) fn start(
         .capacity(capacity)
         .try_build()
         .map_err(|error| Failure::Lost(error.to_string()))?;
-    Ok((client, run(source, events, enhanced, silence)))
+    let running = run(client.clone(), source, events, enhanced, silence);
+    Ok((client, running))
 }
 
-async fn run(mut source: EventLoop, mut events: Events, enhanced: bool, silence: &'static str) -> Failure {
+async fn run(
+    client: AsyncClient,
+    mut source: EventLoop,
+    mut events: Events,
+    enhanced: bool,
+    silence: &'static str,
+) -> Failure {
     loop {
         match source.poll().await {
             Ok(Event::Outgoing(Outgoing::Publish(id))) => events.saw(Seen::Sent(id)),
@@ -34,7 +44,10 @@ async fn run(mut source: EventLoop, mut events: Events, enhanced: bool, silence:
                 let limit = answer.properties.and_then(|properties| properties.max_packet_size);
                 events.accepted(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
             }
-            Ok(Event::Incoming(Incoming::Publish(message))) => events.came(&message.topic, message.payload),
+            Ok(Event::Incoming(Incoming::Publish(message))) => {
+                let ack = Acknowledgement::V5(client.clone(), client.prepare_ack(&message));
+                events.came(&message.topic, message.payload, ack);
+            }
             Ok(_) => {}
             Err(error) => return classify(&error, enhanced && events.up.is_some(), silence),
         }
@@ -83,9 +96,15 @@ fn options(target: Target<'_>) -> MqttOptions {
     options.set_keep_alive(target.keep_alive_s);
     options.set_outgoing_inflight_upper_limit(target.in_flight);
     options.set_max_request_batch(usize::from(target.in_flight));
-    if target.inbox.is_some() {
+    if let Some(inbox) = &target.inbox {
         options.set_receive_maximum(Some(RECEIVE_MAXIMUM));
         options.set_max_packet_size(Some(MAX_INCOMING.into()));
+        options.set_ack_mode(AckMode::Manual);
+        if inbox.is_kept {
+            options.set_clean_start(false);
+            options.set_session_expiry_interval(Some(KEPT_S));
+            options.set_session_store(Resumed { in_flight: target.in_flight });
+        }
     }
     if let Some(will) = target.will {
         options.set_last_will(last_will(will));
