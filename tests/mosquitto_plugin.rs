@@ -235,6 +235,46 @@ async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_
     assert_eq!((&*subscriber.next().await.payload, &*subscriber.next().await.payload), (&b"1"[..], &b"2"[..]));
 }
 
+#[tokio::test]
+async fn a_token_that_ends_under_load_costs_no_session_a_message_and_one_that_is_replaced_in_time_no_client() {
+    let bed = Bed::start();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
+    let listens = async |client_id: &str| {
+        let token = bed.subscriber_token(SHORT_S);
+        let how = Connect { keeps_session: true, ..bed.how(client_id, &token) };
+        let client = MqttClient::connect(how).await.unwrap();
+        assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
+        client
+    };
+    let mut lives = listens("dash.lives").await;
+    let fresh = bed.subscriber_token(600);
+    lives.reauthenticate(&fresh).await.unwrap();
+    // Its token ends after the one that was replaced.
+    let mut ended = listens("dash.ends").await;
+    // Messages come close together when the token ends, and for a while after that.
+    let mut sent = 0;
+    let mut rest = 50;
+    while rest > 0 {
+        assert_eq!(device.publish(UP, &sent.to_string()).await, "Success", "{}", bed.broker.log());
+        sent += 1;
+        rest -= u32::from(!ended.is_connected());
+    }
+    assert!(bed.broker.log().contains("\"dash.ends\" cut off: the token of dash expired"), "{}", bed.broker.log());
+    assert!(lives.is_connected());
+    for n in 0..sent {
+        assert_eq!(lives.next().await.payload, n.to_string(), "the one that stayed");
+    }
+    let mut heard = std::collections::BTreeSet::new();
+    while let Some(message) = ended.try_next(Duration::ZERO).await {
+        heard.insert(message.payload);
+    }
+    let how = Connect { keeps_session: true, ..bed.how("dash.ends", &fresh) };
+    let mut again = MqttClient::connect(how).await.unwrap();
+    while heard.len() < sent {
+        heard.insert(again.next().await.payload);
+    }
+}
+
 #[test]
 fn a_broker_whose_plugin_is_set_up_wrong_does_not_start() {
     let folder = tempfile::tempdir().unwrap();

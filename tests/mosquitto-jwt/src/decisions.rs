@@ -76,6 +76,8 @@ pub(crate) struct Decisions {
     notices: Notices,
     /// The client that is being cut off right now.
     cutting: Option<Overdue>,
+    /// When the first token of a live connection ends, as far as is known: it does not end before.
+    first_end: u64,
 }
 
 impl Decisions {
@@ -96,6 +98,7 @@ impl Decisions {
             rates: Rates::default(),
             notices: Notices::default(),
             cutting: None,
+            first_end: u64::MAX,
         };
         decisions.read_deny_list()?;
         Ok(decisions)
@@ -151,6 +154,7 @@ impl Decisions {
         let mut notice = None;
         match self.check(id, peer, token, again, &mut notice) {
             Ok((claims, signer)) => {
+                self.first_end = self.first_end.min(claims.exp);
                 let connection = Connection { claims, signer, mqtt_id: peer.mqtt_id.to_owned(), closed: None };
                 self.connections.insert(id, connection);
                 Ok(())
@@ -240,20 +244,40 @@ impl Decisions {
 
     /// Live connections whose token is no longer good; those closed long ago are forgotten.
     pub(crate) fn overdue(&mut self) -> Vec<Overdue> {
+        self.no_longer_good().into_iter().map(|(_, cut)| cut).collect()
+    }
+
+    /// The same where a token has ended since the last look, but for the connection whose message makes us look: it
+    /// was allowed to send that, and the broker is still busy with it.
+    pub(crate) fn overdue_at_message_of(&mut self, publisher: ConnectionId) -> Vec<Overdue> {
+        if self.first_end > self.time() {
+            return Vec::new();
+        }
+        self.no_longer_good().into_iter().filter(|(id, _)| *id != publisher).map(|(_, cut)| cut).collect()
+    }
+
+    fn no_longer_good(&mut self) -> Vec<(ConnectionId, Overdue)> {
         let now = SystemTime::now();
         self.connections.retain(|_, connection| {
             connection.closed.is_none_or(|at| now.duration_since(at).is_ok_and(|since| since < WILL_LIFE))
         });
-        let live = self.connections.values().filter(|connection| connection.closed.is_none());
-        live.filter_map(|connection| {
-            // Only here, where it is cut off next: between a new key file and that, a subscriber is still a live one, and
-            // what it is refused would be lost to its session.
-            let is_withdrawn = !self.keys.has(&connection.signer);
-            let refusal = is_withdrawn.then(|| Refusal::Withdrawn(connection.claims.sub.clone()));
-            let refusal = refusal.or_else(|| self.still_good(&connection.claims).err())?;
-            Some(Overdue { mqtt_id: connection.mqtt_id.clone(), refusal })
-        })
-        .collect()
+        let live = || self.connections.iter().filter(|(_, connection)| connection.closed.is_none());
+        let mut overdue: Vec<_> = live()
+            .filter_map(|(id, connection)| {
+                // Only here, where it is cut off next: between a new key file and that, a subscriber is still a live
+                // one, and what it is refused would be lost to its session.
+                let is_withdrawn = !self.keys.has(&connection.signer);
+                let refusal = is_withdrawn.then(|| Refusal::Withdrawn(connection.claims.sub.clone()));
+                let refusal = refusal.or_else(|| self.still_good(&connection.claims).err())?;
+                let cut = Overdue { mqtt_id: connection.mqtt_id.clone(), refusal };
+                Some((connection.claims.publishes(), *id, cut))
+            })
+            .collect();
+        let time = self.time();
+        self.first_end = live().map(|(_, it)| it.claims.exp).filter(|exp| *exp > time).min().unwrap_or(u64::MAX);
+        // Whoever only listens goes first: the last will of another is not refused to it any more, but waits for it.
+        overdue.sort_by_key(|(publishes, ..)| *publishes);
+        overdue.into_iter().map(|(_, id, cut)| (id, cut)).collect()
     }
 
     /// Which client is being cut off, while it is.
@@ -261,10 +285,14 @@ impl Decisions {
         self.cutting = client;
     }
 
-    fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
+    /// Seconds since 1970, not before the issuer's own time.
+    fn time(&self) -> u64 {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = wall.max(self.deny.time);
-        if claims.exp <= now {
+        wall.max(self.deny.time)
+    }
+
+    fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
+        if claims.exp <= self.time() {
             return Err(Refusal::Expired(claims.sub.clone()));
         }
         if self.deny.denies(&claims.jti, &claims.client_id, &claims.sub, claims.iat) {

@@ -18,6 +18,7 @@ pub(crate) const EVT_RELOAD: c_int = 1;
 pub(crate) const EVT_ACL_CHECK: c_int = 2;
 pub(crate) const EVT_BASIC_AUTH: c_int = 3;
 pub(crate) const EVT_EXT_AUTH_START: c_int = 4;
+pub(crate) const EVT_MESSAGE: c_int = 7;
 pub(crate) const EVT_TICK: c_int = 9;
 pub(crate) const EVT_DISCONNECT: c_int = 10;
 
@@ -91,6 +92,13 @@ pub(crate) struct ExtendedAuth {
     data_out_len: u16,
     pub(crate) auth_method: *const c_char,
     future2: [*mut c_void; 3],
+}
+
+/// The beginning of `struct mosquitto_evt_message`; the message itself is of no use here.
+#[repr(C)]
+pub(crate) struct Message {
+    future: *mut c_void,
+    pub(crate) client: *mut Client,
 }
 
 /// `struct mosquitto_evt_disconnect`.

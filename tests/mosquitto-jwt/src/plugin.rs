@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::certificate;
-use crate::decisions::{Access, Decisions};
+use crate::decisions::{Access, Decisions, Overdue};
 use crate::ffi;
 use crate::notice::Notice;
 use crate::options::Options;
@@ -112,7 +112,18 @@ impl Plugin {
         drop(looked);
         self.read_files();
         let overdue = self.decisions().overdue();
-        for client in overdue {
+        self.cut_off(overdue);
+    }
+
+    /// A client's message is about to be handed out. Whose token has ended since the last tick is cut off first: it is
+    /// refused the message as it must be, and for a session that is kept it waits, instead of being lost.
+    fn message(&self, event: &ffi::Message) {
+        let overdue = self.decisions().overdue_at_message_of(event.client.addr());
+        self.cut_off(overdue);
+    }
+
+    fn cut_off(&self, clients: Vec<Overdue>) {
+        for client in clients {
             log(ffi::LOG_NOTICE, &format!("clawgate: client {:?} cut off: {}", client.mqtt_id, client.refusal));
             let Ok(id) = CString::new(client.mqtt_id.as_str()) else { continue };
             self.decisions().cutting(Some(client));
@@ -180,6 +191,7 @@ extern "C" fn mosquitto_plugin_init(
         ffi::EVT_ACL_CHECK,
         ffi::EVT_BASIC_AUTH,
         ffi::EVT_EXT_AUTH_START,
+        ffi::EVT_MESSAGE,
         ffi::EVT_TICK,
         ffi::EVT_DISCONNECT,
     ];
@@ -235,6 +247,11 @@ fn handle(event: c_int, data: *mut c_void, user: *mut c_void) -> c_int {
             // SAFETY: the data of this event is of this type and lives through the call.
             let client = unsafe { &*data.cast::<ffi::Disconnect>() }.client;
             plugin.decisions().closed(client.addr());
+            ffi::ERR_SUCCESS
+        }
+        ffi::EVT_MESSAGE => {
+            // SAFETY: the data of this event begins with this type and lives through the call.
+            plugin.message(unsafe { &*data.cast::<ffi::Message>() });
             ffi::ERR_SUCCESS
         }
         ffi::EVT_TICK => {

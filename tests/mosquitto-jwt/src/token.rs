@@ -96,6 +96,11 @@ impl Claims {
         mqtt_id == format!("{}.{}", self.client_id, self.sub)
     }
 
+    /// Whether it allows to publish anything.
+    pub(crate) fn publishes(&self) -> bool {
+        self.claw_aif.iter().any(|(_, actions)| actions.iter().any(|action| action == "pub"))
+    }
+
     /// Whose it is.
     pub(crate) fn owner(&self) -> Owner {
         (self.client_id.clone(), self.sub.clone())

@@ -142,10 +142,14 @@ impl Key {
     }
 
     fn token(&self, device: &str) -> String {
+        self.token_to(device, &["pub", "sub"], 600)
+    }
+
+    fn token_to(&self, device: &str, actions: &[&str], life_s: u64) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let claims = json!({
-            "iss": "i", "aud": "claw", "sub": device, "client_id": "g", "iat": now, "exp": now + 600, "jti": device,
-            "claw_aif": [[format!("up/{device}"), ["pub", "sub"]]],
+            "iss": "i", "aud": "claw", "sub": device, "client_id": "g", "iat": now, "exp": now + life_s, "jti": device,
+            "claw_aif": [[format!("up/{device}"), actions]],
         });
         let header = Header { typ: Some("at+jwt".to_owned()), kid: Some(self.id()), ..Header::new(Algorithm::ES256) };
         let key = EncodingKey::from_ec_der(self.secret().to_pkcs8_der().unwrap().as_bytes());
@@ -231,6 +235,38 @@ fn who_stands_on_a_key_that_is_gone_is_cut_and_who_has_a_token_under_another_sta
     assert!(site.decisions.allows(1, "up/a", Access::Publish) && site.decisions.allows(1, "up/a", Access::Subscribe));
     site.decisions.cutting(None);
     assert!(!site.admits(4, "a", &Key(1).token("a")));
+}
+
+#[test]
+fn before_a_message_is_handed_out_whose_token_ended_is_cut_and_who_only_listens_first() {
+    let mut site = Site::new("ended", &[Key(1)]);
+    let deny = site.file.with_extension("deny");
+    let options = Options {
+        key_file: site.file.clone(),
+        issuer: "i".into(),
+        audience: "claw".into(),
+        denylist_file: Some(deny.clone()),
+    };
+    let _ = std::fs::remove_file(&deny);
+    site.decisions = Decisions::new(options).unwrap();
+    for (id, device, actions, life_s) in [
+        (1, "sends", &["pub"][..], 600),
+        (2, "both", &["pub", "sub"], 600),
+        (3, "hears", &["sub"], 600),
+        (4, "lives", &["sub"], 9000),
+    ] {
+        assert!(site.admits(id, device, &Key(1).token_to(device, actions, life_s)));
+    }
+    assert!(site.decisions.overdue_at_message_of(1).is_empty());
+    // The issuer's time is ours.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    std::fs::write(&deny, format!("clawgate-denylist 1\ntime {}\n", now + 700)).unwrap();
+    site.decisions.read_deny_list().unwrap();
+    assert!(!site.decisions.allows(3, "up/hears", Access::Read), "refused until then");
+    let cut: Vec<_> = site.decisions.overdue_at_message_of(1).into_iter().map(|cut| cut.mqtt_id).collect();
+    assert_eq!(cut, ["g.hears", "g.both"], "not the one whose message it is");
+    assert!(site.decisions.overdue_at_message_of(1).is_empty(), "looked at once");
+    assert_eq!(site.overdue().len(), 3, "the tick cuts off who is left");
 }
 
 #[test]
