@@ -46,7 +46,7 @@ pub(crate) use metrics_http::text as metrics_text;
 pub use start::StartError;
 
 use crate::alarm::{Alarm, AlarmKind, Alarms};
-use crate::audit::{Action, Actor, Audit, Event};
+use crate::audit::{Action, Actor, Audit, Event, Missing};
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
 use crate::config::{self, BrokerUrl, Config, StageError};
@@ -66,6 +66,9 @@ use crate::token::keeper::TokenKeeper;
 use commission::Service;
 use issuer::Terms;
 use tasks::Tasks;
+
+/// What the alarm is about that lines of the audit log could not be written.
+const AUDIT_LINES: &str = "audit lines";
 
 /// The running gateway as its control API sees it. Cheap to clone.
 #[derive(Clone)]
@@ -172,16 +175,25 @@ impl Gateway {
 
     /// Writes an audit event, and says so where it cannot be written.
     pub(crate) async fn record(&self, event: Event) {
-        if self.0.audit.note(event).await {
-            return;
+        if !self.0.audit.note(event).await {
+            self.tell_missing(self.0.audit.missing().as_ref());
         }
-        self.alarms().raise(Alarm {
-            kind: AlarmKind::Audit,
-            subject: "audit".to_owned(),
-            words: "a line of the audit log could not be written".to_owned(),
-            next_step: "The journal says why, and what happened meanwhile: make room on the disk, or mend it."
-                .to_owned(),
-        });
+    }
+
+    /// Says which lines the audit log lacks, or that it is whole again.
+    fn tell_missing(&self, missing: Option<&Missing>) {
+        match missing {
+            Some(missing) => self.alarms().raise(Alarm {
+                kind: AlarmKind::Audit,
+                subject: AUDIT_LINES.to_owned(),
+                words: format!("{} lines of the audit log could not be written: {}", missing.lines, missing.why),
+                next_step:
+                    "Make room on the disk, or mend it; clawgate tries again by itself. The journal has what happened \
+                            meanwhile."
+                        .to_owned(),
+            }),
+            None => self.alarms().clear(AlarmKind::Audit, AUDIT_LINES),
+        }
     }
 
     /// Says that the audit log was not as it was left.

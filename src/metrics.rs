@@ -83,6 +83,8 @@ pub struct Metrics {
     pub control: ControlMetrics,
     /// Alarms that were said, by kind.
     pub alarms: Family<Kind, Counter>,
+    /// Lines that the audit log lacks and does not say so yet.
+    pub audit_missing: Gauge,
     /// Bounds of queues, tables and connections, by what they bound.
     pub limits: Family<Bound, Gauge>,
     /// Seconds until certificates and keys end, by where they are named.
@@ -235,6 +237,8 @@ impl Metrics {
         registry.register("limit", "Bounds, by what they bound", limits.clone());
         let alarms = Family::default();
         registry.register("alarms", "Alarms that were said, by kind", alarms.clone());
+        let audit_missing = Gauge::default();
+        registry.register("audit_missing", "Lines that could not be written to the audit log", audit_missing.clone());
         let expires = Family::default();
         let help = "Until certificates and keys end, by where they are named";
         registry.register_with_unit("expires", help, Unit::Seconds, expires.clone());
@@ -247,6 +251,7 @@ impl Metrics {
             token: TokenMetrics::register(&mut registry),
             control: ControlMetrics::register(&mut registry),
             alarms,
+            audit_missing,
             limits,
             expires,
             registry: Arc::new(registry),

@@ -108,6 +108,8 @@ actions! {
     AuditDamaged = "audit.damaged",
     /// A crash left its end open.
     AuditRecovered = "audit.recovered",
+    /// Lines could not be written.
+    AuditMissing = "audit.missing",
     /// Another key signs it.
     AuditKey = "audit.key",
     /// The state of this gateway went into a file.

@@ -1,5 +1,6 @@
 //! The log: each line is on the disk before the call returns, and the checkpoint follows it.
 
+mod missing;
 mod read;
 mod resume;
 mod writer;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
+pub use missing::Missing;
 pub use read::{Cursor, Selection};
 
 use super::checkpoint::Checkpoint;
@@ -40,6 +42,12 @@ pub enum AuditError {
     },
 }
 
+impl AuditError {
+    fn unwritten(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), action: "write the audit log", source }
+    }
+}
+
 /// The audit log; clones share it.
 #[derive(Debug, Clone)]
 pub struct Audit(Arc<Inner>);
@@ -53,6 +61,8 @@ struct Inner {
     clock_is_right: fn() -> bool,
     writer: Mutex<Writer>,
     damage: Option<String>,
+    /// Changed by who holds the writer.
+    missing: Mutex<Option<Missing>>,
     checkpoints: watch::Sender<Checkpoint>,
 }
 
@@ -105,7 +115,8 @@ impl Audit {
         let writer = Mutex::new(writer);
         let is_damage = |(outcome, remark): &(Outcome, String)| (*outcome == Outcome::Failed).then(|| remark.clone());
         let (dir, damage) = (dir.to_owned(), remarks.iter().find_map(is_damage));
-        let audit = Self(Arc::new(Inner { dir, clock, boot_id, clock_is_right, writer, damage, checkpoints }));
+        let missing = Mutex::default();
+        let audit = Self(Arc::new(Inner { dir, clock, boot_id, clock_is_right, writer, damage, missing, checkpoints }));
         for (outcome, remark) in remarks {
             if outcome == Outcome::Failed {
                 tracing::error!(dir = %audit.0.dir.display(), problem = %remark, "the audit log is damaged");
@@ -119,13 +130,18 @@ impl Audit {
     /// Writes an event; when this returns it is on the disk.
     ///
     /// # Errors
-    /// [`AuditError::Io`]: the event is not in the log, and a half-written line was or will be cut off.
+    /// [`AuditError::Io`]: the event is not in the log, and a half-written line was or will be cut off. It counts as
+    /// [missing](Self::missing), and the first line that can be written again says so.
     pub fn record(&self, event: Event) -> Result<(), AuditError> {
         let inner = &*self.0;
         let mut writer = inner.writer();
         writer.retain(inner);
-        let path = writer.path.clone();
-        writer.write(inner, event).map_err(|source| AuditError::Io { path, action: "write the audit log", source })
+        let written = writer.tell_missing(inner).and_then(|()| writer.write(inner, event));
+        written.map_err(|source| {
+            let error = AuditError::unwritten(&writer.path, source);
+            inner.miss(1, &error);
+            error
+        })
     }
 
     /// Writes an event for a part that goes on without it: beside the runtime, and where it cannot be written our log
@@ -151,13 +167,12 @@ impl Audit {
     pub fn rotate_key(&self, next: &Secret<[u8; 32]>, actor: Actor) -> Result<(), AuditError> {
         let inner = &*self.0;
         let mut writer = inner.writer();
-        let path = writer.path.clone();
         let next = SigningKey::from_bytes(next.expose());
         if next.verifying_key() == writer.key.verifying_key() {
             return Ok(());
         }
         let rotated = writer.rotate(inner, next, actor);
-        rotated.map_err(|source| AuditError::Io { path, action: "write the audit log", source })
+        rotated.map_err(|source| AuditError::unwritten(&writer.path, source))
     }
 
     /// What was wrong with the log when it was opened.

@@ -20,6 +20,6 @@ pub use checkpoint::Checkpoint;
 pub use digest::{Digest, NotADigest};
 pub use event::{Actor, Event, Outcome};
 pub use line::Entry;
-pub use log::{Audit, AuditError, AuditKeys, Cursor, Selection};
+pub use log::{Audit, AuditError, AuditKeys, Cursor, Missing, Selection};
 pub use retention::Retention;
 pub use verify::{Finding, Report, Trust, verify};

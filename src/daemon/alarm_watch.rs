@@ -1,5 +1,5 @@
 //! Looks for alarms that no part sees by itself: rates above a device's own baseline, tokens that the broker refuses, for
-//! their addresses or for good.
+//! their addresses or for good. Looks, too, whether the audit log can be written again.
 
 use std::collections::HashMap;
 
@@ -18,6 +18,10 @@ use crate::token::keeper::TokenStatus;
 pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
     let (mut baselines, mut refusals) = (Baselines::default(), Refusals::default());
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        // Whoever wrote in vain may not write again for long.
+        let audit = gateway.audit().clone();
+        let missing = blocking(move || audit.heal()).await;
+        gateway.tell_missing(missing.as_ref());
         let store = gateway.store().clone();
         let devices = match blocking(move || store.devices()).await {
             Ok(devices) => devices,

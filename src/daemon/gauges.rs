@@ -19,6 +19,7 @@ pub(super) fn state_limits(gateway: &Gateway) {
 /// Reads the parts. Reads the registry: call it where blocking is allowed.
 pub(super) fn refresh(gateway: &Gateway) {
     spool(gateway);
+    gateway.metrics().audit_missing.set(signed(gateway.audit().missing().map_or(0, |missing| missing.lines)));
     let tally = gateway.keeper().tally();
     let token = &gateway.metrics().token;
     token.valid.set(signed(tally.valid));

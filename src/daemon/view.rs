@@ -34,6 +34,9 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     if let Some(trouble) = &spool.trouble {
         problems.push(problem("spool", trouble));
     }
+    if let Some(missing) = gateway.audit().missing() {
+        problems.push(problem("audit", &format!("{} lines could not be written: {}", missing.lines, missing.why)));
+    }
     if let Some(error) = &config_refused {
         problems.push(problem("config", &format!("the last reload was refused: {error}")));
     }

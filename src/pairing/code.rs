@@ -20,6 +20,9 @@ pub(super) const IDLE: &str = "no sensor claimed it within its idle time";
 /// What voids every live code at a start.
 pub(super) const RESTARTED: &str = "the gateway restarted";
 
+/// What ends a code whose making could not be written down.
+pub(super) const UNWRITTEN: &str = "the audit log could not be written when it was made";
+
 /// What is asked for a code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeRequest {

@@ -6,7 +6,9 @@ use clawgate_protocol::Random;
 use clawgate_protocol::code::Code;
 use serde_json::json;
 
-use super::code::{CodeId, CodeRecord, CodeRequest, CodeState, MOST_LIVE, RESTARTED, Refusal, TTL_RANGE, choose};
+use super::code::{
+    CodeId, CodeRecord, CodeRequest, CodeState, MOST_LIVE, RESTARTED, Refusal, TTL_RANGE, UNWRITTEN, choose,
+};
 use super::code_explain::{Explanation, explain};
 use crate::audit::{Action, Actor, Audit, AuditError, Event, Outcome};
 use crate::clock::Clock;
@@ -167,7 +169,12 @@ impl Codes {
             "device": record.request.device, "scopes": record.request.scopes, "ttl_ms": record.request.ttl.as_millis(),
             "idle_ms": record.request.idle.map(|idle| idle.as_millis()), "limits": record.request.limits,
         });
-        self.audit.record(Event::done(creator, Action::CodeNew, record.id.as_str()).with(details))?;
+        let event = Event::done(creator, Action::CodeNew, record.id.as_str()).with(details);
+        if let Err(error) = self.audit.record(event) {
+            // Nobody was shown it; and what stands in no line is not to be used.
+            let _ = self.edit(&record.id, |code| code.revoke(record.made_ms, Actor::Daemon, UNWRITTEN));
+            return Err(error.into());
+        }
         Ok((record, code))
     }
 

@@ -21,6 +21,7 @@ const ELSEWHERE: &[(Action, &str)] = &[
     (Action::CommandCode, "the same"),
     (Action::CommandConfig, "the same"),
     (Action::CommandRefuse, "the same"),
+    (Action::AuditMissing, "the log must have been unwritable first: unwritable.rs"),
     (Action::ConfigUnset, "something must have been changed by a command first: configuration.rs"),
 ];
 

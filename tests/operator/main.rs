@@ -23,4 +23,5 @@ mod site;
 mod support;
 #[path = "../support/thief.rs"]
 mod thief;
+mod unwritable;
 mod workflow;

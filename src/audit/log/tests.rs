@@ -3,6 +3,7 @@
 mod damage;
 mod kept;
 mod keys;
+mod missing;
 mod reading;
 
 use std::fs::{self, OpenOptions};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 
-use super::Inner;
+use super::{Inner, Missing};
 use crate::audit::checkpoint::{Checkpoint, State};
 use crate::audit::line::{self, Entry};
 use crate::audit::retention::Retention;
@@ -67,6 +67,14 @@ impl Writer {
         if let Err(error) = self.sign(inner) {
             tracing::warn!(error = %error, "the audit checkpoint could not be written");
         }
+        Ok(())
+    }
+
+    /// Says in a line what is missing, where something is.
+    pub(super) fn tell_missing(&mut self, inner: &Inner) -> io::Result<()> {
+        let Some(event) = inner.missing().as_ref().map(Missing::event) else { return Ok(()) };
+        self.write(inner, event)?;
+        *inner.missing() = None;
         Ok(())
     }
 
