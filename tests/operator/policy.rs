@@ -298,6 +298,49 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
 }
 
 #[test]
+fn a_code_that_no_sensor_claims_within_its_idle_time_is_over_and_who_comes_after_is_refused() {
+    let site = site("");
+    let mut sensor = site.thermometer("bench", &[]);
+    let _daemon = site.start();
+    let new = |idle: &str| {
+        let new = ["code", "new", "--device", "pump-3", "--ttl", "10m", "--idle", idle, "--json"];
+        let made = site.run(&new).ok().json();
+        (made["id"].as_str().unwrap().to_owned(), made["code"].as_str().unwrap().to_owned())
+    };
+    let shown = |id: &str| site.run(&["code", "show", id, "--json"]).ok().json();
+    let (lonely, text) = new("1s");
+    let over = until("its idle time is over", || Some(shown(&lonely)).filter(|code| code["state"] == "expired"));
+    assert_eq!(over["ended_why"], "no sensor claimed it within its idle time", "{over}");
+    assert!(over["ended_by"] == "the gateway" && over["left_s"].is_null(), "{over}");
+    let row = site.run(&["code", "ls"]).ok().out.lines().find(|line| line.starts_with(&lonely)).unwrap().to_owned();
+    assert_eq!(row.split_whitespace().nth(1), Some("expired"), "{row}");
+    let told = site.run(&["code", "explain", &lonely]).ok().out;
+    assert!(told.contains("(1 s after ") && told.contains("no sensor had claimed it, never used"), "{told}");
+    assert!(told.contains("clawgate code new --device pump-3"), "{told}");
+
+    sensor.say(&format!("code {text}"));
+    until("its window is seen", || {
+        site.run(&["scan", "--for", "100ms", "--json"]).out.contains("issued").then_some(())
+    });
+    assert_eq!(device(&site), None);
+    // Another code, at the same sensor: the first one began nothing.
+    let (used, text) = new("5m");
+    sensor.say(&format!("code {text}"));
+    device_when(&site, "readings flow", |device| device["relay"]["confirmed"].as_u64() > Some(2));
+    assert_eq!((&shown(&used)["state"], &shown(&lonely)["state"]), (&json!("used"), &json!("expired")));
+    assert_eq!(shown(&lonely)["attempts_taken"], 0);
+    let audit = site.audit();
+    let of = |id: &str| -> Vec<&str> {
+        let lines = audit.iter().filter(|line| line["subject"] == id);
+        lines.map(|line| line["action"].as_str().unwrap()).collect()
+    };
+    assert_eq!(of(&lonely), ["code.new", "code.expire"]);
+    assert!(of(&used).ends_with(&["code.claim", "code.attempt", "code.used"]), "{:?}", of(&used));
+    let line = audit.iter().find(|line| line["action"] == "code.expire").unwrap();
+    assert_eq!((&line["reason"], &line["actor"]["kind"]), (&over["ended_why"], &json!("daemon")));
+}
+
+#[test]
 fn a_token_off_its_allow_list_delivers_nothing_and_is_an_alarm() {
     let site = site("");
     let mut sensor = site.thermometer("bench", &["--device", "th-0815"]);
