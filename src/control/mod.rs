@@ -10,6 +10,7 @@ mod codes;
 mod configuration;
 mod dead_letters;
 mod devices;
+mod ending;
 mod exchange;
 pub mod failure;
 mod keys;
@@ -67,11 +68,11 @@ pub async fn serve(socket: ControlSocket, gateway: Gateway, stop: CancellationTo
     metrics.limit("control_connections_of_a_user", MAX_CONNECTIONS_OF_A_USER);
     metrics.limit("control_body_bytes", MAX_BODY_BYTES);
     let reads = Arc::new(Reads::default());
-    let router = routes::router(&gateway, &reads);
+    let tasks = TaskTracker::new();
+    let router = routes::router(&gateway, &reads, &tasks);
     let mut hours = tokio::time::interval(reads::PERIOD);
     hours.reset();
     let seats = Seats { metrics, taken: Arc::default() };
-    let tasks = TaskTracker::new();
     let mut refused = Burst::default();
     loop {
         let accepted = tokio::select! {
@@ -115,9 +116,10 @@ async fn note(gateway: &Gateway, reads: &Reads) {
     }
 }
 
-/// One connection, one request.
+/// One connection, one request. The seat is given back when both it and what it began have ended.
 async fn connection(stream: UnixStream, router: Router, caller: Caller, seat: Seat, stop: CancellationToken) {
-    let service = TowerToHyperService::new(router.layer(Extension(caller)));
+    let router = router.layer(Extension(caller)).layer(Extension(Arc::new(seat)));
+    let service = TowerToHyperService::new(router);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
@@ -135,7 +137,6 @@ async fn connection(stream: UnixStream, router: Router, caller: Caller, seat: Se
     if let Err(error) = result {
         tracing::debug!(%error, "a control connection ended early");
     }
-    drop(seat);
 }
 
 /// Who is connected, by uid.

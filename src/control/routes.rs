@@ -8,16 +8,16 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Router};
+use tokio_util::task::TaskTracker;
 
 use super::calls::Calls;
+use super::ending::{Ending, to_its_end};
 use super::failure::Failure;
 use super::once::Once;
 use super::reads::Reads;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
-use super::{
-    ANSWER_TIME, MAX_BODY_BYTES, audit, codes, configuration, dead_letters, devices, keys, links, system, tokens,
-};
+use super::{MAX_BODY_BYTES, audit, codes, configuration, dead_letters, devices, keys, links, system, tokens};
 use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::metrics::Reason;
@@ -73,7 +73,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The API as a service.
-pub(super) fn router(gateway: &Gateway, reads: &Arc<Reads>) -> Router {
+pub(super) fn router(gateway: &Gateway, reads: &Arc<Reads>, tasks: &TaskTracker) -> Router {
     let calls = Arc::new(Calls::default());
     let mut router = Router::new();
     for route in routes() {
@@ -87,7 +87,9 @@ pub(super) fn router(gateway: &Gateway, reads: &Arc<Reads>) -> Router {
         let gate = middleware::from_fn_with_state(gate, pass);
         router = router.route(route.path, route.handler.layer(gate));
     }
+    let ending = Ending { tasks: tasks.clone(), metrics: gateway.metrics().clone() };
     router
+        .layer(middleware::from_fn_with_state(ending, to_its_end))
         .fallback(|| async { no_route() })
         .method_not_allowed_fallback(|| async { no_route() })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -109,8 +111,8 @@ struct Gate {
     reads: Arc<Reads>,
 }
 
-/// Lets a request pass that its user may make, within the time it may take. One that came to nothing stands in the
-/// audit log, if its user may not make it or it would have changed something; one that only looks is counted for it.
+/// Lets a request pass that its user may make. One that came to nothing stands in the audit log, if its user may not make
+/// it or it would have changed something; one that only looks is counted for it.
 async fn pass(
     State(Gate { gateway, path, needed, calls, reads }): State<Gate>,
     Extension(caller): Extension<Caller>,
@@ -125,24 +127,18 @@ async fn pass(
             gateway.record(event).await;
         }
     };
-    let refuse = |failure: Failure, reason| {
-        gateway.metrics().control.refused.get_or_create(&Reason { reason }).inc();
-        failure.into_response()
-    };
     if let Err(failure) = caller.require(needed, &gateway.config().control.roles) {
         tracing::info!(uid = caller.uid, %needed, "a control request was refused for its role");
         note(&failure).await;
-        return refuse(failure, "role");
+        gateway.metrics().control.refused.get_or_create(&Reason { reason: "role" }).inc();
+        return failure.into_response();
     }
     if !changes {
         reads.count(&caller, path);
     }
-    if let Ok(response) = tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
-        if let Some(failure) = response.extensions().get::<Failure>().filter(|_| changes) {
-            note(failure).await;
-        }
-        return response;
+    let response = next.run(request).await;
+    if let Some(failure) = response.extensions().get::<Failure>().filter(|_| changes) {
+        note(failure).await;
     }
-    let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());
-    refuse(Failure::new(Exit::TimeOut, "too_slow", text, "Try again."), "too_slow")
+    response
 }
