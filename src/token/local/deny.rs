@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -22,6 +23,9 @@ use crate::token::Claims;
 const HEADER: &str = "clawgate-denylist 1";
 /// More entries than this are refused: at that rate of revocation something else is wrong.
 const MAX_ENTRIES: usize = 65_536;
+/// Of these, the subjects of one client: none can use up the room that another needs to revoke. A gateway has at most
+/// 10,000 devices.
+const MAX_OF_ONE: usize = 16_384;
 /// Bound of the file that is read at the start.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -48,7 +52,10 @@ pub enum DenyError {
         line: usize,
     },
     /// No room for another entry.
-    #[error("the deny list holds {MAX_ENTRIES} entries: shorten the life of tokens, or make a new issuer key")]
+    #[error(
+        "the deny list holds {MAX_ENTRIES} entries, or {MAX_OF_ONE} of one client: make a new issuer key, which ends every \
+         token at once"
+    )]
     Full,
     /// The name could not stand in the file.
     #[error("{0:?} cannot be put on the deny list")]
@@ -125,15 +132,19 @@ impl DenyList {
         })
     }
 
-    /// Denies every token that `client` was given for `subject` up to now; the longest of them lives until `exp`.
+    /// Denies every token that `client` was given for `subject` up to now; none of them lives longer than `life`.
     ///
     /// # Errors
     /// [`DenyError`] when it could not be kept. With [`DenyError::File`] they are denied until a restart.
-    pub fn deny_subject(&self, client: &str, subject: &str, now: u64, exp: u64) -> Result<(), DenyError> {
+    pub fn deny_subject(&self, client: &str, subject: &str, now: u64, life: Duration) -> Result<(), DenyError> {
         check_name(client)?;
         check_name(subject)?;
         self.change(now, |entries| {
-            entries.subjects.insert((client.to_owned(), subject.to_owned()), Cut { iat: now, exp });
+            let whose = (client.to_owned(), subject.to_owned());
+            // A token made in the second of the last revocation is dated after it: it must not outlive this one.
+            let iat = entries.subjects.get(&whose).map_or(now, |cut| now.max(cut.iat.saturating_add(1)));
+            let exp = iat.saturating_add(life.as_secs()).saturating_add(1);
+            entries.subjects.insert(whose, Cut { iat, exp });
         })
     }
 
@@ -142,7 +153,7 @@ impl DenyList {
         let mut next = entries.clone();
         next.forget_expired(now);
         edit(&mut next);
-        if next.tokens.len() + next.subjects.len() > MAX_ENTRIES {
+        if next.is_overfull(&entries) {
             return Err(DenyError::Full);
         }
         let kept = self.keep(&next);
@@ -228,6 +239,16 @@ impl Entries {
         self.subjects.retain(|_, cut| cut.exp > now);
     }
 
+    /// Whether what was added to `before` has no room.
+    fn is_overfull(&self, before: &Self) -> bool {
+        if self.tokens.len() + self.subjects.len() > MAX_ENTRIES {
+            return true;
+        }
+        let added = self.subjects.keys().filter(|whose| !before.subjects.contains_key(*whose));
+        let share = |client: &str| self.subjects.keys().filter(|(of, _)| of == client).count();
+        added.into_iter().any(|(client, _)| share(client) > MAX_OF_ONE)
+    }
+
     fn render(&self) -> String {
         let mut text = format!("{HEADER}\ntime {}\n", self.time);
         for (jti, exp) in &self.tokens {
@@ -304,7 +325,7 @@ mod tests {
         let path = dir.path().join("denylist");
         let list = DenyList::open(&path).unwrap();
         list.deny_token("one", 160, 100).unwrap();
-        list.deny_subject("g", "pump-3", 100, 160).unwrap();
+        list.deny_subject("g", "pump-3", 100, Duration::from_secs(60)).unwrap();
         let again = DenyList::open(&path).unwrap();
         assert!(again.denies(&claims("x", "one", 90)));
         assert!(again.denies(&claims("pump-3", "two", 100)));
@@ -353,6 +374,21 @@ mod tests {
         list.keep_again().unwrap();
         let again = DenyList::open(&dir.path().join("gone/denylist")).unwrap();
         assert!(again.denies(&claims("x", "one", 90)), "there is room again, and nobody revoked anything since");
+    }
+
+    #[test]
+    fn one_client_cannot_use_up_the_room_that_another_needs_to_revoke() {
+        let list = DenyList::in_memory();
+        let revoke = |client: &str, subject: &str| list.deny_subject(client, subject, 100, Duration::from_secs(60));
+        {
+            let mut entries = list.entries();
+            let whose = |n: usize| ("bad".to_owned(), format!("d{n}"));
+            entries.subjects = (0..MAX_OF_ONE).map(|n| (whose(n), Cut { iat: 1, exp: 1000 })).collect();
+        }
+        assert!(matches!(revoke("bad", "one-more"), Err(DenyError::Full)));
+        revoke("bad", "d0").unwrap();
+        revoke("good", "pump-3").unwrap();
+        assert!(list.denies(&Claims { client_id: "good".to_owned(), ..claims("pump-3", "x", 100) }));
     }
 
     #[test]

@@ -128,8 +128,7 @@ impl LocalIssuer {
     /// # Errors
     /// [`super::DenyError`] when it could not be kept.
     pub fn deny_subject(&self, client: &str, subject: &str) -> Result<(), super::DenyError> {
-        let now = self.time.now();
-        self.deny.deny_subject(client, subject, now, now.saturating_add(MAX_LIFE.as_secs()).saturating_add(1))
+        self.deny.deny_subject(client, subject, self.time.now(), MAX_LIFE)
     }
 
     /// Who it says it is.
@@ -306,6 +305,25 @@ mod tests {
         verifier.verify(others.bearer().as_bytes()).unwrap();
         let paired_again = issuer.issue(&request()).await.unwrap();
         verifier.verify(paired_again.bearer().as_bytes()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_revoked_paired_again_and_revoked_within_one_second_stays_out() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let issuer = issuer(&clock);
+        let verifier = issuer.verifier("broker").unwrap();
+        for _ in 0..3 {
+            let token = issuer.issue(&request()).await.unwrap();
+            verifier.verify(token.bearer().as_bytes()).unwrap();
+            issuer.revoke(&request(), Some(&token), "test").await.unwrap();
+            assert!(matches!(verifier.verify(token.bearer().as_bytes()), Err(Refusal::Revoked)));
+        }
+        let back = issuer.issue(&TokenRequest { life: MAX_LIFE, ..request() }).await.unwrap();
+        issuer.revoke(&request(), Some(&back), "test").await.unwrap();
+        // Its entry lives as long as it would.
+        clock.advance(MAX_LIFE);
+        issuer.deny_subject("g", "another").unwrap();
+        assert!(verifier.verify(back.bearer().as_bytes()).is_err());
     }
 
     #[tokio::test]
