@@ -154,6 +154,11 @@ pub(super) fn token(endpoint: &str, reply: &Reply, clock: &Clock) -> Result<Gran
         // A server may hand out a token that has lived a while.
         token = token.living_at_most(Duration::from_secs(seconds));
     }
+    if token.life().is_zero() {
+        // Taken as good it would be refreshed at once, without an end.
+        let reason = "the token that it gave is expired already (expires_in is 0)".to_owned();
+        return Err(IssuerError::Answer { endpoint: endpoint.to_owned(), reason });
+    }
     let refresh = |text| RefreshToken { token: Secret::new(text), life };
     Ok(Granted { token, refresh: answer.refresh_token.map(refresh) })
 }
@@ -209,9 +214,12 @@ fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError 
     let endpoint = endpoint.to_owned();
     let status = reply.status;
     let said: Option<ErrorAnswer> = serde_json::from_slice(&reply.body).ok();
-    let words = said
-        .as_ref()
-        .map_or_else(|| plain(&String::from_utf8_lossy(&reply.body)), |said| plain(&said.error_description));
+    let words = match &said {
+        Some(said) => plain(&said.error_description),
+        // Said to be a success: a token may stand in it.
+        None if (200..300).contains(&status) => "what it said is not shown".to_owned(),
+        None => plain(&String::from_utf8_lossy(&reply.body)),
+    };
     let code = said.map(|said| said.error);
     let later = matches!(code.as_deref(), Some("temporarily_unavailable" | "server_error"));
     if status == 429 || status >= 500 || later {
@@ -248,6 +256,7 @@ fn parse<'a, T: Deserialize<'a>>(endpoint: &str, reply: &'a Reply) -> Result<T, 
 mod tests {
     use super::*;
     use crate::token::Remedy;
+    use crate::token::key::SigningKey;
 
     fn reply(status: u16, body: &str) -> Reply {
         Reply { status, retry_after: None, date: None, body: body.as_bytes().to_vec().into() }
@@ -288,6 +297,31 @@ mod tests {
         ] {
             let error = token("e", &reply(status, body), &clock()).unwrap_err();
             assert_eq!(error.remedy(), remedy, "{status} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_expired_already_is_a_failure_to_be_waited_after() {
+        let now = clock().wall().as_secs();
+        let claims = serde_json::json!({
+            "iss": "i", "sub": "pump-3", "aud": "claw", "client_id": "g", "jti": "x", "iat": now, "exp": now + 60,
+        });
+        let jwt = SigningKey::generate().unwrap().sign("at+jwt", &claims).unwrap();
+        let answer = |expires_in: u64| {
+            let body = serde_json::json!({ "access_token": jwt, "token_type": "Bearer", "expires_in": expires_in });
+            token("e", &reply(200, &body.to_string()), &clock())
+        };
+        assert_eq!(answer(1).unwrap().token.life(), Duration::from_secs(1));
+        let error = answer(0).unwrap_err();
+        assert!(error.remedy() == Remedy::Retry(None) && error.to_string().contains("expired already"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_that_may_hold_a_token_is_not_shown() {
+        let body = r#"{"refresh_token":"canary","access_token":"canary"}"#;
+        for status in [200, 201, 202, 204] {
+            let error = token("e", &reply(status, body), &clock()).unwrap_err().to_string();
+            assert!(!error.contains("canary"), "{error}");
         }
     }
 

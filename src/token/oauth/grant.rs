@@ -4,8 +4,9 @@
 //! names it as actor; `device_code` (RFC 8628) asks a person once, and then lives on a refresh token of that device's
 //! own, which the server replaces at every use.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -90,11 +91,31 @@ impl Families for NoFamilies {
 pub(super) struct Kept {
     families: Arc<dyn Families>,
     unsaved: Mutex<Vec<(DeviceId, RefreshToken)>>,
+    /// One for each device that is being asked for.
+    turns: Mutex<HashMap<DeviceId, Arc<Mutex<()>>>>,
 }
 
 impl Kept {
     pub(super) fn new(families: Arc<dyn Families>) -> Self {
-        Self { families, unsaved: Mutex::default() }
+        Self { families, unsaved: Mutex::default(), turns: Mutex::default() }
+    }
+
+    /// Does what uses or ends a device's refresh token while nobody else does. A request goes on when nobody waits for it
+    /// any more: the next one would use the same token again, which is theft to the server, and a revocation would end
+    /// the token before, while the one that takes its place is on its way and stays.
+    pub(super) fn in_turn<T>(&self, device: &DeviceId, work: impl FnOnce() -> T) -> T {
+        let turn = Arc::clone(self.turns().entry(device.clone()).or_default());
+        let done = {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            work()
+        };
+        drop(turn);
+        self.turns().retain(|_, turn| Arc::strong_count(turn) > 1);
+        done
+    }
+
+    fn turns(&self) -> MutexGuard<'_, HashMap<DeviceId, Arc<Mutex<()>>>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn load(&self, device: &DeviceId) -> Result<Option<Secret<String>>, IssuerError> {
@@ -118,7 +139,7 @@ impl Kept {
         self.families.forget(device).map_err(IssuerError::Local)
     }
 
-    fn unsaved(&self) -> std::sync::MutexGuard<'_, Vec<(DeviceId, RefreshToken)>> {
+    fn unsaved(&self) -> MutexGuard<'_, Vec<(DeviceId, RefreshToken)>> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -130,14 +151,19 @@ impl fmt::Debug for Kept {
 }
 
 impl Inner {
-    /// A device's token by the way that is configured.
-    pub(super) fn issue(&self, request: &TokenRequest) -> Result<AccessToken, IssuerError> {
+    /// A device's token by the way that is configured, for as long as somebody waits for it.
+    pub(super) fn issue(&self, request: &TokenRequest, waits: &Weak<()>) -> Result<AccessToken, IssuerError> {
         let token = match self.grant {
             // For itself it needs nobody's word: it is the client.
             _ if request.device.is_gateway() => self.ask(CLIENT_CREDENTIALS, self.for_device(request)?)?.token,
             Grant::ClientCredentials => self.ask(CLIENT_CREDENTIALS, self.for_device(request)?)?.token,
             Grant::TokenExchange => self.exchange(request)?,
-            Grant::DeviceCode => self.by_approval(request)?,
+            Grant::DeviceCode => self.kept.in_turn(&request.device, || {
+                if waits.strong_count() == 0 {
+                    return Err(IssuerError::Local("nobody waits for this token any more".to_owned()));
+                }
+                self.by_approval(request)
+            })?,
         };
         check::device(token, &self.url, &self.client_id, request, self.certificate.as_ref())
     }

@@ -9,6 +9,8 @@ mod approval;
 mod check;
 mod grant;
 mod register;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::path::Path;
@@ -295,7 +297,14 @@ impl Inner {
 impl Issuer for OauthIssuer {
     fn issue<'a>(&'a self, request: &'a TokenRequest) -> TokenFuture<'a, AccessToken> {
         let request = request.clone();
-        Box::pin(self.blocking(move |inner| inner.issue(&request)))
+        Box::pin(async move {
+            // Goes with this future: what nobody waits for any more is not begun.
+            let waiting = Arc::new(());
+            let waits = Arc::downgrade(&waiting);
+            let issued = self.blocking(move |inner| inner.issue(&request, &waits)).await;
+            drop(waiting);
+            issued
+        })
     }
 
     fn revoke<'a>(
@@ -305,7 +314,10 @@ impl Issuer for OauthIssuer {
         _why: &'a str,
     ) -> TokenFuture<'a, ()> {
         let (request, token) = (request.clone(), current.map(|token| token.bearer().to_owned()));
-        Box::pin(self.blocking(move |inner| inner.revoke(&request, token)))
+        Box::pin(self.blocking(move |inner| {
+            let device = request.device.clone();
+            inner.kept.in_turn(&device, || inner.revoke(&request, token))
+        }))
     }
 }
 

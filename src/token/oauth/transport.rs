@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::tls::ClientCert;
+use zeroize::Zeroizing;
 
 use crate::http_client::{CaError, HttpClient, NoReply, Reply, is_safe, plain};
 use crate::secret::Secret;
@@ -13,6 +14,9 @@ use crate::token::IssuerError;
 const LIMIT: Duration = Duration::from_secs(20);
 /// An answer with a token has about a kilobyte.
 const MAX_ANSWER: u64 = 64 * 1024;
+
+/// Parameters that prove something to whoever has them: a server that quotes them in a refusal is not quoted.
+const SECRETS: [&str; 5] = ["client_assertion", "device_code", "refresh_token", "subject_token", "token"];
 
 /// Why the client cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +72,10 @@ impl Transport {
     }
 
     pub(super) fn post(&self, endpoint: &str, form: &[(&'static str, String)]) -> Result<Reply, IssuerError> {
+        let sent = form.iter().filter(|(name, _)| SECRETS.contains(name)).map(|(_, value)| value.as_str());
         let form = form.iter().map(|(name, value)| (*name, value.as_str()));
-        self.read(endpoint, self.0.post(endpoint).header("accept", "application/json").send_form(form))
+        let reply = self.read(endpoint, self.0.post(endpoint).header("accept", "application/json").send_form(form))?;
+        Ok(without(reply, sent))
     }
 
     pub(super) fn post_json(
@@ -79,7 +85,8 @@ impl Transport {
         body: &serde_json::Value,
     ) -> Result<Reply, IssuerError> {
         let request = self.0.post(endpoint).header("accept", "application/json");
-        self.read(endpoint, request.header("authorization", format!("Bearer {}", bearer.expose())).send_json(body))
+        let request = request.header("authorization", format!("Bearer {}", bearer.expose()));
+        Ok(without(self.read(endpoint, request.send_json(body))?, [bearer.expose().as_str()].into_iter()))
     }
 
     fn read(
@@ -96,6 +103,17 @@ impl Transport {
             }
         })
     }
+}
+
+/// A refusal without what was sent.
+fn without<'a>(reply: Reply, sent: impl Iterator<Item = &'a str>) -> Reply {
+    if reply.status == 200 {
+        return reply;
+    }
+    let words = Zeroizing::new(String::from_utf8_lossy(&reply.body).into_owned());
+    let hide = |words: Zeroizing<String>, secret: &str| Zeroizing::new(words.replace(secret, "[redacted]"));
+    let words = sent.filter(|secret| !secret.is_empty()).fold(words, hide);
+    Reply { body: Zeroizing::new(words.as_bytes().to_vec()), ..reply }
 }
 
 #[cfg(test)]
