@@ -52,17 +52,20 @@ pub(crate) struct Overlaid {
 }
 
 impl Store {
-    /// Notes a command before it is carried out; it is on the disk when this returns. What expired before `now_s` is
-    /// forgotten, but for the newest: its time is the floor of the next start.
+    /// Notes a command before it is carried out; it is on the disk when this returns. What has expired is forgotten then,
+    /// but only what had when the newest command was made: that time is the floor of the next start, so that what is
+    /// forgotten is never good again, whatever the clock says.
     pub(crate) fn begin_command(&self, id: CommandId<'_>, now_s: u64) -> Result<Begun, StoreError> {
         let error = failed("note a command");
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
+        let newest: i64 = transaction
+            .query_row("SELECT max(coalesce(max(iat_s), 0), ?1) FROM commands", [id.iat_s.cast_signed()], |row| {
+                row.get(0)
+            })
+            .map_err(&error)?;
         transaction
-            .execute(
-                "DELETE FROM commands WHERE exp_s <= ?1 AND iat_s < (SELECT max(iat_s) FROM commands)",
-                [now_s.cast_signed()],
-            )
+            .execute("DELETE FROM commands WHERE exp_s <= min(?1, ?2)", [now_s.cast_signed(), newest])
             .map_err(&error)?;
         let before: Option<(Vec<u8>, Option<String>)> = transaction
             .query_row("SELECT digest, reply FROM commands WHERE signer = ?1 AND jti = ?2", [id.key, id.jti], |row| {
@@ -70,28 +73,24 @@ impl Store {
             })
             .optional()
             .map_err(&error)?;
-        let begun = match before {
-            Some((digest, reply)) if digest == id.digest => Begun::Before(reply),
-            Some(_) => Begun::Other,
-            None => {
-                let counts = "SELECT count(*), coalesce(sum(signer = ?1), 0) FROM commands";
-                let (all, own): (i64, i64) =
-                    transaction.query_row(counts, [id.key], |row| Ok((row.get(0)?, row.get(1)?))).map_err(&error)?;
-                if all >= MOST || own >= MOST_OF_ONE {
-                    Begun::Full
-                } else {
-                    transaction
-                        .execute(
-                            "INSERT INTO commands (signer, jti, digest, iat_s, exp_s) VALUES (?1, ?2, ?3, ?4, ?5)",
-                            params![id.key, id.jti, id.digest, id.iat_s.cast_signed(), id.exp_s.cast_signed()],
-                        )
-                        .map_err(&error)?;
-                    Begun::New
-                }
-            }
-        };
+        if let Some((digest, reply)) = before {
+            // Nothing is noted, so nothing is forgotten either.
+            return Ok(if digest == id.digest { Begun::Before(reply) } else { Begun::Other });
+        }
+        let counts = "SELECT count(*), coalesce(sum(signer = ?1), 0) FROM commands";
+        let (all, own): (i64, i64) =
+            transaction.query_row(counts, [id.key], |row| Ok((row.get(0)?, row.get(1)?))).map_err(&error)?;
+        if all >= MOST || own >= MOST_OF_ONE {
+            return Ok(Begun::Full);
+        }
+        transaction
+            .execute(
+                "INSERT INTO commands (signer, jti, digest, iat_s, exp_s) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![id.key, id.jti, id.digest, id.iat_s.cast_signed(), id.exp_s.cast_signed()],
+            )
+            .map_err(&error)?;
         transaction.commit().map_err(error)?;
-        Ok(begun)
+        Ok(Begun::New)
     }
 
     /// Keeps the answer to a command that was noted.

@@ -367,3 +367,25 @@ fn a_command_is_new_once_and_a_flood_of_them_is_bounded() {
     assert_eq!(store.begin_command(of_old, 1000).unwrap(), Begun::New);
     assert_eq!(store.latest_command().unwrap(), 300);
 }
+
+#[test]
+fn a_command_that_was_carried_out_is_not_good_again_after_a_restart_under_a_clock_that_was_set_back() {
+    use super::{Begun, CommandId};
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    let id = |jti, iat_s, exp_s| CommandId { key: "ops", jti, digest: [1; 32], iat_s, exp_s };
+    assert_eq!(store.begin_command(id("old", 100, 200), 110).unwrap(), Begun::New);
+    store.end_command("ops", "old", "done").unwrap();
+    // One that was made before the old one expired, and comes after.
+    assert_eq!(store.begin_command(id("late", 150, 900), 250).unwrap(), Begun::New);
+    assert_eq!(store.begin_command(id("later", 160, 900), 260).unwrap(), Begun::New);
+    drop(store);
+    let store = fixture.open().unwrap();
+    let floor = store.latest_command().unwrap();
+    assert!(floor < 200, "the floor alone would keep it out");
+    assert_eq!(store.begin_command(id("old", 100, 200), floor).unwrap(), Begun::Before(Some("done".to_owned())));
+    // Made since, it lets the old one go for good: the next start is not before it.
+    assert_eq!(store.begin_command(id("new", 260, 900), 270).unwrap(), Begun::New);
+    assert!(store.latest_command().unwrap() >= 200);
+    assert_eq!(store.begin_command(id("old", 200, 210), 270).unwrap(), Begun::New, "its id is free");
+}
