@@ -74,6 +74,8 @@ pub struct AuditKeys<'a> {
     /// The key that [`Audit::rotate_key`] was to go over to, when a crash left open whether it did: the log knows, and
     /// [`Audit::key`] then says which one is in use.
     pub next: Option<&'a Secret<[u8; 32]>>,
+    /// Whether these keys have signed a log before: one that is not there was removed.
+    pub is_known: bool,
 }
 
 impl Audit {
@@ -85,7 +87,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Io`] when the directory cannot be read or written.
     pub fn open(dir: &Path, seed: &Secret<[u8; 32]>, clock: Clock) -> Result<Self, AuditError> {
-        Self::open_with(dir, &AuditKeys { current: seed, next: None }, Retention::default(), clock)
+        Self::open_with(dir, &AuditKeys { current: seed, next: None, is_known: false }, Retention::default(), clock)
     }
 
     /// The same, where a change of keys may be under way, and with what is to be kept.
@@ -108,7 +110,7 @@ impl Audit {
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
         }
         let key = |seed: &Secret<[u8; 32]>| SigningKey::from_bytes(seed.expose());
-        let keys = Keys { current: key(keys.current), next: keys.next.map(key) };
+        let keys = Keys { current: key(keys.current), next: keys.next.map(key), is_known: keys.is_known };
         let (writer, remarks) = resume(dir, keys, retention, &clock).map_err(error)?;
         let checkpoints = watch::Sender::new(writer.checkpoint.clone());
         let boot_id = clock.boot_id();

@@ -17,7 +17,9 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("audit-")?.strip_suffix(".jsonl"));
-        firsts.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        let first = number.and_then(|number| number.parse::<u64>().ok());
+        // One whose number is written otherwise is none of ours, and would be looked for under another name.
+        firsts.extend(first.filter(|first| path(dir, *first).file_name() == Some(&name)));
     }
     firsts.sort_unstable();
     Ok(firsts)

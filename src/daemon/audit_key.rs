@@ -19,10 +19,12 @@ pub(crate) fn open<E>(store: &Store, retention: Retention, clock: Clock) -> Resu
 where
     E: From<StoreError> + From<AuditError>,
 {
+    // The key is made for the first log.
+    let is_known = store.secret_made_ms(KEY)?.is_some();
     let current = store.seed(KEY)?;
     let next =
         store.secret(NEXT)?.and_then(|next| <[u8; 32]>::try_from(next.expose().as_slice()).ok().map(Secret::new));
-    let keys = AuditKeys { current: &current, next: next.as_ref() };
+    let keys = AuditKeys { current: &current, next: next.as_ref(), is_known };
     let audit = Audit::open_with(&store.dir().join("audit"), &keys, retention, clock)?;
     if let Some(next) = next {
         settle(store, &audit, &next)?;
@@ -87,6 +89,23 @@ mod tests {
         assert!(report.is_whole(), "{report:?}");
         assert!(store.secret(NEXT).unwrap().is_none());
         audit.key()
+    }
+
+    #[test]
+    fn a_log_that_was_removed_whole_is_missed() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store(temp.path());
+        assert_eq!(log(&store).damage(), None, "the first log of all");
+        log(&store).record(Event::done(Actor::Daemon, Action::DaemonStart, "x")).unwrap();
+        for file in std::fs::read_dir(store.dir().join("audit")).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let report = verify(&store.dir().join("audit"), &Trust::default()).unwrap();
+        assert!(!report.is_whole(), "nothing there is not whole: {report:?}");
+        let audit = log(&store);
+        assert!(audit.damage().is_some_and(|damage| damage.contains("is gone")), "{:?}", audit.damage());
+        let first = &audit.tail(1).unwrap()[0];
+        assert_eq!((first.seq, first.action.as_str()), (0, Action::AuditDamaged.as_str()), "its first line says so");
     }
 
     #[test]

@@ -225,7 +225,7 @@ fn a_log_that_lost_its_oldest_lines_and_changed_its_key_twice_is_whole_for_both(
     let site = Site::standalone("");
     let copy = Copy { dir: tempfile::tempdir().unwrap() };
     let seeds = [Secret::new([1; 32]), Secret::new([2; 32]), Secret::new([3; 32])];
-    let keys = AuditKeys { current: &seeds[0], next: None };
+    let keys = AuditKeys { current: &seeds[0], next: None, is_known: false };
     let small = Retention { max_bytes: 16 * 1520, max_age: None };
     let audit = Audit::open_with(&copy.log(), &keys, small, Clock::system()).unwrap();
     let record = |count: usize| {

@@ -22,7 +22,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let keys = AuditKeys { current: &Secret::new([1; 32]), next: None };
+        let keys = AuditKeys { current: &Secret::new([1; 32]), next: None, is_known: false };
         // Files of 16 KiB, so that it comes to several.
         let retention = Retention { max_bytes: 16 * (16 << 10), max_age: None };
         let audit = Audit::open_with(&dir.path().join("audit"), &keys, retention, Clock::system()).unwrap();

@@ -61,9 +61,9 @@ pub(super) fn read(inner: &Inner, cursor: &mut Cursor, most: usize) -> io::Resul
             cursor.place = Some((first, lines.offset()));
             match line::parse(&bytes) {
                 Some((entry, _)) if entry.seq < cursor.next => continue,
-                Some((entry, _)) => cursor.next = entry.seq + 1,
-                // Damage is passed on as it stands.
-                None => cursor.next += 1,
+                Some((entry, _)) if entry.seq < size => cursor.next = entry.seq + 1,
+                // Damage is passed on as it stands. A number that no line has yet would end the following.
+                _ => cursor.next += 1,
             }
             taken.push(bytes);
         }

@@ -24,6 +24,8 @@ pub(super) type Remarks = Vec<(Outcome, String)>;
 pub(super) struct Keys {
     pub(super) current: SigningKey,
     pub(super) next: Option<SigningKey>,
+    /// Whether they have signed a log before.
+    pub(super) is_known: bool,
 }
 
 impl Keys {
@@ -43,7 +45,13 @@ pub(super) fn resume(dir: &Path, mut keys: Keys, retention: Retention, clock: &C
     let mut files = segment::list(dir)?;
     let genuine = match Checkpoint::read(dir)? {
         Some(Ok(read)) if read.is_genuine() && keys.go_over(read.key()) => Some(read),
-        None if files.is_empty() => None,
+        None if files.is_empty() => {
+            if keys.is_known {
+                let what = "the log that was here is gone, and its checkpoint with it: this one begins anew";
+                remarks.push((Outcome::Failed, what.to_owned()));
+            }
+            None
+        }
         found => {
             let what = if found.is_some() { "its checkpoint was changed" } else { "its checkpoint is missing" };
             let kept = set_aside(dir, clock)?;

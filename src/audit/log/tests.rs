@@ -39,7 +39,7 @@ impl Fixture {
 
     fn open_as(&self, key: u8, next: Option<u8>, retention: Retention) -> Audit {
         let (current, next) = (Secret::new([key; 32]), next.map(|key| Secret::new([key; 32])));
-        let keys = AuditKeys { current: &current, next: next.as_ref() };
+        let keys = AuditKeys { current: &current, next: next.as_ref(), is_known: false };
         Audit::open_trusting(&self.dir(), &keys, retention, self.clock.clone(), || true).unwrap()
     }
 

@@ -131,3 +131,15 @@ fn a_line_that_a_crash_left_unsigned_is_taken_up_and_said() {
     assert!(audit.tail(1).unwrap()[0].reason.as_ref().unwrap().contains("lines 4 to 4"));
     assert_eq!(whole(&audit).signed, 6);
 }
+
+#[test]
+fn a_file_whose_number_is_written_otherwise_stops_neither_the_check_nor_the_log() {
+    let fixture = Fixture::filled(2);
+    for name in ["audit-7.jsonl", "audit-+00000000009.jsonl", "audit-99999999999999999999.jsonl"] {
+        fs::write(fixture.dir().join(name), "not ours").unwrap();
+    }
+    assert_eq!(fixture.findings(), [""; 0]);
+    let audit = fixture.open();
+    record(&audit, 1);
+    assert_eq!(audit.damage(), None);
+}

@@ -37,7 +37,7 @@ fn what_is_too_old_goes_only_while_the_clock_is_right() {
     for is_right in [true, false] {
         let fixture = Fixture::new();
         let (seed, trusted): (_, fn() -> bool) = (Secret::new([9; 32]), if is_right { || true } else { || false });
-        let keys = AuditKeys { current: &seed, next: None };
+        let keys = AuditKeys { current: &seed, next: None, is_known: false };
         let audit = Audit::open_trusting(&fixture.dir(), &keys, monthly, fixture.clock.clone(), trusted).unwrap();
         for _ in 0..50 {
             record(&audit, 1);

@@ -90,3 +90,20 @@ fn an_export_since_a_time_begins_there() {
     let text = String::from_utf8(out).unwrap();
     assert!(text.lines().count() == 2 && text.starts_with("{\"seq\":3,"), "{text}");
 }
+
+#[test]
+fn a_forged_number_keeps_no_later_line_from_a_reader() {
+    let fixture = Fixture::filled(3);
+    let mut lines = fixture.lines();
+    let (entry, _) = line::parse(lines[1].as_bytes()).unwrap();
+    lines[1] = Entry { seq: u64::MAX, ..entry }.to_line().0.trim_end().to_owned();
+    fixture.rewrite(&lines);
+    assert!(!verify(&fixture.dir(), &Trust::default()).unwrap().is_whole());
+    let audit = fixture.open();
+    let mut cursor = Cursor::default();
+    let first = audit.read(&mut cursor, 100).unwrap();
+    assert!(first.len() >= 3 && first[1] == lines[1].as_bytes(), "it is passed on as it stands");
+    record(&audit, 1);
+    let next = audit.read(&mut cursor, 100).unwrap();
+    assert_eq!(line::parse(&next[0]).unwrap().0.subject, audit.tail(1).unwrap()[0].subject);
+}
