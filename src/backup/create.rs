@@ -54,7 +54,7 @@ pub(crate) fn create(
     audit.record(Event::done(actor, Action::BackupCreate, &manifest.id).with(details))?;
     store.fold_journal()?;
     fold_spool(&dir.join("spool.db"))?;
-    let aside = file.with_extension("new");
+    let aside = aside(file);
     let written = write(&aside, dir, &manifest, &key, unlock)
         .and_then(|()| fs::rename(&aside, file).map_err(failed(file, "put it into its place")));
     if let Err(error) = written {
@@ -70,6 +70,13 @@ pub(crate) fn create(
     drop((audit, store));
     give_to_owner(dir)?;
     Ok(manifest)
+}
+
+/// Where it is written first: a name of its own, for whatever stands there goes.
+fn aside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// The folder that a file is in: of a bare name the one that the program runs in.
@@ -163,5 +170,10 @@ mod tests {
         assert!(File::open(folder_of(Path::new("gateway.backup"))).unwrap().sync_all().is_ok());
         assert_eq!(folder_of(Path::new("kept/gateway.backup")), Path::new("kept"));
         assert_eq!(folder_of(Path::new("/gateway.backup")), Path::new("/"));
+    }
+
+    #[test]
+    fn what_it_is_written_to_first_is_no_other_file_of_that_stem() {
+        assert_eq!(aside(Path::new("/root/gateway.backup")), Path::new("/root/gateway.backup.new"));
     }
 }

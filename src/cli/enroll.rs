@@ -1,8 +1,7 @@
 //! `enroll`: the gateway's key, and its registration at the issuer.
 
-use std::fs::{self, OpenOptions};
-use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,6 +16,7 @@ use crate::secret::Secret;
 use crate::secret_source::SecretSource;
 use crate::token::IssuerError;
 use crate::token::key::{Jwk, SigningKey};
+use crate::token::local::replace;
 use crate::token::oauth::{LookError, Registered, Registration, register};
 
 /// The initial access token: never an argument, which every user could see.
@@ -233,15 +233,9 @@ fn read(path: &Path) -> Result<Option<Kept>, Failure> {
     }
 }
 
-/// Whole or not at all.
+/// Whole or not at all, and for its owner only.
 fn keep(path: &Path, kept: &Kept) -> std::io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    file.write_all(serde_json::to_string(kept)?.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&aside, path)
+    replace(path, &serde_json::to_string(kept)?, 0o600)
 }
 
 fn words(it: &Enrolled) -> String {
@@ -263,5 +257,33 @@ fn words(it: &Enrolled) -> String {
             clean(&it.tenant),
         ),
         when => format!("registered  as {id} at {} ({when})\n{shown}{next}", clean(&it.issuer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_its_owners_only_whatever_stands_in_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, precious) = (dir.path().join("key.pem.registration"), dir.path().join("precious"));
+        fs::write(&precious, "precious").unwrap();
+        symlink(&precious, dir.path().join("key.pem.registration.new")).unwrap();
+        let registered = Registered {
+            client_id: "gw-1".to_owned(),
+            registration_client_uri: None,
+            registration_access_token: Some("secret".to_owned()),
+        };
+        let kept = Kept { issuer: "https://id.example".to_owned(), thumbprint: "t".to_owned(), registered };
+        keep(&path, &kept).unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        // What a crash left, open to all.
+        fs::write(dir.path().join("key.pem.registration.new"), "").unwrap();
+        keep(&path, &kept).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(read(&path).unwrap().unwrap().registered, kept.registered);
     }
 }

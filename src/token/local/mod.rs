@@ -11,6 +11,7 @@ pub use deny::{DenyError, DenyList};
 pub use issuer::{LocalIssuer, Mint};
 pub use key_file::{KeyFile, KeyFileError};
 pub use public_file::PublicFile;
+pub(crate) use public_file::replace;
 pub(crate) use ring::KeySource;
 pub use ring::{KeyBook, KeyRing, RingError, RingState};
 pub use time::IssuerTime;

@@ -33,7 +33,7 @@ impl PublicFile {
 pub(super) const PUBLIC: u32 = 0o644;
 
 /// Replaces a file whole, durably; its mode is this one, whatever this process's umask is.
-pub(super) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
     let staged = PathBuf::from(staged);
