@@ -3,12 +3,17 @@
 //! A request is dropped with its connection. One that changes something must not be: whoever asks and hangs up would
 //! leave a token that is revoked here and alive at its issuer, or a device approved without a line in the audit log.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use super::failure::Failure;
@@ -32,8 +37,11 @@ pub(super) async fn to_its_end(
 ) -> Response {
     let changes = request.method() != Method::GET;
     let seat = request.extensions().get::<Arc<Seat>>().cloned();
-    let work = next.run(request);
+    let late = CancellationToken::new();
     let answered = if changes {
+        // Half a request is not waited for.
+        let work =
+            next.run(request.map(|body| Body::new(Timely { body, late: Box::pin(late.clone().cancelled_owned()) })));
         let work = tasks.spawn(async move {
             let response = work.await;
             drop(seat);
@@ -47,15 +55,45 @@ pub(super) async fn to_its_end(
             },
         })
     } else {
-        tokio::time::timeout(ANSWER_TIME, work).await
+        tokio::time::timeout(ANSWER_TIME, next.run(request)).await
     };
     answered.unwrap_or_else(|_| {
+        late.cancel();
         metrics.control.refused.get_or_create(&Reason { reason: "too_slow" }).inc();
         let text = format!("The request was not complete, or not answered, within {} s.", ANSWER_TIME.as_secs());
         let next =
             if changes { "What it began goes on: see how things are before you ask again." } else { "Try again." };
         Failure::new(Exit::TimeOut, "too_slow", text, next).into_response()
     })
+}
+
+/// A body that ends when its time is over, whether or not it has come.
+struct Timely {
+    body: Body,
+    late: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl HttpBody for Timely {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.late.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(axum::Error::new("it did not come in time"))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[cfg(test)]
@@ -66,10 +104,9 @@ mod tests {
     use axum::Router;
     use axum::middleware::from_fn_with_state;
     use axum::routing::any;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
     use tokio::sync::Notify;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::control::role::Caller;
@@ -112,5 +149,36 @@ mod tests {
             assert_eq!(hung_up(method).await, (true, 1), "{method}");
         }
         assert_eq!(hung_up("GET").await, (false, 0), "a look ends with who looks");
+    }
+
+    /// Sends half a body to a handler that wants all of it.
+    async fn half(hangs_up: bool) -> String {
+        let ending = Ending { tasks: TaskTracker::new(), metrics: Metrics::new() };
+        let seats = Seats { metrics: Metrics::new(), taken: Arc::default() };
+        let router = Router::new().route("/", any(async |body: String| body));
+        let router = router.layer(from_fn_with_state(ending.clone(), to_its_end));
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let (caller, seat) = (Caller::of(70_001, 70_001), seats.take(70_001).unwrap());
+        let served = tokio::spawn(connection(server, router, caller, seat, CancellationToken::new()));
+        client.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+        let mut answer = Vec::new();
+        if hangs_up {
+            drop(client);
+        } else {
+            // A reset is an end, too.
+            let _ = client.read_to_end(&mut answer).await;
+        }
+        served.await.unwrap();
+        ending.tasks.close();
+        ending.tasks.wait().await;
+        assert!(seats.taken.lock().unwrap().is_empty());
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_request_is_not_waited_for() {
+        let answer = half(false).await;
+        assert!(answer.contains("too_slow"), "{answer}");
+        half(true).await;
     }
 }
