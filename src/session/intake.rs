@@ -1,7 +1,7 @@
 //! Readings of a session into the spool, in order and once; progress of the spool back to the sensor.
 //!
-//! Go-back-N: what is not the next reading is dropped and answered with what is. Acknowledgements are
-//! coalesced: the first goes out at once, further ones at most every [`ACK_GAP`].
+//! Go-back-N: what is not the next reading is dropped and answered with what is. When an acknowledgement goes out,
+//! [`Cadence`] says.
 
 use std::time::Duration;
 
@@ -14,14 +14,12 @@ use clawgate_protocol::app::{Ack, Gap, GapReason, Hello, Reading, Readings};
 use clawgate_protocol::senml;
 
 use super::SessionParts;
+use super::cadence::Cadence;
 use crate::blocking::blocking;
 use crate::ids::PairingId;
 use crate::metrics;
 use crate::spool::{Capture, Incoming, Kind, Lane, Progress, SpoolError, Submitted};
 use crate::store::StoreError;
-
-/// The least time between two acknowledgements.
-const ACK_GAP: Duration = Duration::from_millis(4);
 
 /// The least time between two answers to readings that are not the next: one loss makes a whole window of
 /// them, and the sensor goes back once.
@@ -36,8 +34,7 @@ pub(super) struct Intake {
     lane: Option<(Lane, watch::Receiver<Progress>)>,
     epoch: Option<Epoch>,
     acknowledged: Option<Ack>,
-    last_ack: Option<Instant>,
-    ack_due: Option<Instant>,
+    cadence: Cadence,
     not_before: Option<Instant>,
     /// The answer to a loss is given twice: the sensor goes back when it hears the same again.
     twice: bool,
@@ -66,8 +63,7 @@ impl Intake {
             lane: None,
             epoch: None,
             acknowledged: None,
-            last_ack: None,
-            ack_due: None,
+            cadence: Cadence::default(),
             not_before: None,
             twice: false,
             full: false,
@@ -102,7 +98,7 @@ impl Intake {
         };
         self.epoch = Some(Epoch { number, next: progress.next, zero_unix_ms });
         self.acknowledged = None;
-        self.ack_due = Some(Instant::now());
+        self.cadence.want(Instant::now());
         Ok(())
     }
 
@@ -133,6 +129,7 @@ impl Intake {
             self.tell_first(first.pack);
         }
         self.epoch = Some(epoch);
+        self.cadence.came(taken);
         self.taken.inc_by(taken);
         self.repeated.inc_by(repeated);
         if taken == 0 && repeated > 0 {
@@ -166,11 +163,11 @@ impl Intake {
     pub(super) async fn progressed(&mut self) {
         let changed = match &mut self.lane {
             // What becomes safe until the acknowledgement goes out is in it.
-            Some((_, progress)) if self.ack_due.is_none() => progress.changed().await.is_ok(),
+            Some((_, progress)) if !self.cadence.is_wanted() => progress.changed().await.is_ok(),
             _ => false,
         };
         if changed {
-            self.want_ack();
+            self.cadence.want(Instant::now());
         } else {
             std::future::pending::<()>().await;
         }
@@ -178,7 +175,7 @@ impl Intake {
 
     /// When an acknowledgement wants to be sent.
     pub(super) fn ack_due(&self) -> Option<Instant> {
-        self.ack_due
+        self.cadence.due()
     }
 
     /// How far we are, once the sensor said where it stands.
@@ -191,16 +188,16 @@ impl Intake {
 
     /// The acknowledgement that is due, if it would tell the sensor anything.
     pub(super) fn take_ack(&mut self, now: Instant) -> Option<Ack> {
-        self.ack_due = None;
+        self.cadence.forgo();
         let ack = self.position()?;
         if self.acknowledged.is_some_and(|last| last.epoch == ack.epoch && last.safe == ack.safe) {
             return None;
         }
-        self.last_ack = Some(now);
+        self.cadence.said(now);
         self.acknowledged = Some(ack);
         if std::mem::take(&mut self.twice) {
             self.acknowledged = None;
-            self.want_ack();
+            self.cadence.want_soon(now);
         }
         Some(ack)
     }
@@ -245,13 +242,8 @@ impl Intake {
             self.not_before = Some(now + NAK_GAP);
             self.twice = twice;
             self.acknowledged = None;
-            self.want_ack();
+            self.cadence.want_soon(now);
         }
-    }
-
-    fn want_ack(&mut self) {
-        let now = Instant::now();
-        self.ack_due.get_or_insert(self.last_ack.map_or(now, |last| now.max(last + ACK_GAP)));
     }
 }
 

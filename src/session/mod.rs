@@ -4,6 +4,7 @@
 //! [`Session::outbox`], and time passes by [`Session::deadline`] and [`Session::handle_timeout`]. Whoever
 //! owns the link drives it.
 
+mod cadence;
 mod first;
 mod intake;
 mod keys;
