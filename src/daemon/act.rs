@@ -1,7 +1,6 @@
 //! What an operator does to a device that touches several parts at once, in the order that leaves no ghost.
 
 use super::Gateway;
-use super::commission::slot_of;
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::control::failure::{Failure, blocking};
 use crate::ids::{DeviceId, PairingId};
@@ -25,8 +24,8 @@ impl Gateway {
         let (store, wanted) = (self.store().clone(), id.clone());
         blocking(move || store.remove_device(&wanted)).await?;
         let mut lost = 0;
-        for slot in known.current.iter().chain(known.pending.as_ref().map(|pending| &pending.key)) {
-            match self.0.spool.purge(slot.pairing).await {
+        for pairing in known.pairings() {
+            match self.0.spool.purge(pairing).await {
                 Ok(count) => lost += count,
                 Err(error) => {
                     tracing::warn!(device = %id, %error, "readings of an unpaired device are still in the spool");
@@ -107,8 +106,8 @@ impl Gateway {
     /// A device, and the pairing that its readings come under.
     pub(super) async fn lane_of(&self, id: &DeviceId) -> Result<(Device, PairingId), Failure> {
         let known = self.known(id).await?;
-        let slot = slot_of(&known).ok_or_else(|| Failure::usage(format!("{id} has no key."), "Pair it again."))?;
-        let pairing = slot.pairing;
+        let pairing = known.pairing();
+        let pairing = pairing.ok_or_else(|| Failure::usage(format!("{id} has no key."), "Pair it again."))?;
         Ok((known, pairing))
     }
 

@@ -15,7 +15,7 @@ use crate::ids::DeviceId;
 use crate::pairing::{BoxFuture, Commission, CommissionError, Wait};
 use crate::relay::{Relay, RelayDevice};
 use crate::spool::Spool;
-use crate::store::{Decision, Device, KeySlot, Store};
+use crate::store::{Decision, Device, Store};
 use crate::token::keeper::{Grant, TokenKeeper};
 use crate::token::scope::Scope;
 use crate::token::{AccessToken, Stage, TokenHandle, TokenState};
@@ -57,7 +57,7 @@ impl Service {
 
     /// Attaches a device to token and relay; never waits for the cloud.
     pub(super) fn attach(&self, device: &Device) -> Result<TokenHandle, CommissionError> {
-        let slot = slot_of(device).ok_or_else(|| failed("it has no key", "Pair it again."))?;
+        let pairing = device.pairing().ok_or_else(|| failed("it has no key", "Pair it again."))?;
         let grant = self.grant(device);
         let retry = format!("Try again: clawgate token rotate {}", device.id);
         let added = match (&device.revoked, self.held(device)) {
@@ -71,8 +71,8 @@ impl Service {
             "firmware": device.info.firmware,
             "capabilities": device.info.capabilities,
         });
-        let known = RelayDevice { id: device.id.clone(), pairing: slot.pairing, description };
-        self.relay.attach(known, self.spool.lane(slot.pairing), token.clone());
+        let known = RelayDevice { id: device.id.clone(), pairing, description };
+        self.relay.attach(known, self.spool.lane(pairing), token.clone());
         Ok(token)
     }
 
@@ -162,8 +162,8 @@ impl Service {
             self.relay.confirmed(id).ok_or_else(|| failed("it was removed meanwhile", "Pair it again."))?;
         let before = *confirmed.borrow_and_update();
         let known = self.device(id).await?;
-        let slot = slot_of(&known).ok_or_else(|| failed("it has no key", "Pair it again."))?;
-        let lane = self.spool.lane(slot.pairing);
+        let pairing = known.pairing().ok_or_else(|| failed("it has no key", "Pair it again."))?;
+        let lane = self.spool.lane(pairing);
         // Readings of an older pairing that still wait go out first.
         let earlier: u64 = lane.serve(id).iter().rev().skip(1).map(|lane| self.spool.waiting(lane.pairing())).sum();
         let mut progress = lane.progress();
@@ -175,7 +175,7 @@ impl Service {
         }
         // The first one may have been confirmed before anybody counted: then nothing waits, and nothing was refused.
         let is_through =
-            |count: u64| count > before + earlier || (self.spool.waiting(slot.pairing) == 0 && self.refused(id) == 0);
+            |count: u64| count > before + earlier || (self.spool.waiting(pairing) == 0 && self.refused(id) == 0);
         let heard = tokio::time::timeout(CONFIRM_TIME, async {
             tokio::select! {
                 heard = confirmed.wait_for(|count| is_through(*count)) => heard.is_ok(),
@@ -186,7 +186,7 @@ impl Service {
             return Ok(());
         }
         let letters = if self.refused(id) > 0 { self.spool.dead_letters(1).await } else { Ok(Vec::new()) };
-        if let Some(letter) = letters.unwrap_or_default().first().filter(|letter| letter.id.pairing == slot.pairing) {
+        if let Some(letter) = letters.unwrap_or_default().first().filter(|letter| letter.id.pairing == pairing) {
             let next = format!("Mend that, then: clawgate dead-letters replay {id}");
             return Err(failed(&format!("the broker refused its reading: {}", letter.reason), &next));
         }
@@ -254,11 +254,6 @@ async fn settled(handle: &TokenHandle, decision_time: Duration, tell: &(dyn Fn(W
 
 fn failed(message: &str, next_step: &str) -> CommissionError {
     CommissionError { message: message.to_owned(), next_step: next_step.to_owned() }
-}
-
-/// The key that readings come under: the proven one, else the one to be proven.
-pub(super) fn slot_of(device: &Device) -> Option<&KeySlot> {
-    device.current.as_ref().or(device.pending.as_ref().map(|pending| &pending.key))
 }
 
 /// What the operator granted; telemetry, where nothing was said.

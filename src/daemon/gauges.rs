@@ -3,7 +3,6 @@
 use prometheus_client::metrics::counter::Counter;
 
 use super::Gateway;
-use super::commission::slot_of;
 use crate::metrics::Device;
 use crate::pairing::code::MOST_LIVE;
 
@@ -44,7 +43,7 @@ fn spool(gateway: &Gateway) {
     // Unpaired devices leave no row behind.
     metrics.waiting.clear();
     for device in gateway.store().devices().unwrap_or_default() {
-        let lane = slot_of(&device).and_then(|slot| status.lanes.iter().find(|lane| lane.pairing == slot.pairing));
+        let lane = device.pairing().and_then(|pairing| status.lanes.iter().find(|lane| lane.pairing == pairing));
         let depth = lane.map_or(0, |lane| lane.depth);
         metrics.waiting.get_or_create(&Device::of(&device.id)).set(signed(depth));
     }

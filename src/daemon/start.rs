@@ -34,7 +34,7 @@ use crate::secret_source::{Secrets, SourceError};
 use crate::spool::SpoolError;
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
-use crate::store::StoreError;
+use crate::store::{Keyed, StoreError};
 use crate::token::keeper::TokenKeeper;
 use crate::token::key::KeyError;
 use crate::token::local::LocalIssuer;
@@ -126,7 +126,8 @@ pub(super) async fn start(
     let command_keys = CommandKeys::of(&config.cloud)?;
     let own = principal::open(&config, options, &keeper, &clock)?;
     let service = Service::new(&disk, keeper.clone(), Arc::clone(&relay), &config);
-    for device in store.devices()? {
+    // With their keys: one that was altered is refused here, not when its sensor is met.
+    for Keyed { device, .. } in store.devices_with_keys()? {
         if let Err(error) = service.attach(&device) {
             tracing::error!(device = %device.id, %error, "a device is not in service");
         }

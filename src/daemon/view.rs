@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::Gateway;
-use super::commission::{scopes_of, slot_of};
+use super::commission::scopes_of;
 use crate::alarm::LiveAlarm;
 use crate::config::{CloudStatus, Mode};
 use crate::control::api::{
@@ -111,18 +111,18 @@ pub(crate) fn devices(gateway: &Gateway) -> Result<Vec<Device>, StoreError> {
 
 /// One device.
 pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
-    let slot = slot_of(known);
+    let pairing = known.pairing();
     Device {
         id: known.id.to_string(),
         sensor: known.hardware_id.clone(),
-        pairing: slot.map(|slot| slot.pairing.to_string()).unwrap_or_default(),
-        fingerprint: slot.map(|slot| slot.pairing.fingerprint()).unwrap_or_default(),
+        pairing: pairing.map(|pairing| pairing.to_string()).unwrap_or_default(),
+        fingerprint: pairing.map(|pairing| pairing.fingerprint()).unwrap_or_default(),
         firmware: known.info.firmware.clone(),
         paired_at: rfc3339(known.confirmed_ms.unwrap_or(known.created_ms)),
         scopes: scopes_of(known).iter().map(ToString::to_string).collect(),
         token: gateway.keeper().status(&known.id).map_or_else(|| no_token(known), token),
         relay: relay(gateway, &known.id),
-        waiting: slot.map_or(0, |slot| gateway.0.spool.waiting(slot.pairing)),
+        waiting: pairing.map_or(0, |pairing| gateway.0.spool.waiting(pairing)),
         stage: known.info.stage.to_string(),
         addresses: known.info.limits.addresses.iter().map(ToString::to_string).collect(),
         per_second: known.info.limits.per_second.map(Into::into),

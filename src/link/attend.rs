@@ -21,7 +21,7 @@ use crate::logging::Burst;
 use crate::metrics;
 use crate::pairing::engine::Engine;
 use crate::session::{Happened, Session, SessionEnd, SessionParts, record};
-use crate::store::Device;
+use crate::store::Keyed;
 
 /// The first probe is repeated after this time, then ever more seldom.
 const FIRST_PROBE: Duration = Duration::from_millis(250);
@@ -288,10 +288,10 @@ impl<'a> Attendance<'a> {
             let _ = answer.send(Ok(sensor.clone()));
         }
         self.pair_if_wanted(&sensor).await;
-        if let Some((device, shown)) = known
+        if let Some((known, shown)) = known
             && self.session.is_none()
         {
-            self.start_session(&device, Some(shown));
+            self.start_session(&known, Some(shown));
         }
     }
 
@@ -313,30 +313,31 @@ impl<'a> Attendance<'a> {
     }
 
     /// The device whose rotating id the sensor shows.
-    async fn find(&self, sensor: &mut Sensor) -> Option<(Device, PairingId)> {
+    async fn find(&self, sensor: &mut Sensor) -> Option<(Keyed, PairingId)> {
         let rotating = sensor.rotating?;
         let store = self.engine().parts().store.clone();
-        let devices = match blocking(move || store.devices()).await {
+        let devices = match blocking(move || store.devices_with_keys()).await {
             Ok(devices) => devices,
             Err(error) => {
                 tracing::error!(link = %self.owner.view.alias(), error = %error, "the registry cannot be read");
                 return None;
             }
         };
-        let found = devices.into_iter().find_map(|device| {
-            let slots = device.pending.as_ref().map(|pending| &pending.key).into_iter().chain(&device.current);
-            let shown = slots.filter_map(record).find(|record| matches(&record.advertising_key, &rotating))?;
-            Some((device, PairingId(shown.pairing_id)))
-        })?;
-        sensor.device = Some(found.0.id.clone());
+        let found = devices.into_iter().find_map(|known| {
+            let mut records = known.keys.iter().filter_map(record);
+            let shown = records.find(|record| matches(&record.advertising_key, &rotating))?;
+            Some((known, PairingId(shown.pairing_id)))
+        });
+        let (known, shown) = found?;
+        sensor.device = Some(known.device.id.clone());
         if sensor.name.is_empty() {
             // A paired sensor does not say its name to everybody.
-            sensor.name.clone_from(&found.0.info.sensor_name);
+            sensor.name.clone_from(&known.device.info.sensor_name);
         }
-        Some(found)
+        Some((known, shown))
     }
 
-    pub(super) fn start_session(&mut self, device: &Device, shown: Option<PairingId>) {
+    pub(super) fn start_session(&mut self, known: &Keyed, shown: Option<PairingId>) {
         self.end_session();
         let parts = self.engine().parts();
         let parts = SessionParts {
@@ -346,9 +347,9 @@ impl<'a> Attendance<'a> {
             clock: parts.clock.clone(),
             firsts: parts.firsts.clone(),
         };
-        match Session::start(device, shown, self.link.transport(), parts) {
+        match Session::start(known, shown, self.link.transport(), parts) {
             Ok(session) => self.session = Some(session),
-            Err(error) => tracing::error!(device = %device.id, error = %error, "no session"),
+            Err(error) => tracing::error!(device = %known.device.id, error = %error, "no session"),
         }
     }
 

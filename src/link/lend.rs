@@ -201,8 +201,8 @@ impl Attendance<'_> {
     /// The session under the new key.
     async fn resume(&mut self, agreed: &Agreed) {
         let (store, id) = (self.engine().parts().store.clone(), agreed.device.clone());
-        match blocking(move || store.device(&id)).await {
-            Ok(Some(device)) => self.start_session(&device, Some(agreed.pairing)),
+        match blocking(move || store.device_with_keys(&id)).await {
+            Ok(Some(known)) => self.start_session(&known, Some(agreed.pairing)),
             Ok(None) => {}
             Err(error) => tracing::error!(device = %agreed.device, error = %error, "no session"),
         }

@@ -3,7 +3,7 @@
 use clawgate_protocol::keys::PairingRecord;
 
 use crate::ids::PairingId;
-use crate::store::{Device, KeySlot};
+use crate::store::{KeySlot, Keyed};
 
 /// One or two keys of a device, in the order to try them.
 pub(crate) struct Keys {
@@ -20,18 +20,16 @@ pub(super) struct Proof {
 }
 
 impl Keys {
-    /// The keys of `device`; the key that the sensor showed first, else the pending one. None without a
+    /// The keys of a device; the key that the sensor showed first, else the pending one. None without a
     /// usable key.
-    pub(crate) fn of(device: &Device, shown: Option<PairingId>) -> Option<Self> {
-        let pending = device.pending.as_ref();
-        let mut records: Vec<PairingRecord> =
-            pending.map(|pending| &pending.key).into_iter().chain(device.current.as_ref()).filter_map(record).collect();
+    pub(crate) fn of(Keyed { device, keys }: &Keyed, shown: Option<PairingId>) -> Option<Self> {
+        let mut records: Vec<PairingRecord> = keys.iter().filter_map(record).collect();
         records.sort_by_key(|record| shown != Some(PairingId(record.pairing_id)));
         let mut records = records.into_iter();
         Some(Self {
             first: records.next()?,
             other: records.next(),
-            pending: pending.map(|pending| (pending.key.pairing, pending.code.clone())),
+            pending: device.pending.as_ref().map(|pending| (pending.pairing, pending.code.clone())),
         })
     }
 

@@ -26,7 +26,7 @@ use crate::clock::{self, Clock};
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics::{self, Metrics};
 use crate::spool::Spool;
-use crate::store::{Device, Store, StoreError};
+use crate::store::{Keyed, Store, StoreError};
 
 pub(crate) use first::{Arrived, FirstReadings};
 use intake::Intake;
@@ -124,22 +124,23 @@ struct Handshake {
 }
 
 impl Session {
-    /// Starts a session with `device`: the first message is in the outbox. `shown` is the pairing whose
+    /// Starts a session with a device: the first message is in the outbox. `shown` is the pairing whose
     /// rotating id the sensor showed; its key is tried first.
     ///
     /// # Errors
     /// [`SessionEnd::Keys`].
     pub(crate) fn start(
-        device: &Device,
+        known: &Keyed,
         shown: Option<PairingId>,
         transport: Transport,
         parts: SessionParts,
     ) -> Result<Self, SessionEnd> {
-        let keys = Keys::of(device, shown).ok_or_else(|| SessionEnd::Keys(device.id.clone()))?;
-        let label = metrics::Device::of(&device.id);
+        let device = known.device.id.clone();
+        let keys = Keys::of(known, shown).ok_or_else(|| SessionEnd::Keys(device.clone()))?;
+        let label = metrics::Device::of(&device);
         let intake = Intake::new(&label, &parts);
         let mut session = Self {
-            device: device.id.clone(),
+            device,
             transport,
             keys,
             noise: Noise::default(),

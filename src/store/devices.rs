@@ -1,9 +1,11 @@
 //! The registry of devices and their key slots.
 //!
+//! What is known of a device is read without its keys; they are opened only for who speaks with it ([`Keyed`]).
+//!
 //! A device has a current key and at most one pending key. A pending key replaces only a pending key; it
 //! becomes current when the sensor has proven that it holds it, and only then is the old one dropped.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
 use super::error::failed;
@@ -54,10 +56,32 @@ pub struct Device {
     pub seen: Option<Seen>,
     /// Why it gets no token any more; until it is paired again.
     pub revoked: Option<String>,
-    /// The key in use.
-    pub current: Option<KeySlot>,
-    /// The key that the sensor has yet to prove.
-    pub pending: Option<PendingSlot>,
+    /// The pairing whose key is in use.
+    pub current: Option<PairingId>,
+    /// The pairing whose key the sensor has yet to prove.
+    pub pending: Option<Pending>,
+}
+
+impl Device {
+    /// The pairing that its readings come under: the proven one, else the one to be proven.
+    #[must_use]
+    pub fn pairing(&self) -> Option<PairingId> {
+        self.current.or(self.pending.as_ref().map(|pending| pending.pairing))
+    }
+
+    /// Its pairings, the current one first.
+    pub fn pairings(&self) -> impl Iterator<Item = PairingId> {
+        self.current.into_iter().chain(self.pending.as_ref().map(|pending| pending.pairing))
+    }
+}
+
+/// A device with its keys, opened.
+#[derive(Debug, Clone)]
+pub struct Keyed {
+    /// The device.
+    pub device: Device,
+    /// Its keys, in the order to try them: one that it has yet to prove first.
+    pub keys: Vec<KeySlot>,
 }
 
 /// Where and when a device was last heard.
@@ -78,11 +102,11 @@ pub struct KeySlot {
     pub record: Secret<Vec<u8>>,
 }
 
-/// A key that is not proven yet.
+/// A pairing whose key is not proven yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingSlot {
-    /// The key.
-    pub key: KeySlot,
+pub struct Pending {
+    /// The pairing.
+    pub pairing: PairingId,
     /// The code it was agreed with, to be marked used when the key is proven; none for a code on a label.
     pub code: Option<String>,
     /// Wall time in milliseconds since 1970.
@@ -104,33 +128,33 @@ pub struct NewPairing {
     pub code: Option<String>,
 }
 
-const COLUMNS: &str = "id, hardware_id, info, created_ms, confirmed_ms, current_pairing, current_sealed, pending_pairing, \
-                       pending_sealed, pending_code, pending_ms, seen_ms, seen_link, revoked_why";
+/// What [`Row::read`] takes, without the keys.
+const COLUMNS: &str = "id, hardware_id, info, created_ms, confirmed_ms, current_pairing, pending_pairing, pending_code, \
+                       pending_ms, seen_ms, seen_link, revoked_why";
+/// What [`Sealed::read`] takes.
+const SEALED_COLUMNS: &str = "current_sealed, pending_sealed";
 
 fn place<'a>(id: &'a DeviceId, slot: &'a str) -> Place<'a> {
     Place { table: "devices", row: id.as_str(), name: slot }
 }
 
-/// A row before its keys are opened.
-struct Raw {
+/// A device as its row has it.
+struct Row {
     id: String,
     hardware_id: String,
     info: String,
     created_ms: i64,
     confirmed_ms: Option<i64>,
-    current: Option<([u8; 8], Vec<u8>)>,
-    pending: Option<([u8; 8], Vec<u8>)>,
+    current: Option<[u8; 8]>,
+    pending: Option<[u8; 8]>,
     pending_code: Option<String>,
     pending_ms: Option<i64>,
     seen: Option<Seen>,
     revoked: Option<String>,
 }
 
-impl Raw {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let slot = |pairing: &str, sealed: &str| -> rusqlite::Result<Option<([u8; 8], Vec<u8>)>> {
-            Ok(row.get::<_, Option<[u8; 8]>>(pairing)?.zip(row.get::<_, Option<Vec<u8>>>(sealed)?))
-        };
+impl Row {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let seen = row.get::<_, Option<i64>>("seen_ms")?.zip(row.get::<_, Option<String>>("seen_link")?);
         Ok(Self {
             id: row.get("id")?,
@@ -138,39 +162,98 @@ impl Raw {
             info: row.get("info")?,
             created_ms: row.get("created_ms")?,
             confirmed_ms: row.get("confirmed_ms")?,
-            current: slot("current_pairing", "current_sealed")?,
-            pending: slot("pending_pairing", "pending_sealed")?,
+            current: row.get("current_pairing")?,
+            pending: row.get("pending_pairing")?,
             pending_code: row.get("pending_code")?,
             pending_ms: row.get("pending_ms")?,
             seen: seen.map(|(at_ms, link)| Seen { link, at_ms }),
             revoked: row.get("revoked_why")?,
         })
     }
+
+    fn into_device(self) -> Result<Device, StoreError> {
+        let altered = |what: &str| StoreError::Unsealable(format!("{what} of device {:?}", self.id));
+        Ok(Device {
+            id: self.id.parse().map_err(|_| altered("name"))?,
+            info: serde_json::from_str(&self.info).map_err(|_| altered("description"))?,
+            hardware_id: self.hardware_id,
+            created_ms: self.created_ms,
+            confirmed_ms: self.confirmed_ms,
+            seen: self.seen,
+            revoked: self.revoked,
+            current: self.current.map(PairingId),
+            pending: self.pending.map(|pairing| Pending {
+                pairing: PairingId(pairing),
+                code: self.pending_code,
+                since_ms: self.pending_ms.unwrap_or_default(),
+            }),
+        })
+    }
+}
+
+/// A row with its keys, before they are opened.
+struct Sealed {
+    row: Row,
+    current: Option<Vec<u8>>,
+    pending: Option<Vec<u8>>,
+}
+
+impl Sealed {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let (current, pending) = (row.get("current_sealed")?, row.get("pending_sealed")?);
+        Ok(Self { row: Row::read(row)?, current, pending })
+    }
+
+    fn open(self, under: &Sealer) -> Result<Keyed, StoreError> {
+        let device = self.row.into_device()?;
+        let pending = device.pending.as_ref().map(|pending| pending.pairing);
+        let mut keys = Vec::new();
+        for (pairing, sealed, name) in [(pending, self.pending, "pending"), (device.current, self.current, "current")] {
+            if let Some((pairing, sealed)) = pairing.zip(sealed) {
+                keys.push(KeySlot { pairing, record: under.open(place(&device.id, name), &sealed)? });
+            }
+        }
+        Ok(Keyed { device, keys })
+    }
 }
 
 impl Store {
-    /// All devices, by name.
+    /// All devices, by name; no key is opened.
     ///
     /// # Errors
-    /// [`StoreError::Unsealable`] when a key was altered, [`StoreError::Database`].
+    /// [`StoreError::Unsealable`] when a row was altered, [`StoreError::Database`].
     pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
-        let error = failed("read the devices");
-        let under = self.sealer();
-        let raws: Vec<Raw> = {
-            let db = self.db();
-            let mut query = db.prepare_cached(&format!("SELECT {COLUMNS} FROM devices ORDER BY id")).map_err(&error)?;
-            let rows = query.query_map([], Raw::read).map_err(&error)?;
-            rows.collect::<Result<_, _>>().map_err(error)?
-        };
-        raws.into_iter().map(|raw| open_device(&under, raw)).collect()
+        let sql = format!("SELECT {COLUMNS} FROM devices ORDER BY id");
+        self.rows(&sql, Row::read)?.into_iter().map(Row::into_device).collect()
     }
 
-    /// The device of that name.
+    /// All devices, by name, with their keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsealable`] when a key or a row was altered, [`StoreError::Database`].
+    pub fn devices_with_keys(&self) -> Result<Vec<Keyed>, StoreError> {
+        let under = self.sealer();
+        let sql = format!("SELECT {COLUMNS}, {SEALED_COLUMNS} FROM devices ORDER BY id");
+        self.rows(&sql, Sealed::read)?.into_iter().map(|sealed| sealed.open(&under)).collect()
+    }
+
+    /// The device of that name; no key is opened.
     ///
     /// # Errors
     /// As [`Self::devices`].
     pub fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
         self.find("id = ?1", id.as_str())
+    }
+
+    /// The device of that name, with its keys.
+    ///
+    /// # Errors
+    /// As [`Self::devices_with_keys`].
+    pub fn device_with_keys(&self, id: &DeviceId) -> Result<Option<Keyed>, StoreError> {
+        let under = self.sealer();
+        let sql = format!("SELECT {COLUMNS}, {SEALED_COLUMNS} FROM devices WHERE id = ?1");
+        let sealed = self.db().query_row(&sql, [id.as_str()], Sealed::read).optional();
+        sealed.map_err(failed("read a device"))?.map(|sealed| sealed.open(&under)).transpose()
     }
 
     /// The device that a sensor is paired as.
@@ -282,16 +365,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownDevice`], [`StoreError::NameTaken`], [`StoreError::Database`].
     pub fn rename_device(&self, from: &DeviceId, to: &DeviceId) -> Result<(), StoreError> {
-        let device = self.device(from)?.ok_or_else(|| StoreError::UnknownDevice(from.to_string()))?;
+        let known = self.device_with_keys(from)?.ok_or_else(|| StoreError::UnknownDevice(from.to_string()))?;
         if let Some(other) = self.device(to)? {
             return Err(StoreError::NameTaken { device: to.clone(), hardware_id: other.hardware_id });
         }
         let under = self.sealer();
-        let seal = |slot: Option<&KeySlot>, name: &str| {
-            slot.map(|slot| under.seal(place(to, name), slot.record.expose())).transpose()
+        let seal = |pairing: Option<PairingId>, name: &str| {
+            let key = known.keys.iter().find(|key| Some(key.pairing) == pairing);
+            key.map(|key| under.seal(place(to, name), key.record.expose())).transpose()
         };
-        let current = seal(device.current.as_ref(), "current")?;
-        let pending = seal(device.pending.as_ref().map(|pending| &pending.key), "pending")?;
+        let current = seal(known.device.current, "current")?;
+        let pending = seal(known.device.pending.as_ref().map(|pending| pending.pairing), "pending")?;
         self.db()
             .execute(
                 "UPDATE devices SET id = ?2, current_sealed = ?3, pending_sealed = ?4 WHERE id = ?1",
@@ -348,45 +432,23 @@ impl Store {
             .map_err(failed("note where a device was heard"))
     }
 
-    fn find(&self, condition: &str, value: impl rusqlite::ToSql) -> Result<Option<Device>, StoreError> {
-        let under = self.sealer();
-        let raw = self
-            .db()
-            .query_row(&format!("SELECT {COLUMNS} FROM devices WHERE {condition}"), [value], Raw::read)
-            .optional()
-            .map_err(failed("read a device"))?;
-        raw.map(|raw| open_device(&under, raw)).transpose()
+    fn find(&self, condition: &str, value: &str) -> Result<Option<Device>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM devices WHERE {condition}");
+        let row = self.db().query_row(&sql, [value], Row::read).optional();
+        row.map_err(failed("read a device"))?.map(Row::into_device).transpose()
     }
-}
 
-fn open_device(under: &Sealer, raw: Raw) -> Result<Device, StoreError> {
-    let altered = |what: &str| StoreError::Unsealable(format!("{what} of device {:?}", raw.id));
-    let id: DeviceId = raw.id.parse().map_err(|_| altered("name"))?;
-    let open = |slot: Option<([u8; 8], Vec<u8>)>, name: &str| {
-        slot.map(|(pairing, sealed)| {
-            let record = under.open(place(&id, name), &sealed)?;
-            Ok(KeySlot { pairing: PairingId(pairing), record })
-        })
-        .transpose()
-    };
-    let current = open(raw.current, "current")?;
-    let pending = open(raw.pending, "pending")?.map(|key| PendingSlot {
-        key,
-        code: raw.pending_code,
-        since_ms: raw.pending_ms.unwrap_or_default(),
-    });
-    let info = serde_json::from_str(&raw.info).map_err(|_| altered("description"))?;
-    Ok(Device {
-        id,
-        hardware_id: raw.hardware_id,
-        info,
-        created_ms: raw.created_ms,
-        confirmed_ms: raw.confirmed_ms,
-        seen: raw.seen,
-        revoked: raw.revoked,
-        current,
-        pending,
-    })
+    fn rows<T>(
+        &self,
+        sql: &str,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let error = failed("read the devices");
+        let db = self.db();
+        let mut query = db.prepare_cached(sql).map_err(&error)?;
+        let rows = query.query_map([], read).map_err(&error)?;
+        rows.collect::<Result<_, _>>().map_err(error)
+    }
 }
 
 /// A name stands for one sensor, and a sensor has one name.

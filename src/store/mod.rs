@@ -29,7 +29,7 @@ use rusqlite::{Connection, OpenFlags};
 pub use anchors::Anchor;
 pub(crate) use commands::{Begun, CommandId, Overlaid};
 pub use decision::Decision;
-pub use devices::{Device, DeviceInfo, KeySlot, NewPairing, PendingSlot, Seen};
+pub use devices::{Device, DeviceInfo, KeySlot, Keyed, NewPairing, Pending, Seen};
 pub use error::StoreError;
 
 use crate::clock::Clock;

@@ -133,8 +133,8 @@ async fn serve(folder: &Path) {
     let spool = Spool::open(&folder.join("spool.db"), SpoolOptions::default(), clock.clone()).unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(spool.clone().run(stop.clone()));
-    for key in store.devices().unwrap().into_iter().filter_map(|device| device.current) {
-        tokio::spawn(take_everything(spool.lane(key.pairing)));
+    for pairing in store.devices().unwrap().into_iter().filter_map(|device| device.current) {
+        tokio::spawn(take_everything(spool.lane(pairing)));
     }
     let into = LinkParts {
         gateway: std::env::var(GATEWAY).unwrap().parse().unwrap(),

@@ -142,7 +142,7 @@ impl Gateway {
 
     pub(crate) fn pairing_of(&self, device: &str) -> PairingId {
         let device = self.store.device(&device.parse().unwrap()).unwrap().expect("not in the registry");
-        device.current.expect("no current key").pairing
+        device.current.expect("no current key")
     }
 }
 
@@ -197,13 +197,13 @@ impl Cloud {
 
     pub(crate) fn attach(&self, device: &DeviceId) {
         let device = self.store.device(device).unwrap().unwrap();
-        let Some(key) = device.current else { return };
+        let Some(pairing) = device.current else { return };
         let mut attached = self.attached.lock().unwrap();
-        if attached.contains(&key.pairing) {
+        if attached.contains(&pairing) {
             return;
         }
-        attached.push(key.pairing);
-        let (lane, taken) = (self.spool.lane(key.pairing), Arc::clone(&self.taken));
+        attached.push(pairing);
+        let (lane, taken) = (self.spool.lane(pairing), Arc::clone(&self.taken));
         tokio::spawn(async move {
             loop {
                 lane.ready().await;
@@ -242,7 +242,7 @@ impl Commission for Cloud {
 
     fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>> {
         Box::pin(async {
-            let pairing = self.store.device(device).unwrap().unwrap().current.unwrap().pairing;
+            let pairing = self.store.device(device).unwrap().unwrap().current.unwrap();
             until("a first reading", || self.look(|taken| taken.iter().any(|out| out.id.pairing == pairing))).await;
             Ok(())
         })

@@ -10,7 +10,7 @@ use crate::control::failure::{Failure, blocking};
 use crate::daemon::{Gateway, audit_key};
 use crate::ids::DeviceId;
 use crate::session::record;
-use crate::store::{Device, MasterKeyInfo, StoreError, key_id};
+use crate::store::{Keyed, MasterKeyInfo, StoreError, key_id};
 
 /// The gateway's static secret, by the name of its kind.
 const STATIC: &str = "gateway";
@@ -63,7 +63,7 @@ impl Gateway {
         let (current, made_ms, held) = blocking(move || {
             let current = key_id(STATIC, store.gateway_identity()?.expose());
             let made_ms = store.gateway_identity_made_ms()?;
-            Ok::<_, StoreError>((current, made_ms, held(&store.devices()?)))
+            Ok::<_, StoreError>((current, made_ms, held(&store.devices_with_keys()?)))
         })
         .await?;
         let pairings = |id: &str| held.get(id).copied().unwrap_or(0);
@@ -80,7 +80,7 @@ impl Gateway {
         let store = self.store().clone();
         let (id, older) = blocking(move || {
             let id = key_id(STATIC, store.renew_gateway_identity()?.expose());
-            let held = held(&store.devices()?);
+            let held = held(&store.devices_with_keys()?);
             let older: usize = held.iter().filter(|(known, _)| **known != id).map(|(_, count)| count).sum();
             Ok::<_, StoreError>((id, older))
         })
@@ -98,9 +98,9 @@ impl Gateway {
         let store = self.store().clone();
         let devices = blocking(move || store.devices()).await?;
         let keys = devices.iter().filter_map(|device| {
-            let slot = device.current.as_ref()?;
+            let pairing = device.current?;
             let note = format!("{}; session keys are renewed at each connection, and after a day", device.id);
-            let id = slot.pairing.fingerprint();
+            let id = pairing.fingerprint();
             Some(self.key(Kind::Device, &id, "in_use", device.confirmed_ms, SEALED.to_owned(), note))
         });
         Ok(keys.collect())
@@ -111,31 +111,23 @@ impl Gateway {
         let name = device.ok_or_else(|| Failure::usage("Which device?", "clawgate key rotate device DEVICE"))?;
         let id = DeviceId::named(name)?;
         let known = self.known(&id).await?;
-        let pairing = format!("The keys of its pairing change when it is paired again: clawgate pair {id}");
-        let slot = known.current.ok_or_else(|| Failure::usage(format!("{id} is not proven yet."), pairing.clone()))?;
+        let again = format!("The keys of its pairing change when it is paired again: clawgate pair {id}");
+        let pairing = known.current;
+        let pairing = pairing.ok_or_else(|| Failure::usage(format!("{id} is not proven yet."), again.clone()))?;
         let done = if self.links().renew(&id).await {
             format!("{id} gets new session keys now; the session before lives until they are in use.")
         } else {
             format!("{id} is not connected; it gets new session keys when it is.")
         };
-        Ok(KeyRotated {
-            kind: Kind::Device.as_str().to_owned(),
-            id: slot.pairing.fingerprint(),
-            done,
-            next_step: pairing,
-        })
+        Ok(KeyRotated { kind: Kind::Device.as_str().to_owned(), id: pairing.fingerprint(), done, next_step: again })
     }
 }
 
 /// How many pairings hang on each static key of the gateway.
-fn held(devices: &[Device]) -> BTreeMap<String, usize> {
+fn held(devices: &[Keyed]) -> BTreeMap<String, usize> {
     let mut held = BTreeMap::new();
-    for device in devices {
-        for slot in device.current.iter().chain(device.pending.as_ref().map(|pending| &pending.key)) {
-            if let Some(record) = record(slot) {
-                *held.entry(key_id(STATIC, &record.own_static)).or_default() += 1;
-            }
-        }
+    for record in devices.iter().flat_map(|device| &device.keys).filter_map(record) {
+        *held.entry(key_id(STATIC, &record.own_static)).or_default() += 1;
     }
     held
 }

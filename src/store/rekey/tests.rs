@@ -77,9 +77,9 @@ impl Fixture {
     fn key(&self) -> String {
         let store = self.open().unwrap();
         assert_eq!(store.secret("x").unwrap().unwrap().expose(), b"secret");
-        let device = store.device(&"pump-3".parse().unwrap()).unwrap().unwrap();
-        assert_eq!(device.current.unwrap().record.expose(), &[1; 9]);
-        assert_eq!(device.pending.unwrap().key.record.expose(), &[2; 9]);
+        let known = store.device_with_keys(&"pump-3".parse().unwrap()).unwrap().unwrap();
+        let keys: Vec<_> = known.keys.iter().map(|key| key.record.expose().as_slice()).collect();
+        assert_eq!(keys, [[2; 9], [1; 9]], "the pending one first");
         let code = store.code_secret(&CODE.parse().unwrap()).unwrap();
         assert_eq!(code.unwrap().expose(), b"code");
         store.master_key().unwrap().id

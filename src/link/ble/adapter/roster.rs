@@ -20,7 +20,7 @@ use crate::link::links::Handle;
 use crate::link::port::Owner;
 use crate::link::view::View;
 use crate::session::record;
-use crate::store::Device;
+use crate::store::Keyed;
 
 /// Orders that wait at one sensor.
 const ORDERS: usize = 8;
@@ -134,9 +134,9 @@ impl Adapter {
         }
         let store = self.common.engine.parts().store.clone();
         let found = blocking(move || {
-            let devices = store.devices()?;
+            let devices = store.devices_with_keys()?;
             let of = |rotating: [u8; 8]| {
-                devices.iter().find(|device| shows(device, rotating)).map(|device| device.id.clone())
+                devices.iter().find(|known| shows(known, rotating)).map(|known| known.device.id.clone())
             };
             Ok::<_, crate::store::StoreError>(
                 asked.into_iter().map(|(address, rotating)| (address, rotating, of(rotating))).collect::<Vec<_>>(),
@@ -202,7 +202,6 @@ impl Adapter {
 }
 
 /// Whether the rotating id is of a key of this device.
-fn shows(device: &Device, rotating: [u8; 8]) -> bool {
-    let slots = device.pending.as_ref().map(|pending| &pending.key).into_iter().chain(&device.current);
-    slots.filter_map(record).any(|record| matches(&record.advertising_key, &rotating))
+fn shows(known: &Keyed, rotating: [u8; 8]) -> bool {
+    known.keys.iter().filter_map(record).any(|record| matches(&record.advertising_key, &rotating))
 }
