@@ -27,6 +27,19 @@ use crate::support::{until, within};
 const TOPIC: &str = "claw/v1/default/site-1/pump-3/up/telemetry";
 const OTHERS: &str = "claw/v1/default/site-1/pump-4/up/telemetry";
 
+fn request(device: &str, life_s: u64) -> TokenRequest {
+    TokenRequest {
+        tenant: "default".to_owned(),
+        gateway: "site-1".to_owned(),
+        device: device.parse().unwrap(),
+        scope: vec![Scope::TelemetryWrite],
+        life: Duration::from_secs(life_s),
+        audience: RESOURCE.to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
+    }
+}
+
 struct Site {
     key: SigningKey,
     issuer: LocalIssuer,
@@ -43,17 +56,7 @@ impl Site {
     }
 
     async fn token(&self, device: &str, life_s: u64) -> Arc<AccessToken> {
-        let request = TokenRequest {
-            tenant: "default".to_owned(),
-            gateway: "site-1".to_owned(),
-            device: device.parse().unwrap(),
-            scope: vec![Scope::TelemetryWrite],
-            life: Duration::from_secs(life_s),
-            audience: RESOURCE.to_owned(),
-            limits: Limits::default(),
-            stage: Stage::default(),
-        };
-        Arc::new(self.issuer.issue(&request).await.unwrap())
+        Arc::new(self.issuer.issue(&request(device, life_s)).await.unwrap())
     }
 
     /// A gateway with one device under this token.
@@ -180,6 +183,7 @@ async fn rabbitmq_keeps_each_device_to_its_token() {
     a_refusal_is_told_and_keeps_the_queue(&site).await;
     a_revoked_device_is_cut_here(&site).await;
     a_thiefs_connection_is_ended_by_the_operator_and_no_other(&site).await;
+    the_issuers_key_is_changed_in_the_running_broker(&site).await;
 }
 
 async fn a_refresh_under_load_loses_repeats_and_reorders_nothing(site: &Site) {
@@ -266,17 +270,7 @@ async fn an_expired_token_is_refused_and_not_outlived(site: &Site) {
 
 async fn a_token_of_another_issuer_is_refused(site: &Site) {
     let other = LocalIssuer::new("x", SigningKey::generate().unwrap(), DenyList::in_memory(), Clock::system());
-    let request = TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "site-1".to_owned(),
-        device: "pump-3".parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(600),
-        audience: RESOURCE.to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    };
-    let token = Arc::new(other.issue(&request).await.unwrap());
+    let token = Arc::new(other.issue(&request("pump-3", 600)).await.unwrap());
     assert!(matches!(site.publish(token.bearer(), TOPIC).await, Said::Refused(_)));
     let (gateway, lane, mut feed) = site.gateway(Arc::clone(&token));
     submit(&lane, 1..=3);
@@ -343,4 +337,34 @@ async fn a_thiefs_connection_is_ended_by_the_operator_and_no_other(site: &Site) 
     let goes_on =
         async { while !matches!(other_events.poll().await.unwrap(), Event::Incoming(Incoming::PubAck(_))) {} };
     within("another goes on", goes_on).await;
+}
+
+/// docs/brokers.md shows both commands. The last part of the test: nobody takes the site's own key any more.
+async fn the_issuers_key_is_changed_in_the_running_broker(site: &Site) {
+    let next = SigningKey::generate().unwrap();
+    let pem = site.broker.folder().join("next.pem");
+    std::fs::write(&pem, next.public_pem().unwrap()).unwrap();
+    let issuer = LocalIssuer::new("urn:clawgate:test", next.clone(), DenyList::in_memory(), Clock::system())
+        .with_claims(ClaimForm::of(BrokerProfile::Rabbitmq));
+    let older = site.token("pump-3", 600).await;
+    let newer = issuer.issue(&request("pump-3", 600)).await.unwrap();
+    assert_eq!(site.publish(older.bearer(), TOPIC).await, Said::Taken);
+    assert!(matches!(site.publish(newer.bearer(), TOPIC).await, Said::Refused(_)));
+
+    site.broker.ctl(&["add_uaa_key", &next.public().kid, &format!("--pem-file={}", pem.display())]);
+    for token in [older.bearer(), newer.bearer()] {
+        assert_eq!(site.publish(token, TOPIC).await, Said::Taken, "{}", site.broker.log());
+    }
+
+    // No command takes one away.
+    let removed = format!(
+        "A = rabbitmq_auth_backend_oauth2, C = application:get_env(A, key_config, []), \
+         K = maps:remove(<<\"{}\">>, proplists:get_value(signing_keys, C)), \
+         application:set_env(A, key_config, [{{signing_keys, K}} | proplists:delete(signing_keys, C)]), maps:keys(K).",
+        site.key.public().kid
+    );
+    let left = site.broker.ctl(&["eval", &removed]);
+    assert_eq!(left.trim(), format!("[<<\"{}\">>]", next.public().kid));
+    assert!(matches!(site.publish(older.bearer(), TOPIC).await, Said::Refused(_)));
+    assert_eq!(site.publish(newer.bearer(), TOPIC).await, Said::Taken);
 }
