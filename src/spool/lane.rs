@@ -233,14 +233,31 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    fn lane(shared: &Arc<Shared>, pairing: PairingId) -> Lane {
+        let queue = Queue::new(pairing, shared.options.limits());
+        Lane(Arc::new(LaneCell::new(pairing, Arc::clone(shared), queue)))
+    }
+
+    fn reading(seq: u64, content: Bytes) -> Incoming {
+        Incoming { epoch: 7, seq, kind: Kind::Telemetry, content, captured: Capture::Exact }
+    }
+
+    #[test]
+    fn four_lanes_that_hold_all_the_memory_do_not_stop_a_fifth() {
+        let options = SpoolOptions { memory_bytes: 1 << 20, ..SpoolOptions::default() };
+        let shared = Arc::new(Shared::new(options, Clock::system()));
+        let fill = |lane: &Lane| {
+            (1..).take_while(|seq| lane.submit(reading(*seq, Bytes::from_static(&[0; 936]))).is_ok()).count()
+        };
+        let lanes: Vec<Lane> = (0..5).map(|device| lane(&shared, PairingId([device; 8]))).collect();
+        assert_eq!(lanes.iter().map(fill).collect::<Vec<_>>(), [263, 263, 263, 260, 9]);
+    }
+
     #[test]
     fn what_is_told_last_is_the_newest() {
-        let options = SpoolOptions::default();
-        let limits = options.limits();
-        let shared = Arc::new(Shared::new(options, Clock::system()));
-        let pairing = PairingId([1; 8]);
-        let cell = Arc::new(LaneCell::new(pairing, shared, Queue::new(pairing, limits)));
-        let lane = Lane(Arc::clone(&cell));
+        let shared = Arc::new(Shared::new(SpoolOptions::default(), Clock::system()));
+        let lane = lane(&shared, PairingId([1; 8]));
+        let cell = Arc::clone(&lane.0);
         let told = lane.progress();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -251,9 +268,7 @@ mod tests {
                 }
             });
             for seq in 1..=20_000 {
-                let (kind, content) = (Kind::Telemetry, Bytes::new());
-                let reading = Incoming { epoch: 7, seq, kind, content, captured: Capture::Exact };
-                lane.submit(reading).unwrap();
+                lane.submit(reading(seq, Bytes::new())).unwrap();
                 let taken: Vec<Ticket> = lane.take(1).iter().map(|entry| entry.ticket).collect();
                 assert_eq!(lane.confirm(&taken), 1);
                 assert!(told.borrow().safe >= seq, "{seq} is safe, and less was told: {:?}", *told.borrow());

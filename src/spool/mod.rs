@@ -15,7 +15,7 @@
 //! **Pairings and devices.** A lane belongs to a pairing. A device that is paired again gets a new lane; what
 //! waits in its older ones goes out first ([`Lane::serve`]), each reading under the name it came with.
 //!
-//! **Bounds.** Memory: [`SpoolOptions::memory_bytes`], a quarter of it for one lane. Disk:
+//! **Bounds.** Memory: [`SpoolOptions::memory_bytes`], a quarter of it for one lane, and 8 KiB for each that finds it full. Disk:
 //! [`SpoolOptions::max_bytes`]; beyond it the largest lane's oldest rows become one gap record in their place.
 //!
 //! The database has a thread of its own; the lanes are plain data behind short locks.
@@ -181,6 +181,14 @@ impl Spool {
             () = shutdown.cancelled() => drop(stop),
         }
         ended.await.unwrap_or(Err(SpoolError::Stopped))
+    }
+
+    /// Commits what waits now and not when its time has come. Answered while [`run`](Self::run) runs.
+    ///
+    /// # Errors
+    /// [`SpoolError::Stopped`] after `run` has ended; otherwise why it could not be committed.
+    pub async fn commit(&self) -> Result<(), SpoolError> {
+        self.ask(|reply| Ask::Commit { reply }).await
     }
 
     /// The newest dead letters, at most `limit`. Answered while [`run`](Self::run) runs.

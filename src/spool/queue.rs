@@ -39,6 +39,8 @@ pub(super) struct Queue {
     /// Position of the first entry that may be neither on disk nor confirmed.
     unsafe_from: u64,
     in_flight: usize,
+    /// Entries of the window that were confirmed before their turn.
+    ahead: usize,
     /// Counts requeues, so that a late settlement of an earlier connection is recognised.
     round: u32,
     /// Rows whose entries are in the window, oldest first.
@@ -79,6 +81,7 @@ impl Queue {
             taken: 0,
             unsafe_from: 0,
             in_flight: 0,
+            ahead: 0,
             round: 0,
             live: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -209,7 +212,7 @@ impl Queue {
         self.served = true;
         self.pull_fresh();
         let waiting = self.window.len().saturating_sub(self.index(self.taken));
-        let enough = waiting.min(self.limits.in_flight / 2).max(1);
+        let enough = waiting.min(self.limits.in_flight.saturating_sub(self.ahead) / 2).max(1);
         self.allowance() >= enough && self.has_queued()
     }
 
@@ -289,10 +292,10 @@ impl Queue {
         self.window.iter().skip(self.index(self.taken)).any(|entry| entry.state == State::Queued)
     }
 
-    /// How many may be handed out: what is in flight, and what is settled but not recorded (a restart would
-    /// publish it again), together stay within the bound.
+    /// How many may be handed out: what is in flight, what is settled but not recorded, and what was confirmed behind
+    /// one that was not (a restart would publish either again), together stay within the bound.
     fn allowance(&self) -> usize {
-        self.limits.in_flight.saturating_sub(self.in_flight + self.settled.unrecorded)
+        self.limits.in_flight.saturating_sub(self.in_flight + self.settled.unrecorded + self.ahead)
     }
 
     fn window_has_room(&self) -> bool {
@@ -342,8 +345,11 @@ impl Queue {
         };
         entry.state = state;
         self.in_flight -= 1;
-        if state == State::Done && entry.row == 0 {
-            self.unsafe_bytes -= entry.charge();
+        if state == State::Done {
+            self.ahead += 1;
+            if entry.row == 0 {
+                self.unsafe_bytes -= entry.charge();
+            }
         }
         true
     }
@@ -353,6 +359,7 @@ impl Queue {
             let Some(entry) = self.window.pop_front() else { break };
             self.window_bytes -= entry.charge();
             self.front += 1;
+            self.ahead -= 1;
             if entry.row != 0 {
                 self.record_done(entry.row);
             }
@@ -445,6 +452,29 @@ mod tests {
             assert!(queue.confirm(taken.ticket));
             assert_eq!(queue.progress().safe, safe);
         }
+    }
+
+    #[test]
+    fn what_is_confirmed_behind_one_that_is_not_counts_as_in_flight_and_holds_up_nothing_for_ever() {
+        let mut queue = queue(10);
+        for seq in 1..=50 {
+            queue.submit(incoming(1, seq), Duration::ZERO);
+        }
+        let first = queue.take(usize::MAX);
+        assert!(first[1..].iter().all(|taken| queue.confirm(taken.ticket)));
+        assert!(!queue.is_ready(), "a kill now repeats nine");
+        queue.requeue();
+        assert!(queue.is_ready());
+        let again = queue.take(usize::MAX);
+        assert_eq!(again.iter().map(|taken| taken.id.seq).collect::<Vec<_>>(), [1]);
+        assert!(queue.dead_letter(again[0].ticket, String::new()));
+        assert!(queue.is_ready());
+        assert!(queue.take(usize::MAX).iter().all(|taken| queue.confirm(taken.ticket)));
+        assert!(!queue.is_ready(), "not before the dead letter is on disk");
+        let dying = queue.dying();
+        queue.buried(&dying);
+        assert!(queue.is_ready());
+        assert_eq!(queue.take(usize::MAX).len(), 10);
     }
 
     #[test]

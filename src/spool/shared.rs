@@ -17,6 +17,9 @@ use crate::ids::PairingId;
 /// One lane may hold this share of the memory for itself.
 const SHARE: usize = 4;
 
+/// So much of a lane has room also when others hold all there is: a few that nobody takes from do not stop the rest.
+const RESERVE: usize = 8 << 10;
+
 pub(super) struct Shared {
     pub(super) options: SpoolOptions,
     pub(super) clock: Clock,
@@ -52,6 +55,7 @@ pub(super) struct Inbox {
 
 /// A question or order that needs the database.
 pub(super) enum Ask {
+    Commit { reply: Reply<()> },
     DeadLetters { limit: usize, reply: Reply<Vec<DeadLetter>> },
     Replay { pairing: PairingId, reply: Reply<u64> },
     DropDead { pairing: PairingId, reply: Reply<u64> },
@@ -94,7 +98,8 @@ impl Shared {
 
     /// Whether a lane that holds `lane_bytes` may take one more entry.
     pub(super) fn has_room(&self, lane_bytes: usize) -> bool {
-        lane_bytes < self.options.memory_bytes / SHARE && self.memory() < self.options.memory_bytes
+        let share = self.options.memory_bytes / SHARE;
+        lane_bytes < share && (self.memory() < self.options.memory_bytes || lane_bytes < RESERVE)
     }
 
     /// Memory is half used: commit now rather than when the time has come.

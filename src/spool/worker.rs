@@ -81,13 +81,13 @@ impl Worker {
         }
     }
 
-    /// One commit for all lanes that have something for it.
-    fn transact(&mut self, last: bool) -> Result<(), SpoolError> {
+    /// One commit for all lanes that have something for it; with `all` also for what has not waited long yet.
+    fn transact(&mut self, all: bool) -> Result<(), SpoolError> {
         let now = self.shared.clock.boot();
         let lanes = self.shared.all_lanes();
         let due_age = self.shared.options.commit.mul_f32(0.75);
-        let pressed = last || self.shared.is_pressed();
-        let lazily = last || now >= self.progress_at;
+        let pressed = all || self.shared.is_pressed();
+        let lazily = all || now >= self.progress_at;
         let mut work: Vec<Work> = Vec::new();
         for cell in lanes {
             let gathered = cell.with(|queue| {
@@ -270,6 +270,9 @@ impl Worker {
 
     fn answer(&mut self, ask: Ask) {
         match ask {
+            Ask::Commit { reply } => {
+                let _ = reply.send(self.transact(true));
+            }
             Ask::DeadLetters { limit, reply } => {
                 let _ = reply.send(self.dead_letters(limit));
             }

@@ -113,11 +113,13 @@ impl Queue {
         for dead in dead {
             self.dying.retain(|(pos, _)| *pos != dead.pos);
             let index = self.index(dead.pos);
-            if let Some(entry) = self.window.get_mut(index).filter(|_| dead.pos >= self.front) {
+            let dying = |entry: &&mut Entry| dead.pos >= self.front && entry.state == State::Dying;
+            if let Some(entry) = self.window.get_mut(index).filter(dying) {
                 if !entry.is_safe() {
                     self.unsafe_bytes -= entry.charge();
                 }
                 entry.state = State::Done;
+                self.ahead += 1;
             }
         }
         self.pop_done();
@@ -186,12 +188,13 @@ impl Queue {
         self.advance_safe();
     }
 
-    /// Puts what is on disk and unclaimed out of memory while nobody serves the lane.
+    /// Puts what is on disk and unclaimed out of memory while nobody serves the lane. Not what was confirmed before its
+    /// turn: the file does not know of that, and it would be published again.
     pub(in crate::spool) fn spill(&mut self) {
         if self.served || self.loading || self.in_flight > 0 || self.window.is_empty() {
             return;
         }
-        if !self.dying.is_empty() || self.window.iter().any(|entry| entry.row == 0) {
+        if !self.dying.is_empty() || self.ahead > 0 || self.window.iter().any(|entry| entry.row == 0) {
             return;
         }
         self.front += self.window.len() as u64;
@@ -274,7 +277,7 @@ impl Queue {
         (self.window_bytes, self.unsafe_bytes) = (0, 0);
         (self.backlog_bytes, self.backlog_entries) = (0, 0);
         (self.front, self.taken, self.unsafe_from) = (taken, taken, taken);
-        self.in_flight = 0;
+        (self.in_flight, self.ahead) = (0, 0);
         self.round = self.round.wrapping_add(1);
         self.loading = false;
         self.closed = true;
