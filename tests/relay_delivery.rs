@@ -3,6 +3,10 @@
 
 #[path = "support/back_half.rs"]
 mod back_half;
+#[path = "relay_delivery/faults.rs"]
+mod faults;
+#[path = "relay_delivery/moody.rs"]
+mod moody;
 mod support;
 
 use std::sync::Arc;
@@ -281,6 +285,21 @@ async fn more_devices_than_connections_take_turns() {
             arrives(&subscriber, device, round * 10 + 10).await;
         }
     }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_is_given_up_soon_when_somebody_waits_for_room() {
+    let broker = Mosquitto::start();
+    let subscriber = Subscriber::start(&broker).await;
+    let gateway = Gateway::start(broker.port(), |options| options.max_connections = 1);
+    let (first, _feed) = gateway.attach("pump-1");
+    submit(&first, 1..=3);
+    arrives(&subscriber, "pump-1", 3).await;
+    // It was busy a moment ago, and is idle in a while.
+    let (second, _feed) = gateway.attach("pump-2");
+    submit(&second, 1..=3);
+    arrives(&subscriber, "pump-2", 3).await;
     gateway.stop().await;
 }
 
