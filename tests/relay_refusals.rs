@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use back_half::{Gateway, submit};
-use clawgate::relay::RelayState;
+use clawgate::relay::{RelayDevice, RelayState};
 use clawgate::token::{TokenState, TokenWish};
 use support::{token, until, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -41,6 +41,11 @@ struct Scripted {
 
 impl Scripted {
     async fn start(connack: u8, script: impl Fn(u64, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_saying(vec![0x20, 3, 0, connack, 0], script).await
+    }
+
+    /// With this answer to a CONNECT.
+    async fn start_saying(connack: Vec<u8>, script: impl Fn(u64, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (seen, connects) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
@@ -50,7 +55,7 @@ impl Scripted {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 times.lock().unwrap().push(tokio::time::Instant::now());
-                tokio::spawn(talk(stream, connack, Arc::clone(&script), Arc::clone(&all)));
+                tokio::spawn(talk(stream, connack.clone(), Arc::clone(&script), Arc::clone(&all)));
             }
         });
         Self { port, seen, connects, task }
@@ -87,13 +92,14 @@ async fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     Some((kind, body))
 }
 
-async fn talk(mut stream: TcpStream, connack: u8, script: Arc<Script>, seen: Arc<Mutex<Vec<u64>>>) {
+async fn talk(mut stream: TcpStream, mut connack: Vec<u8>, script: Arc<Script>, seen: Arc<Mutex<Vec<u64>>>) {
     let Some((0x10, connect)) = packet(&mut stream).await else { return };
     // One that offers a method is told that there is none, as mosquitto does.
-    let code =
-        if connect.windows(11).any(|part| part == b"OAUTH2-JWT\x16") || has_method(&connect) { 0x8c } else { connack };
-    stream.write_all(&[0x20, 3, 0, code, 0]).await.unwrap();
-    if code != 0 {
+    if connect.windows(11).any(|part| part == b"OAUTH2-JWT\x16") || has_method(&connect) {
+        connack = vec![0x20, 3, 0, 0x8c, 0];
+    }
+    stream.write_all(&connack).await.unwrap();
+    if connack[3] != 0 {
         return;
     }
     let mut late: VecDeque<u16> = VecDeque::new();
@@ -369,5 +375,59 @@ async fn reconnects_are_spaced_and_not_a_storm() {
     for (gap, least) in gaps.iter().zip([20, 40, 80, 160, 200, 200]) {
         assert!(*gap >= Duration::from_millis(least), "{gaps:?}");
     }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_attached_while_it_is_detached_waits_for_its_connection_to_end() {
+    let script = |seq, times| if seq <= 5 && times == 1 { Reply::Nothing } else { Reply::Ack(0) };
+    let broker = Scripted::start(0, script).await;
+    let gateway = Gateway::start(broker.port, |options| options.drain = Duration::from_millis(300));
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=5);
+    until("they are sent", || broker.seen().len() == 5).await;
+    let device = "pump-3".parse().unwrap();
+    let mut leaving = Box::pin(gateway.relay.detach(&device));
+    tokio::select! {
+        biased;
+        () = &mut leaving => panic!("what is in flight is waited for"),
+        () = std::future::ready(()) => {}
+    }
+    assert!(gateway.relay.status().is_empty());
+    let (_, _feed) = gateway.attach("pump-3");
+    submit(&lane, 6..=10);
+    within("it is detached", leaving).await;
+    all_confirmed(&gateway, 10).await;
+    assert_eq!(broker.seen(), (1..=5).chain(1..=10).collect::<Vec<_>>(), "in order");
+    assert_eq!(gateway.relay.status().len(), 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_whose_token_nobody_keeps_any_more_does_not_connect_again_and_again() {
+    let broker = Scripted::start(0, |_, _| Reply::Ack(0)).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let (_lane, feed) = gateway.attach("pump-3");
+    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    drop(feed);
+    until("it says so", || gateway.state() == RelayState::Paused).await;
+    assert!(gateway.last_error().contains("restart"), "{}", gateway.last_error());
+    assert_eq!(gateway.relay.status()[0].connects, 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn presence_that_is_too_large_for_the_broker_holds_no_reading_up() {
+    // "I take 1000 bytes", says its answer to CONNECT.
+    let broker = Scripted::start_saying(vec![0x20, 8, 0, 0, 5, 0x27, 0, 0, 3, 232], |_, _| Reply::Ack(0)).await;
+    let gateway = Gateway::start(broker.port, |_| ());
+    let lane = gateway.spool.lane(back_half::pairing("pump-3"));
+    let (_feed, handle) = support::token_feed("pump-3");
+    let description = serde_json::json!({ "capabilities": "x".repeat(2000) });
+    let device = RelayDevice { id: "pump-3".parse().unwrap(), pairing: lane.pairing(), description };
+    gateway.relay.attach(device, lane.clone(), handle);
+    submit(&lane, 1..=3);
+    all_confirmed(&gateway, 3).await;
+    assert_eq!(gateway.spool.status().dead_letters, 0);
     gateway.stop().await;
 }

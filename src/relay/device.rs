@@ -28,7 +28,7 @@ use serving::Serving;
 /// Why a connection was left.
 #[derive(Debug)]
 enum End {
-    /// The device is detached.
+    /// The device is detached, or nobody keeps its token any more.
     Stopped,
     /// Nothing to send.
     Idle,
@@ -120,6 +120,9 @@ impl Task {
             let Some(token) = token else { return };
             let end = self.connection(token).await;
             self.lane.requeue();
+            if matches!(end, End::Stopped) {
+                return;
+            }
             wanted = !matches!(end, End::Idle);
             if let Some(wait) = self.after(end) {
                 tokio::select! {
@@ -208,7 +211,7 @@ impl Task {
             Ok(room)
         } else {
             self.cell.enter(RelayState::Queued);
-            shared.crowded.notify_waiters();
+            let _waits = shared.queue_up();
             tokio::select! {
                 room = shared.room.acquire() => room,
                 () = stop.cancelled() => return End::Stopped,

@@ -28,11 +28,11 @@ mod tls;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use backoff::Backoff;
@@ -179,9 +179,32 @@ pub(crate) struct Shared {
     room: Semaphore,
     /// Somebody waits for room: idle connections give theirs up.
     crowded: Notify,
+    /// How many wait for it.
+    queued: AtomicUsize,
+}
+
+/// Somebody waits for room, while this lives.
+struct InQueue<'a>(&'a Shared);
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
+    /// Says to who has a connection that somebody waits for one.
+    fn queue_up(&self) -> InQueue<'_> {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.crowded.notify_waiters();
+        InQueue(self)
+    }
+
+    /// Whether somebody waits for room.
+    fn is_crowded(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > 0
+    }
+
     /// The method by which a device's next connection shows its token, unless it goes as password.
     fn method(&self, password_only: bool) -> Option<&'static str> {
         let known = match self.options.reauth {
@@ -196,7 +219,15 @@ impl Shared {
 struct Attached {
     cell: Arc<Cell>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    /// Cancelled when its task has ended, however it did.
+    ended: CancellationToken,
+}
+
+impl Attached {
+    /// It was detached, and may still wait for what is in flight.
+    fn is_leaving(&self) -> bool {
+        self.stop.is_cancelled()
+    }
 }
 
 /// The connections of all devices.
@@ -224,20 +255,23 @@ impl Relay {
             clock,
             metrics,
             crowded: Notify::new(),
+            queued: AtomicUsize::new(0),
         };
         Ok(Self { shared: Arc::new(shared), devices: Mutex::default() })
     }
 
-    /// Relays a device from now on. One that is attached already keeps its connection.
+    /// Relays a device from now on. One that is attached already keeps its connection; one that is being detached gets
+    /// another when that has ended: two at once would take from one lane, and each take back what the other sent.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     #[expect(clippy::needless_pass_by_value, reason = "the relay's end of the lane is handed over")]
     pub fn attach(&self, device: RelayDevice, lane: Lane, token: TokenHandle) {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        if devices.get(&device.id).is_some_and(|attached| !attached.task.is_finished()) {
-            return;
-        }
+        let mut devices = self.lock();
+        let before = match devices.get(&device.id) {
+            Some(attached) if !attached.is_leaving() && !attached.ended.is_cancelled() => return,
+            attached => attached.map(|attached| attached.ended.clone()),
+        };
         let options = &self.shared.options;
         let site = (options.tenant.as_str(), options.gateway.as_str());
         let composer = Composer::new(site, &device.id, options.payload, options.profile.clone(), device.description);
@@ -254,17 +288,29 @@ impl Relay {
         ) else {
             return;
         };
-        let task = tokio::spawn(task.run());
-        devices.insert(device.id, Attached { cell, stop, task });
+        let ended = CancellationToken::new();
+        let told = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            let _told = told;
+            if let Some(before) = before {
+                before.cancelled().await;
+            }
+            task.run().await;
+        });
+        devices.insert(device.id, Attached { cell, stop, ended });
     }
 
     /// Ends a device's connection: what is in flight may come back first, for at most [`RelayOptions::drain`].
     pub async fn detach(&self, device: &DeviceId) {
-        let attached = self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(device);
-        if let Some(attached) = attached {
+        let ended = {
+            let devices = self.lock();
+            let Some(attached) = devices.get(device) else { return };
             attached.stop.cancel();
-            let _ = attached.task.await;
-        }
+            attached.ended.clone()
+        };
+        ended.cancelled().await;
+        // Not one that was attached meanwhile.
+        self.lock().retain(|id, attached| id != device || !attached.ended.is_cancelled());
     }
 
     /// The bound on connections at once.
@@ -275,23 +321,23 @@ impl Relay {
 
     /// Detaches every device, all at once.
     pub async fn shutdown(&self) {
-        let all: Vec<Attached> = {
-            let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-            devices.drain().map(|(_, attached)| attached).collect()
+        let all: Vec<CancellationToken> = {
+            let devices = self.lock();
+            devices.values().for_each(|attached| attached.stop.cancel());
+            devices.values().map(|attached| attached.ended.clone()).collect()
         };
-        for attached in &all {
-            attached.stop.cancel();
+        for ended in all {
+            ended.cancelled().await;
         }
-        for attached in all {
-            let _ = attached.task.await;
-        }
+        self.lock().retain(|_, attached| !attached.ended.is_cancelled());
     }
 
     /// Every attached device, by id.
     #[must_use]
     pub fn status(&self) -> Vec<RelayStatus> {
-        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<RelayStatus> = devices.values().map(|attached| attached.cell.status()).collect();
+        let devices = self.lock();
+        let there = devices.values().filter(|attached| !attached.is_leaving());
+        let mut all: Vec<RelayStatus> = there.map(|attached| attached.cell.status()).collect();
         all.sort_by(|a, b| a.device.cmp(&b.device));
         all
     }
@@ -299,15 +345,21 @@ impl Relay {
     /// The connection of one device; `None` if it is not attached.
     #[must_use]
     pub fn device_status(&self, device: &DeviceId) -> Option<RelayStatus> {
-        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.get(device).map(|attached| attached.cell.status())
+        self.there(device, |attached| attached.cell.status())
     }
 
     /// How many messages of a device the broker has confirmed, as it grows; `None` if it is not attached.
     #[must_use]
     pub fn confirmed(&self, device: &DeviceId) -> Option<watch::Receiver<u64>> {
-        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.get(device).map(|attached| attached.cell.confirmed.subscribe())
+        self.there(device, |attached| attached.cell.confirmed.subscribe())
+    }
+
+    fn there<T>(&self, device: &DeviceId, look: impl FnOnce(&Attached) -> T) -> Option<T> {
+        self.lock().get(device).filter(|attached| !attached.is_leaving()).map(look)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Attached>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,6 +10,7 @@ use super::renewal::{Reauthentication, reauthenticated};
 use super::{End, Task};
 use crate::metrics::Reason;
 use crate::relay::mqtt::{Answer, Connection, Failure};
+use crate::relay::status::RelayState;
 use crate::spool::{Lane, Ticket};
 use crate::token::AccessToken;
 use crate::token::scope::Action;
@@ -78,6 +79,8 @@ impl Task {
                 changed = self.tokens.changed(), if has_keeper => {
                     has_keeper = changed.is_ok();
                     if !has_keeper && it.draining.is_none() {
+                        self.cell.failed(&"nobody keeps the device's token any more; restart clawgate");
+                        self.cell.enter(RelayState::Paused);
                         return End::Stopped;
                     }
                     if let Some(end) = self.token_changed(it) {
@@ -101,12 +104,8 @@ impl Task {
                         return end;
                     }
                 }
-                () = shared.crowded.notified(), if it.draining.is_none() => {
-                    if it.connection.is_idle() && it.active.elapsed() >= CROWDED_IDLE {
-                        self.presence(it, "idle");
-                        self.drain(it, End::Idle);
-                    }
-                }
+                // How long it may still be idle is reckoned anew.
+                () = shared.crowded.notified(), if it.draining.is_none() => {}
                 ready = next(&self.lane, !self.later.is_empty()),
                     if it.draining.is_none() && room > 0 && (self.careful == 0 || it.connection.is_idle()) =>
                 {
@@ -231,11 +230,17 @@ impl Task {
         if !it.token.allows(topic, Action::Publish) {
             return;
         }
+        let message = self.composer.presence(state);
+        if message.size > it.connection.max_packet {
+            // It would end the connection, and every later one, before the first reading.
+            tracing::debug!(device = %self.device, size = message.size, "presence is larger than the broker takes");
+            return;
+        }
         let retain = self.shared.options.profile.table.retain;
         // The broker counts it too; it never waits.
         self.rate.take(1, Instant::now());
         // An error means that the connection has ended: its own end says why.
-        let _ = it.connection.publish(None, self.composer.presence(state), retain);
+        let _ = it.connection.publish(None, message, retain);
     }
 
     /// Sends nothing more, and ends so when what is in flight came back. Who leaves only for another token waits for it
@@ -254,11 +259,17 @@ impl Task {
         }
         let due = match it.connection.oldest() {
             Some(sent) => sent + options.ack_timeout,
-            None => it.active + options.idle,
+            None => it.active + self.idle(),
         };
         let now = Instant::now();
         let due = self.rate.next(now).map_or(due, |room| due.min(room));
         due.min(now + self.usable(&it.token))
+    }
+
+    /// A connection with nothing to send is given up after this time.
+    fn idle(&self) -> Duration {
+        let idle = self.shared.options.idle;
+        if self.shared.is_crowded() { idle.min(CROWDED_IDLE) } else { idle }
     }
 
     fn overdue(&mut self, it: &mut Serving) -> Option<End> {
@@ -273,7 +284,7 @@ impl Task {
             let late = sent.elapsed() >= self.shared.options.ack_timeout;
             return late.then(|| End::Failed(Failure::Lost("the broker does not confirm what it is sent".to_owned())));
         }
-        if it.active.elapsed() >= self.shared.options.idle {
+        if it.active.elapsed() >= self.idle() {
             self.presence(it, "idle");
             self.drain(it, End::Idle);
         }
