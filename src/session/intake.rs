@@ -117,7 +117,8 @@ impl Intake {
                 repeated += 1;
                 continue;
             }
-            let (content, captured) = capture(&reading, record, epoch.zero_unix_ms);
+            // What is here already would be kept with it, uncounted: such a record is not shared.
+            let (content, captured) = capture(&reading, (repeated == 0).then_some(record), epoch.zero_unix_ms);
             let kind = Kind::Telemetry;
             entries.push(Incoming { epoch: epoch.number, seq: reading.seq, kind, content, captured });
         }
@@ -247,11 +248,12 @@ impl Intake {
     }
 }
 
-/// A reading's content with its absolute time, and how it came about.
-fn capture(reading: &Reading<'_>, record: &Bytes, zero_unix_ms: i64) -> (Bytes, Capture) {
+/// A reading's content with its absolute time, and how it came about. It shares the memory of `record`, if given.
+fn capture(reading: &Reading<'_>, record: Option<&Bytes>, zero_unix_ms: i64) -> (Bytes, Capture) {
+    let as_it_is =
+        || record.map_or_else(|| Bytes::copy_from_slice(reading.pack), |record| record.slice_ref(reading.pack));
     let Some(uptime_ms) = reading.uptime_ms else {
-        // Not copied: it shares the record's memory.
-        return (record.slice_ref(reading.pack), Capture::Exact);
+        return (as_it_is(), Capture::Exact);
     };
     let unix_ms = u64::try_from(zero_unix_ms.saturating_add_unsigned(uptime_ms)).unwrap_or(0);
     let mut pack = vec![0; reading.pack.len() + 16];
@@ -261,7 +263,7 @@ fn capture(reading: &Reading<'_>, record: &Bytes, zero_unix_ms: i64) -> (Bytes, 
             (pack.into(), Capture::Mapped)
         }
         // No SenML: passed on as it is, so that it ends among the dead letters with the reason.
-        Err(_) => (record.slice_ref(reading.pack), Capture::Mapped),
+        Err(_) => (as_it_is(), Capture::Mapped),
     }
 }
 

@@ -239,8 +239,9 @@ impl Session {
         self.send(&App::Command(Command { id, action })).then_some(id)
     }
 
-    /// Says goodbye.
+    /// Says goodbye, and before that what is safe by now: the sensor need not keep it until the next session.
     pub(crate) fn bye(&mut self) {
+        self.acknowledge(Instant::now());
         self.send(&App::Bye);
     }
 

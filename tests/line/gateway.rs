@@ -69,17 +69,26 @@ impl Gateway {
 
     /// By a clock of the test's own.
     pub(crate) fn start_at(place: &Place, ports: &[&Path], min_suite: Suite, clock: &Clock) -> Self {
+        Self::begin(place, ports, min_suite, clock, Some(Duration::from_millis(50)))
+    }
+
+    /// Nobody takes what comes, and nothing goes to disk in its time.
+    pub(crate) fn start_without_cloud(place: &Place, ports: &[&Path]) -> Self {
+        Self::begin(place, ports, Suite::One, &Clock::system(), None)
+    }
+
+    fn begin(place: &Place, ports: &[&Path], min_suite: Suite, clock: &Clock, commit: Option<Duration>) -> Self {
         let options = StoreOptions { dir: place.state(), ..StoreOptions::default() };
         let store = Store::open(&options, clock.clone()).unwrap();
         let audit = Audit::open(&place.state().join("audit"), &store.seed("audit").unwrap(), clock.clone()).unwrap();
         let codes = Codes::start(store.clone(), audit.clone(), clock.clone(), Stage::Prod).unwrap();
-        let options = SpoolOptions { commit: Duration::from_millis(50), ..SpoolOptions::default() };
+        let options = SpoolOptions { commit: commit.unwrap_or(Duration::from_secs(3600)), ..SpoolOptions::default() };
         let spool = Spool::open(&place.state().join("spool.db"), options, clock.clone()).unwrap();
         let stop_spool = CancellationToken::new();
         let running = spool.clone().run(stop_spool.clone());
         let cloud =
             Cloud { store: store.clone(), spool: spool.clone(), taken: Arc::default(), attached: Arc::default() };
-        for device in store.devices().unwrap() {
+        for device in store.devices().unwrap().into_iter().filter(|_| commit.is_some()) {
             cloud.attach(&device.id);
         }
         let ports = ports.iter().enumerate().map(|(number, path)| PortOptions {
@@ -110,6 +119,7 @@ impl Gateway {
 
     /// Ends in order, as the daemon does.
     pub(crate) async fn stop(self) {
+        self.cloud.spool.commit().await.unwrap();
         self.stop.cancel();
         tokio::time::timeout(SOON, self.links.stopped()).await.expect("the links did not end");
         self.stop_spool.cancel();
@@ -190,6 +200,11 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
+    /// Readings that came and are not confirmed.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.spool.status().depth
+    }
+
     /// Whether everything that was taken is confirmed, so that a restart repeats nothing.
     pub(crate) fn has_confirmed_all(&self) -> bool {
         self.spool.status().depth == 0

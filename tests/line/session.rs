@@ -90,6 +90,20 @@ async fn a_restarted_gateway_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_stops_tells_the_sensor_what_is_safe_before_it_goes() {
+    let (place, unit, gateway) = paired().await;
+    let port = place.port("usb-sensor");
+    all_arrived(&unit, &gateway).await;
+    gateway.stop().await;
+    let gateway = Gateway::start_without_cloud(&place, &[&port]);
+    unit.measure(20);
+    until("they are here", || gateway.cloud.waiting() == 20).await;
+    assert_eq!(unit.look(|seen| seen.held), 20, "neither confirmed nor on disk");
+    gateway.stop().await;
+    until("the sensor need not keep them", || unit.look(|seen| seen.held == 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sensor_that_loses_power_is_back_within_seconds() {
     let (_place, unit, gateway) = paired().await;
     unit.measure(10);
