@@ -28,6 +28,7 @@ use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::pairing::Pairing;
 use crate::pairing::code_book::CodeError;
+use crate::principal::Principal;
 use crate::principal::command::{CommandKeyError, CommandKeys};
 use crate::relay::{ClientKey, Relay, RelayError};
 use crate::secret_source::{Secrets, SourceError};
@@ -35,6 +36,7 @@ use crate::spool::SpoolError;
 #[cfg(feature = "standalone")]
 use crate::standalone::BrokerError;
 use crate::store::{Keyed, StoreError};
+use crate::token::TokenHandle;
 use crate::token::keeper::TokenKeeper;
 use crate::token::key::KeyError;
 use crate::token::local::LocalIssuer;
@@ -136,8 +138,6 @@ pub(super) async fn start(
     let stop_links = CancellationToken::new();
     let links = Links::start(uart_options(&config), ble_options(&config), parts, stop_links.clone());
     let pairing = Pairing::new(links.clone());
-    let socket_path = config.control.socket.clone();
-    let metrics_listen = config.metrics.listen;
     let gateway = Gateway(Arc::new(Parts {
         config: ArcSwap::from_pointee(config),
         config_path: config_path.to_owned(),
@@ -167,18 +167,31 @@ pub(super) async fn start(
         keeper,
         relay,
         service,
-        links: links.clone(),
+        links,
         pairing,
         principal: own.as_ref().map(|(principal, _)| principal.clone()),
         command_keys: ArcSwap::from_pointee(command_keys),
     }));
     gauges::state_limits(&gateway);
+    let links = gateway.links().clone();
     tasks.spawn("links", |stop| async move {
         stop.cancelled().await;
         stop_links.cancel();
         links.stopped().await;
     });
-    let socket = ControlSocket::open(passed, &socket_path)?;
+    serve(&gateway, passed, own, tasks).await?;
+    Ok(gateway)
+}
+
+/// Starts what works on every part: who is answered, and what is looked after.
+async fn serve(
+    gateway: &Gateway,
+    passed: Option<UnixListener>,
+    own: Option<(Principal, TokenHandle)>,
+    tasks: &mut Tasks,
+) -> Result<(), StartError> {
+    let config = gateway.config();
+    let socket = ControlSocket::open(passed, &config.control.socket)?;
     tasks.spawn("control", |stop| control::serve(socket, gateway.clone(), stop));
     tasks.spawn("alarms", |stop| alarm_watch::watch(gateway.clone(), stop));
     tasks.spawn("token_audit", |stop| token_audit::watch(gateway.clone(), stop));
@@ -187,10 +200,10 @@ pub(super) async fn start(
         tasks.spawn("principal", |stop| principal::run(gateway.clone(), own, token, stop));
     }
     tasks.spawn("watchdog", |stop| watchdog::watch(gateway.clone(), stop));
-    if let Some(address) = metrics_listen {
-        serve_metrics(&gateway, address, tasks).await;
+    if let Some(address) = config.metrics.listen {
+        serve_metrics(gateway, address, tasks).await;
     }
-    Ok(gateway)
+    Ok(())
 }
 
 /// The key of the client certificate, where the configuration has one. Without it there is no way to the broker: what the
