@@ -42,7 +42,7 @@ impl DeviceId {
 
     /// Whether it is the gateway itself.
     #[must_use]
-    pub fn is_gateway(&self) -> bool {
+    pub(crate) fn is_gateway(&self) -> bool {
         self.as_str() == GATEWAY_PRINCIPAL
     }
 
@@ -57,7 +57,7 @@ impl DeviceId {
 
 /// Whether `text` is `[a-z0-9_-]{1,32}`, the form of every tenant, gateway and device id.
 #[must_use]
-pub fn is_valid_id(text: &str) -> bool {
+pub(crate) fn is_valid_id(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }

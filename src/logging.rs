@@ -37,7 +37,7 @@ pub fn start(level: LogLevel) -> Log {
 
 impl Log {
     /// Changes the level from now on.
-    pub fn set_level(&self, level: LogLevel) {
+    pub(crate) fn set_level(&self, level: LogLevel) {
         // Fails only where another log won the start; then there is nothing to change.
         let _ = self.level.modify(|filter| *filter = filter_of(level));
     }
@@ -99,7 +99,7 @@ pub struct Share {
 
 impl Share {
     /// Takes one line at boot time `now`; `Some(n)` where there was one, n having found none before it.
-    pub fn charge(&mut self, now: Duration) -> Option<u64> {
+    pub(crate) fn charge(&mut self, now: Duration) -> Option<u64> {
         if self.said == 0 || now.saturating_sub(self.since) >= SHARE_PERIOD {
             (self.since, self.said) = (now, 0);
         }

@@ -177,7 +177,7 @@ impl Lines {
     ///
     /// # Errors
     /// As [`Lines::next`], and where a line is not a `T`.
-    pub async fn next_as<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
+    pub(crate) async fn next_as<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
         let Some(line) = self.next().await? else { return Ok(None) };
         serde_json::from_slice(&line)
             .map(Some)

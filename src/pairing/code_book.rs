@@ -234,7 +234,7 @@ impl Codes {
     ///
     /// # Errors
     /// [`CodeError::Unknown`], and as [`Self::start`].
-    pub fn attempt_failed(&self, id: &CodeId) -> Result<u8, CodeError> {
+    pub(crate) fn attempt_failed(&self, id: &CodeId) -> Result<u8, CodeError> {
         let wall_ms = self.clock.wall_ms();
         let (record, left) = self.edit(id, |code| code.attempt_failed(wall_ms))?;
         self.note(Actor::Daemon, Action::CodeAttemptFailed, id, Outcome::Failed, Some("the sensor has another code"))?;

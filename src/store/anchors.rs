@@ -39,7 +39,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn set_anchor(&self, pairing: PairingId, epoch: u64, uptime: Duration) -> Result<Anchor, StoreError> {
+    pub(crate) fn set_anchor(&self, pairing: PairingId, epoch: u64, uptime: Duration) -> Result<Anchor, StoreError> {
         let now = self.now_ms();
         {
             let error = failed("write a clock anchor");

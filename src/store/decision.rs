@@ -34,7 +34,7 @@ pub enum Decision {
 impl Decision {
     /// Whether nobody had to be asked.
     #[must_use]
-    pub fn is_not_needed(&self) -> bool {
+    pub(crate) fn is_not_needed(&self) -> bool {
         *self == Self::NotNeeded
     }
 }
@@ -44,7 +44,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::UnknownDevice`] where that pairing is gone, [`StoreError::Database`].
-    pub fn decide(&self, id: &DeviceId, pairing: PairingId, decision: &Decision) -> Result<(), StoreError> {
+    pub(crate) fn decide(&self, id: &DeviceId, pairing: PairingId, decision: &Decision) -> Result<(), StoreError> {
         let error = failed("keep a decision");
         let unknown = || StoreError::UnknownDevice(id.to_string());
         let mut db = self.db();

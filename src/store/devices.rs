@@ -249,7 +249,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::devices_with_keys`].
-    pub fn device_with_keys(&self, id: &DeviceId) -> Result<Option<Keyed>, StoreError> {
+    pub(crate) fn device_with_keys(&self, id: &DeviceId) -> Result<Option<Keyed>, StoreError> {
         let under = self.sealer();
         let sql = format!("SELECT {COLUMNS}, {SEALED_COLUMNS} FROM devices WHERE id = ?1");
         let sealed = self.db().query_row(&sql, [id.as_str()], Sealed::read).optional();
@@ -260,7 +260,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::devices`].
-    pub fn device_by_hardware(&self, hardware_id: &str) -> Result<Option<Device>, StoreError> {
+    pub(crate) fn device_by_hardware(&self, hardware_id: &str) -> Result<Option<Device>, StoreError> {
         self.find("hardware_id = ?1", hardware_id)
     }
 
@@ -340,7 +340,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotPending`], [`StoreError::Database`].
-    pub fn drop_pending(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
+    pub(crate) fn drop_pending(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
         let error = failed("drop a pending key");
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
@@ -364,7 +364,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::UnknownDevice`], [`StoreError::NameTaken`], [`StoreError::Database`].
-    pub fn rename_device(&self, from: &DeviceId, to: &DeviceId) -> Result<(), StoreError> {
+    pub(crate) fn rename_device(&self, from: &DeviceId, to: &DeviceId) -> Result<(), StoreError> {
         let known = self.device_with_keys(from)?.ok_or_else(|| StoreError::UnknownDevice(from.to_string()))?;
         if let Some(other) = self.device(to)? {
             return Err(StoreError::NameTaken { device: to.clone(), hardware_id: other.hardware_id });
@@ -410,7 +410,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::UnknownDevice`], [`StoreError::Database`].
-    pub fn revoke_device(&self, id: &DeviceId, why: &str) -> Result<(), StoreError> {
+    pub(crate) fn revoke_device(&self, id: &DeviceId, why: &str) -> Result<(), StoreError> {
         let changed = self
             .db()
             .execute("UPDATE devices SET revoked_why = ?2 WHERE id = ?1", (id.as_str(), why))
@@ -422,7 +422,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn device_seen(&self, id: &DeviceId, link: &str) -> Result<(), StoreError> {
+    pub(crate) fn device_seen(&self, id: &DeviceId, link: &str) -> Result<(), StoreError> {
         self.db()
             .execute(
                 "UPDATE devices SET seen_ms = ?2, seen_link = ?3 WHERE id = ?1",

@@ -22,7 +22,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unsealable`] when it was altered, [`StoreError::Database`] and [`StoreError::Random`].
-    pub fn gateway_identity(&self) -> Result<Secret<[u8; 32]>, StoreError> {
+    pub(crate) fn gateway_identity(&self) -> Result<Secret<[u8; 32]>, StoreError> {
         self.seed(STATIC)
     }
 
@@ -85,7 +85,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Random`].
-    pub fn put_secrets(&self, secrets: &[(&str, &[u8])]) -> Result<(), StoreError> {
+    pub(crate) fn put_secrets(&self, secrets: &[(&str, &[u8])]) -> Result<(), StoreError> {
         let error = failed("write secrets");
         let under = self.sealer();
         let mut db = self.db();
@@ -106,7 +106,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn secret_made_ms(&self, name: &str) -> Result<Option<i64>, StoreError> {
+    pub(crate) fn secret_made_ms(&self, name: &str) -> Result<Option<i64>, StoreError> {
         self.db()
             .query_row("SELECT made_ms FROM secrets WHERE name = ?1", [name], |row| row.get(0))
             .optional()
@@ -117,7 +117,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn remove_secret(&self, name: &str) -> Result<(), StoreError> {
+    pub(crate) fn remove_secret(&self, name: &str) -> Result<(), StoreError> {
         let removed = self.db().execute("DELETE FROM secrets WHERE name = ?1", [name]);
         removed.map(drop).map_err(failed("remove a secret"))
     }
