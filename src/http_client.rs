@@ -172,6 +172,10 @@ fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, CaError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -183,6 +187,36 @@ mod tests {
         {
             assert!(!is_safe(bad), "{bad}");
         }
+    }
+
+    /// In a process of its own, for the environment is this process's.
+    #[test]
+    fn asks_where_it_is_told() {
+        let Ok(url) = std::env::var("CLAWGATE_TEST_URL") else { return };
+        let client = HttpClient::new(None, Duration::from_secs(30), 1000).unwrap();
+        assert_eq!(client.read(client.get(&url).call()).unwrap().status, 204);
+    }
+
+    #[test]
+    fn a_proxy_of_the_environment_is_shown_nothing() {
+        let [server, proxy] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+        let (asked, through) = (url(&server), url(&proxy));
+        proxy.set_nonblocking(true).unwrap();
+        let serving = std::thread::spawn(move || {
+            let mut client = server.accept().unwrap().0;
+            let _ = client.read(&mut [0; 4096]).unwrap();
+            client.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        });
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+            child.env(name, &through);
+        }
+        let name = "http_client::tests::asks_where_it_is_told";
+        let ended = child.args(["--exact", name]).env("CLAWGATE_TEST_URL", asked).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+        serving.join().unwrap();
+        assert!(proxy.accept().is_err(), "the proxy was asked");
     }
 
     #[test]

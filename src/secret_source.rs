@@ -200,7 +200,7 @@ impl Secrets {
 }
 
 /// `forbidden`: bits of the mode that a file must not have. A pipe is its reader's alone.
-fn read_file(path: &Path, forbidden: u32) -> Result<Secret<Vec<u8>>, SourceError> {
+pub(crate) fn read_file(path: &Path, forbidden: u32) -> Result<Secret<Vec<u8>>, SourceError> {
     let failed = |source| SourceError::File { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;

@@ -87,12 +87,17 @@ fn request(device: &str, life_s: u64) -> TokenRequest {
 }
 
 fn subscriber_token(issuer: &LocalIssuer, life_s: u64) -> String {
+    reader_token(issuer, &[ALL], life_s)
+}
+
+fn reader_token(issuer: &LocalIssuer, filters: &[&str], life_s: u64) -> String {
+    let topics = filters.iter().map(|filter| ((*filter).to_owned(), vec![Action::Subscribe])).collect();
     let mint = Mint {
         sub: "dash".to_owned(),
         client_id: "dash".to_owned(),
         audience: "claw".to_owned(),
         scope: TELEMETRY_READ.to_owned(),
-        topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
+        topics: Topics::new(topics),
         life: Duration::from_secs(life_s),
         limits: Limits::default(),
         certificate: None,
@@ -213,6 +218,30 @@ async fn re_authentication_with_a_bad_or_anothers_token_ends_the_connection() {
         let _ = device.reauthenticate(&bad).await;
         device.ended().await;
     }
+}
+
+#[tokio::test]
+async fn who_may_read_less_under_a_fresh_token_gets_no_more_of_what_it_may_not() {
+    let bed = Bed::start().await;
+    let filters = ["claw/v1/default/g/pump-3/up/#", "claw/v1/default/g/pump-4/up/#"];
+    let token = |filters: &[&str]| reader_token(&bed.issuer, filters, 600);
+    let (both, less) = (token(&filters), token(&filters[..1]));
+    let mut reader = MqttClient::connect(Connect { keeps_session: true, ..bed.how("dash", &both) }).await.unwrap();
+    for filter in filters {
+        assert_eq!(reader.subscribe(filter).await, "Success(AtLeastOnce)");
+    }
+    for as_much in [&filters[..], &[ALL]] {
+        reader.reauthenticate(&token(as_much)).await.unwrap();
+    }
+    let _ = reader.reauthenticate(&less).await;
+    reader.ended().await;
+    let mut reader = MqttClient::connect(Connect { keeps_session: true, ..bed.how("dash", &less) }).await.unwrap();
+    for (device, topic) in [("pump-4", "claw/v1/default/g/pump-4/up/telemetry"), ("pump-3", UP)] {
+        let publisher = bed.connect(&format!("g.{device}"), &bed.token(device, 60).await).await.unwrap();
+        assert_eq!(publisher.publish(topic, device).await, "Success");
+    }
+    assert_eq!(reader.next().await.payload, "pump-3");
+    bed.broker.stop().await;
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 //! It is no JWT, and it says less: whom it stands for and until when. The claims that the gateway keeps beside it are its
 //! own: they say what the device may publish, which the hub does not check beyond the device's own topic.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -17,6 +16,7 @@ use super::scope::{mqtt_client_id, to_claim};
 use super::{AccessToken, Claims, Issuer, IssuerError, TokenFuture, TokenRequest};
 use crate::clock::Clock;
 use crate::relay::percent;
+use crate::secret_source::read_file;
 
 /// Bytes of a symmetric key: IoT Hub and its provisioning service take 16 to 64.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
@@ -100,10 +100,8 @@ fn device_key(keys: &Path, device: &str) -> Result<Zeroizing<Vec<u8>>, String> {
 
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    let text = fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|error| format!("issuer.device_keys {shown}: {error}; check the path and who may read it"))?;
-    let key = STANDARD.decode(text.trim()).map(Zeroizing::new);
+    let text = read_file(path, 0o007).map_err(|error| format!("issuer.device_keys {error}"))?;
+    let key = STANDARD.decode(text.expose().trim_ascii()).map(Zeroizing::new);
     key.ok()
         .filter(|key| KEY_BYTES.contains(&key.len()))
         .ok_or_else(|| format!("issuer.device_keys {shown} holds no symmetric key: write its 16 to 64 bytes in base64"))
@@ -129,6 +127,8 @@ fn authentication(key: &[u8], text: &str) -> Result<[u8; 32], String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
     use super::*;
@@ -146,6 +146,11 @@ mod tests {
             limits: Limits::default(),
             stage: Stage::default(),
         }
+    }
+
+    fn key_file(path: &Path, content: &str) {
+        std::fs::write(path, content).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
 
     #[test]
@@ -173,7 +178,7 @@ mod tests {
     async fn a_device_gets_a_signature_of_its_own_that_ends() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::manual(Duration::from_secs(1_700_000_000));
-        fs::write(folder.path().join("group"), STANDARD.encode([7; 32])).unwrap();
+        key_file(&folder.path().join("group"), &STANDARD.encode([7; 32]));
         let issuer = SasIssuer::new("Contoso.azure-devices.net", folder.path().join("group"), clock.clone());
         let token = issuer.issue(&request("pump-3")).await.unwrap();
         let other = issuer.issue(&request("pump-4")).await.unwrap();
@@ -192,13 +197,15 @@ mod tests {
     #[tokio::test]
     async fn a_key_of_its_own_is_used_and_one_that_is_no_key_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("g.pump-3"), format!("{}\n", STANDARD.encode([7; 64]))).unwrap();
-        fs::write(folder.path().join("g.pump-4"), "short").unwrap();
+        key_file(&folder.path().join("g.pump-3"), &format!("{}\n", STANDARD.encode([7; 64])));
+        key_file(&folder.path().join("g.pump-4"), "short");
+        key_file(&folder.path().join("g.pump-6"), &STANDARD.encode([7; 64]));
+        std::fs::set_permissions(folder.path().join("g.pump-6"), Permissions::from_mode(0o644)).unwrap();
         let issuer = SasIssuer::new("hub", folder.path().to_owned(), Clock::system());
         let token = issuer.issue(&request("pump-3")).await.unwrap();
         let wanted = signature("hub/devices/g.pump-3", token.claims().exp, &[7; 64]).unwrap();
         assert_eq!(token.bearer(), wanted);
-        for (device, words) in [("pump-4", "no symmetric key"), ("pump-5", "who may read it")] {
+        for (device, words) in [("pump-4", "no symmetric key"), ("pump-5", "may read it"), ("pump-6", "mode 0644")] {
             let error = issuer.issue(&request(device)).await.unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(error.remedy(), Remedy::Retry(None));

@@ -186,6 +186,13 @@ impl Topics {
         self.0.iter().any(|(granted, actions)| actions.contains(&action) && covers(granted, wanted))
     }
 
+    /// Whether everything that may be subscribed to under `before` may be under these, too.
+    #[must_use]
+    pub fn read_all_of(&self, before: &Self) -> bool {
+        let mut read = before.0.iter().filter(|(_, actions)| actions.contains(&Action::Subscribe));
+        read.all(|(filter, _)| self.allows(filter, Action::Subscribe))
+    }
+
     /// Each filter with what is allowed on it.
     pub(super) fn granted(&self) -> &[(String, Vec<Action>)] {
         &self.0

@@ -138,3 +138,107 @@ impl std::fmt::Debug for Verifier {
         f.write_str("Verifier")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+    use jsonwebtoken::{EncodingKey, Header};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::token::key::SigningKey;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn claims() -> Value {
+        json!({
+            "iss": "urn:test", "sub": "pump-3", "aud": "claw", "client_id": "g", "iat": NOW, "exp": NOW + 60, "jti": "x",
+            "scope": "telemetry:write",
+        })
+    }
+
+    fn verifier(key: &SigningKey) -> Verifier {
+        let clock = Clock::manual(Duration::from_secs(NOW));
+        let keys = Jwks { keys: vec![key.public().clone()] };
+        let time = IssuerTime::starting_at(0, clock);
+        Verifier::new(&keys, "urn:test", "claw", DenyList::in_memory(), time).unwrap()
+    }
+
+    #[test]
+    fn a_header_never_chooses_how_or_by_which_key_a_token_is_checked() {
+        let (key, stranger) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let verifier = verifier(&key);
+        let good = key.sign("at+jwt", &claims()).unwrap();
+        verifier.verify(good.as_bytes()).unwrap();
+        let [_, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
+        let kid = &key.public().kid;
+        let header = |header: Value| BASE64URL.encode(header.to_string());
+        let none = header(json!({ "alg": "none", "typ": "at+jwt", "kid": kid }));
+        let es384 = header(json!({ "alg": "ES384", "typ": "at+jwt", "kid": kid }));
+        let jwk = header(json!({ "alg": "ES256", "typ": "at+jwt", "kid": kid, "jwk": stranger.public() }));
+        let mut bad = vec![
+            format!("{none}.{payload}."),
+            format!("{none}.{payload}.{signature}"),
+            format!("{es384}.{payload}.{signature}"),
+            format!("{jwk}.{payload}.{signature}"),
+            stranger.sign("at+jwt", &claims()).unwrap(),
+            key.sign("JWT", &claims()).unwrap(),
+            format!("{good}.{signature}"),
+        ];
+        // The public key, as whoever has it might write it, in place of a shared secret.
+        let pem = key.public_pem().unwrap();
+        let point = BASE64URL.decode(&key.public().x).unwrap();
+        for secret in [pem.as_bytes(), pem.trim().as_bytes(), key.public().x.as_bytes(), &point] {
+            let mut header = Header::new(Algorithm::HS256);
+            (header.typ, header.kid) = (Some("at+jwt".to_owned()), Some(kid.clone()));
+            bad.push(jsonwebtoken::encode(&header, &claims(), &EncodingKey::from_secret(secret)).unwrap());
+        }
+        // Another key's name, a path, nothing: none leads to a key.
+        for name in ["", "../keys", &stranger.public().kid] {
+            let header = header(json!({ "alg": "ES256", "typ": "at+jwt", "kid": name }));
+            bad.push(format!("{header}.{payload}.{signature}"));
+        }
+        for token in bad {
+            assert!(matches!(verifier.verify(token.as_bytes()), Err(Refusal::Invalid(_))), "{token}");
+        }
+    }
+
+    #[test]
+    fn claims_that_are_missing_twice_or_of_another_kind_are_refused() {
+        let key = SigningKey::generate().unwrap();
+        let verifier = verifier(&key);
+        for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti"] {
+            let mut missing = claims();
+            missing.as_object_mut().unwrap().remove(name);
+            assert!(verifier.verify(key.sign("at+jwt", &missing).unwrap().as_bytes()).is_err(), "{name}");
+        }
+        for (name, value) in [
+            ("aud", json!(["claw"])),
+            ("aud", json!(["claw", "other"])),
+            ("aud", json!("claw2")),
+            ("iss", json!(["urn:test"])),
+            ("exp", json!(-1)),
+            ("exp", json!(1e300)),
+            ("exp", json!((NOW + 60).to_string())),
+            ("exp", json!(null)),
+            ("exp", json!(NOW)),
+            ("iat", json!(-1)),
+            ("sub", json!(7)),
+            ("claw_rate", json!(0)),
+            ("claw_addresses", json!(["0.0.0.0/0", "x"])),
+            ("claw_aif", json!([["#", ["all"]]])),
+        ] {
+            let mut other = claims();
+            other[name] = value.clone();
+            assert!(verifier.verify(key.sign("at+jwt", &other).unwrap().as_bytes()).is_err(), "{name}: {value}");
+        }
+        let text = claims().to_string();
+        let twice = text.replacen('{', &format!(r#"{{"exp":{},"#, NOW + 600), 1);
+        let raw: Box<serde_json::value::RawValue> = serde_json::from_str(&twice).unwrap();
+        assert!(verifier.verify(key.sign("at+jwt", &raw).unwrap().as_bytes()).is_err(), "exp twice");
+    }
+}

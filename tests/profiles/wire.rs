@@ -1,5 +1,6 @@
 //! What a cloud would see: the packets that the relay sends, read by a listener that answers as the documents say.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,8 @@ async fn iot_hub_gets_a_signature_and_properties_in_the_topic() {
     // The group's key of the provisioning service's documents.
     let group = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==";
     std::fs::write(folder.path().join("group"), group).unwrap();
+    // As every secret's file has to be.
+    std::fs::set_permissions(folder.path().join("group"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let issuer = SasIssuer::new("127.0.0.1", folder.path().join("group"), Clock::system());
     let request = TokenRequest {
         tenant: "default".to_owned(),

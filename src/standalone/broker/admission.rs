@@ -121,6 +121,9 @@ impl Admission {
         if peer.principal.is_some_and(|before| before != name) {
             return Err(self.refuse(client_id, "a connection cannot change its owner"));
         }
+        if peer.principal.is_some() && !self.reads_on(client_id, &claims) {
+            return Err(self.refuse(client_id, "it may read less than before: it has to connect anew"));
+        }
         let mut admitted = self.admitted();
         if admitted.len() >= self.capacity && !admitted.contains_key(client_id) {
             drop(admitted);
@@ -133,6 +136,13 @@ impl Admission {
         drop(admitted);
         self.changed.notify_one();
         Ok(name)
+    }
+
+    /// Whether a live connection may read all that it could until now. Whether it may is asked once, when it subscribes,
+    /// and again when a session is taken up: not while it lives.
+    fn reads_on(&self, client_id: &str, claims: &Claims) -> bool {
+        let admitted = self.admitted();
+        admitted.get(client_id).is_none_or(|known| claims.claw_aif.read_all_of(&known.claims.claw_aif))
     }
 
     /// The peer learns only that it is not authorized; the reason is the operator's.
