@@ -297,6 +297,26 @@ async fn a_device_that_is_paired_again_has_its_older_lanes_served_first_also_aft
 }
 
 #[tokio::test]
+async fn lanes_of_many_pairings_are_served_in_the_order_of_their_making_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let pump: DeviceId = "pump-3".parse().unwrap();
+    // Not in the order of their names.
+    let pairings: Vec<PairingId> = (1..=8u8).map(|number| PairingId([number.wrapping_mul(101); 8])).collect();
+    let it = Running::start(&path, SpoolOptions { commit: Duration::from_secs(3600), ..options() });
+    for pairing in &pairings {
+        let lane = it.spool.lane(*pairing);
+        assert_eq!(lane.serve(&pump).last().map(Lane::pairing), Some(*pairing));
+        submit(&lane, 1..=5);
+    }
+    it.stop().await;
+    let it = Running::start(&path, options());
+    let served: Vec<PairingId> = it.spool.lane(pairings[7]).serve(&pump).iter().map(Lane::pairing).collect();
+    assert_eq!(served, pairings);
+    it.stop().await;
+}
+
+#[tokio::test]
 async fn a_lane_that_was_purged_takes_nothing_more() {
     let folder = tempfile::tempdir().unwrap();
     let it = Running::start(&folder.path().join("spool.db"), options());

@@ -14,7 +14,7 @@ use crate::ids::{DeviceId, PairingId};
 pub(super) struct LaneCell {
     pub(super) pairing: PairingId,
     /// Lanes in the order they were made.
-    born: u64,
+    pub(super) born: u64,
     pub(super) shared: Arc<Shared>,
     queue: Mutex<Queue>,
     wake: Notify,

@@ -88,7 +88,9 @@ impl Spool {
     /// Every [`SpoolError`] but `Full` and `Stopped`. A file that is damaged, of a newer schema or in use is refused
     /// and left as it is; the spool never starts empty over it.
     pub fn open(path: &Path, options: SpoolOptions, clock: Clock) -> Result<Self, SpoolError> {
-        let (disk, left) = Disk::open(path)?;
+        let (disk, mut left) = Disk::open(path)?;
+        // Whose rows are the oldest was made first; a lane may be in the file for the first time after a later one.
+        left.lanes.sort_by_key(|lane| lane.rows.first().map_or(i64::MAX, |row| row.id));
         let limits = options.limits();
         let shared = Arc::new(Shared::new(options, clock));
         {

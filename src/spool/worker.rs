@@ -113,6 +113,9 @@ impl Worker {
         if work.is_empty() {
             return Ok(());
         }
+        // Rows of an earlier pairing of a device stand before those of a later one: by that they are served in their order
+        // after a restart.
+        work.sort_unstable_by_key(|work| work.cell.born);
         self.plan_drops(&mut work);
         let at = u64::try_from(self.shared.clock.wall().as_millis()).unwrap_or(u64::MAX);
         let durable = work.iter().any(|work| !work.drafts.is_empty() || !work.dying.is_empty() || work.drop.is_some());
