@@ -129,12 +129,12 @@ mod tests {
         let router = Router::new().route("/", any(handler)).layer(from_fn_with_state(ending.clone(), to_its_end));
         let (mut client, server) = UnixStream::pair().unwrap();
         let (caller, seat) = (Caller::of(70_001, 70_001), seats.take(70_001).unwrap());
-        let served = tokio::spawn(connection(server, router, caller, seat, CancellationToken::new()));
+        let exchange = tokio::spawn(connection(server, router, caller, seat, CancellationToken::new()));
         let request = format!("{method} / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
         begun.notified().await;
         drop(client);
-        tokio::time::timeout(Duration::from_secs(60), served).await.expect("the connection ends").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), exchange).await.expect("the connection ends").unwrap();
         let held = seats.taken.lock().unwrap().len();
         go.notify_one();
         ending.tasks.close();
@@ -159,7 +159,7 @@ mod tests {
         let router = router.layer(from_fn_with_state(ending.clone(), to_its_end));
         let (mut client, server) = UnixStream::pair().unwrap();
         let (caller, seat) = (Caller::of(70_001, 70_001), seats.take(70_001).unwrap());
-        let served = tokio::spawn(connection(server, router, caller, seat, CancellationToken::new()));
+        let exchange = tokio::spawn(connection(server, router, caller, seat, CancellationToken::new()));
         client.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
         let mut answer = Vec::new();
         if hangs_up {
@@ -168,7 +168,7 @@ mod tests {
             // A reset is an end, too.
             let _ = client.read_to_end(&mut answer).await;
         }
-        served.await.unwrap();
+        exchange.await.unwrap();
         ending.tasks.close();
         ending.tasks.wait().await;
         assert!(seats.taken.lock().unwrap().is_empty());

@@ -247,7 +247,7 @@ mod tests {
         let options = SpoolOptions { memory_bytes: 1 << 20, ..SpoolOptions::default() };
         let shared = Arc::new(Shared::new(options, Clock::system()));
         let fill = |lane: &Lane| {
-            (1..).take_while(|seq| lane.submit(reading(*seq, Bytes::from_static(&[0; 936]))).is_ok()).count()
+            (1..=10_000).take_while(|seq| lane.submit(reading(*seq, Bytes::from_static(&[0; 936]))).is_ok()).count()
         };
         let lanes: Vec<Lane> = (0..5).map(|device| lane(&shared, PairingId([device; 8]))).collect();
         assert_eq!(lanes.iter().map(fill).collect::<Vec<_>>(), [263, 263, 263, 260, 9]);
