@@ -372,10 +372,10 @@ async fn a_replay_whose_fsync_fails_loses_no_dead_letter() {
         let words: Vec<&str> = said.split(' ').collect();
         let number = |at: usize| words[at].parse::<u64>().unwrap();
         failed += u64::from(words[1] == "false");
-        assert!(number(3) + number(5) >= 3 + 1, "fsync {first} failed: {said}");
+        assert!(number(3) + number(5) > 3, "fsync {first} failed: {said}");
         let spool = open(&path).unwrap();
         let status = spool.status();
-        assert!(status.dead_letters + status.depth >= 3 + 1, "fsync {first} failed: {status:?}");
+        assert!(status.dead_letters + status.depth > 3, "fsync {first} failed: {status:?}");
     }
     assert!(failed > 0, "no fsync of the replay was hit");
 }
