@@ -368,3 +368,6 @@ async fn running<T>(work: &mut Option<Running<T>>) -> T {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Gateway, Kind};
+use crate::control::api::Key;
 
 /// After a look or a failed try.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -41,15 +42,7 @@ impl Due {
             return asked;
         }
         let Ok(keys) = gateway.keys().await else { return Vec::new() };
-        let left = |kind: Kind| {
-            let of_kind = keys.iter().filter(|key| key.kind == kind.as_str());
-            // A new key that does not sign yet is the answer to a key that is due.
-            if of_kind.clone().any(|key| key.state == "published") {
-                return None;
-            }
-            of_kind.filter_map(|key| key.rotates_in_s).min()
-        };
-        asked.into_iter().filter(|kind| self.is_due(*kind, left(*kind), now)).collect()
+        asked.into_iter().filter(|kind| self.is_due(*kind, left_of(&keys, *kind), now)).collect()
     }
 
     fn may_look(&self, kind: Kind, now: Duration) -> bool {
@@ -69,9 +62,43 @@ impl Due {
     }
 }
 
+/// What the key of this kind has left that ends first; nothing to wait for, where the next one is there already.
+fn left_of(keys: &[Key], kind: Kind) -> Option<u64> {
+    let of_kind = keys.iter().filter(|key| key.kind == kind.as_str());
+    // A new key that does not sign yet is the answer to a key that is due.
+    if of_kind.clone().any(|key| key.state == "published") {
+        return None;
+    }
+    of_kind.filter_map(|key| key.rotates_in_s).min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_due_is_left_alone_while_the_next_one_waits_to_sign() {
+        let key = |kind: Kind, state: &str, rotates_in_s| Key {
+            kind: kind.as_str().to_owned(),
+            id: state.to_owned(),
+            state: state.to_owned(),
+            made_at: None,
+            age_s: None,
+            rotates_in_s,
+            protection: String::new(),
+            note: String::new(),
+        };
+        // The start between the two finds both, and a third would be made.
+        let mut keys = vec![
+            key(Kind::Issuer, "in_use", Some(0)),
+            key(Kind::Issuer, "published", None),
+            key(Kind::Audit, "in_use", Some(7)),
+        ];
+        assert_eq!((left_of(&keys, Kind::Issuer), left_of(&keys, Kind::Audit)), (None, Some(7)));
+        assert_eq!(left_of(&keys, Kind::Gateway), None);
+        keys.remove(1);
+        assert_eq!(left_of(&keys, Kind::Issuer), Some(0));
+    }
 
     #[test]
     fn a_key_without_an_age_is_due_when_the_clock_is_known_to_be_right() {
