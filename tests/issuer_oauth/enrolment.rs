@@ -1,6 +1,6 @@
 //! The gateway registers its key at its server, once; and every way in which that comes to nothing says so.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -101,9 +101,20 @@ async fn who_cannot_register_is_told_why_and_whether_the_server_knows_the_key_no
     says(&at(&format!("https://localhost:{port}"), &ca, TOKEN), "certificate", "does not come from issuer.ca");
 
     // One that hears the registration and never answers.
-    let port = one_that_falls_silent();
-    let silent = at(&format!("http://127.0.0.1:{port}"), "", TOKEN);
-    says(&silent, "/reg did not answer", "It may have registered this key");
+    let answers = |head: &'static str, body: &'static str| {
+        let port = one_that_registers(head, body);
+        at(&format!("http://127.0.0.1:{port}"), "", TOKEN)
+    };
+    says(&answers("", ""), "/reg did not answer", "It may have registered this key");
+    // One that answers, and registers nobody.
+    let metadata = r#"{"error":"invalid_client_metadata","error_description":"no such method"}"#;
+    says(
+        &answers("400 Bad Request", metadata),
+        "400 invalid_client_metadata: no such method",
+        "private_key_jwt and ES256",
+    );
+    says(&answers("429 Too Many Requests", "slowly"), "429", "enroll again later");
+    says(&answers("200 OK", "<html>welcome</html>"), "/reg", "names an OAuth server");
 
     // Through all of it the key is one, and where nothing was registered it still can be; once it is, no server is asked.
     let (ok, now) = at(&site.url, "", TOKEN);
@@ -128,26 +139,35 @@ fn over_tls(folder: &Path, ca: &str) -> u16 {
     })
 }
 
-/// Says where a client registers, and hangs up on who does.
-fn one_that_falls_silent() -> u16 {
-    serve(|stream| {
+/// Says where a client registers, and answers who does with this; without a head it hangs up.
+fn one_that_registers(head: &'static str, body: &'static str) -> u16 {
+    serve(move |stream| {
         let port = stream.local_addr().unwrap().port();
-        let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+        let mut reader = BufReader::new(&stream);
+        let mut lines = reader.by_ref().lines().map_while(Result::ok);
         let asked = lines.next().unwrap_or_default();
-        lines.take_while(|line| !line.is_empty()).for_each(drop);
+        let length = |line: &String| line.to_lowercase().strip_prefix("content-length: ")?.parse::<u64>().ok();
+        let sent = lines.by_ref().take_while(|line| !line.is_empty()).filter_map(|line| length(&line)).sum::<u64>();
+        let answer = |head: &str, body: &str| {
+            let _ = write!(
+                &stream,
+                "HTTP/1.1 {head}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        };
         if !asked.starts_with("GET") {
+            if !head.is_empty() {
+                // Heard to the end: who hangs up before that is one that did not answer.
+                let _ = std::io::copy(&mut reader.by_ref().take(sent), &mut std::io::sink());
+                answer(head, body);
+            }
             return;
         }
         let url = format!("http://127.0.0.1:{port}");
         let metadata = json!({
             "issuer": url, "token_endpoint": format!("{url}/token"), "registration_endpoint": format!("{url}/reg"),
         });
-        let body = metadata.to_string();
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}",
-            body.len()
-        );
-        let _ = write!(&stream, "{head}\r\n\r\n{body}");
+        answer("200 OK", &metadata.to_string());
     })
 }
 
