@@ -5,16 +5,15 @@
 //! 3.1.1 stands in [`v5`] and [`v311`]; all else is the same for both.
 
 mod inbox;
+mod pump;
 mod resumed;
 mod v311;
 mod v5;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +23,7 @@ use tokio::time::Instant;
 
 use inbox::{Acknowledgement, Ear};
 pub(crate) use inbox::{Inbox, Received};
+use pump::Pump;
 
 use super::RelayOptions;
 use super::message::{Message, Will};
@@ -201,10 +201,11 @@ impl Connection {
 
     /// Queues a publish at QoS 1: of the spool's entry with this ticket, or a message of the relay's own.
     pub(crate) fn publish(&mut self, ticket: Option<Ticket>, message: Message, retain: bool) -> Result<(), Failure> {
-        match &self.client {
-            Client::V5(client) => v5::publish(client, message, retain)?,
-            Client::V311(client) => v311::publish(client, message, retain)?,
-        }
+        let client = &self.client;
+        self.pump.quietly(|| match client {
+            Client::V5(client) => v5::publish(client, message, retain),
+            Client::V311(client) => v311::publish(client, message, retain),
+        })?;
         self.flight.queued.push_back((ticket, Instant::now()));
         Ok(())
     }
@@ -232,7 +233,7 @@ impl Connection {
 
     /// The spool's entries that were not answered when the connection ended; none while it has not.
     pub(crate) fn lost(&self) -> Vec<Ticket> {
-        if matches!(self.pump, Pump::Running(_)) {
+        if self.pump.is_running() {
             return Vec::new();
         }
         let sent = self.flight.sent.iter().map(|(_, publish)| publish);
@@ -281,36 +282,6 @@ impl Connection {
         };
         let end = poll_fn(|context| self.pump.poll(context));
         let _ = tokio::time::timeout(patience, async { tokio::join!(goodbye, end) }).await;
-    }
-}
-
-/// What drives the connection. It is kept between polls, because what drops it half-way loses what it was doing; and
-/// it is polled by the task that publishes: one of its own would be woken for every few messages, and wake back.
-enum Pump {
-    Running(Pin<Box<dyn Future<Output = Failure> + Send>>),
-    Ended(Failure),
-}
-
-impl Pump {
-    fn new(running: impl Future<Output = Failure> + Send + 'static) -> Self {
-        Self::Running(Box::pin(running))
-    }
-
-    /// Ready from the connection's end on.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
-        if let Self::Running(running) = self {
-            // A panic of the library's ends this connection and not its device.
-            let failure = match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))) {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(failure)) => failure,
-                Err(_) => Failure::Lost("the connection's client ended".to_owned()),
-            };
-            *self = Self::Ended(failure);
-        }
-        match self {
-            Self::Ended(failure) => Poll::Ready(failure.clone()),
-            Self::Running(_) => Poll::Pending,
-        }
     }
 }
 
