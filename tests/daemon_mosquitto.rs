@@ -10,6 +10,8 @@ mod authority;
 mod daemon;
 #[path = "support/issuer_front.rs"]
 mod issuer_front;
+#[path = "daemon_mosquitto/memory.rs"]
+mod memory;
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
 #[path = "daemon_mosquitto/outages.rs"]

@@ -70,13 +70,13 @@ async fn the_gateway_says_how_it_is_publishes_its_checkpoints_and_is_missed_when
 }
 
 /// Who may command: `ops` may revoke, make codes and change the configuration; `other` may only approve.
-struct Commanders {
+pub(crate) struct Commanders {
     ops: SigningKey,
     other: SigningKey,
 }
 
 impl Commanders {
-    fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         let key = |name: &str| {
             let key = SigningKey::generate().unwrap();
             std::fs::write(folder.join(format!("{name}.cmd.pem")), key.public_pem().unwrap()).unwrap();
@@ -86,7 +86,7 @@ impl Commanders {
     }
 
     /// The daemon's configuration for them. The clock of a test machine may be kept by nobody.
-    fn config(folder: &Path) -> String {
+    pub(crate) fn config(folder: &Path) -> String {
         let key = |name: &str, commands: &str| {
             let file = quoted(&folder.join(format!("{name}.cmd.pem")));
             format!("[cloud.command_keys.{name}]\npublic_key = {file}\ncommands = {commands}\n")

@@ -85,6 +85,18 @@ impl Daemon {
         assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
     }
 
+    /// Its memory that no file stands behind, in KiB; not what the system gave it in huge pages, which says nothing of
+    /// what it asked for.
+    pub(crate) fn anonymous_kib(&self) -> u64 {
+        let pid = self.process.as_ref().expect("it runs").id();
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let value = |name: &str| -> u64 {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse().unwrap()
+        };
+        value("Anonymous:").saturating_sub(value("AnonHugePages:"))
+    }
+
     /// Asks it to end, as systemd does; whether it ended in order.
     pub(crate) fn stop(&mut self) -> bool {
         let mut process = self.process.take().expect("it runs");
