@@ -8,6 +8,8 @@ mod alarms;
 mod authority;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/fixtures.rs"]
+mod fixtures;
 #[path = "support/issuer_front.rs"]
 mod issuer_front;
 #[path = "daemon_mosquitto/memory.rs"]
@@ -92,14 +94,11 @@ async fn a_revoked_device_is_cut_while_another_goes_on_and_no_token_reaches_anot
     }
 
     let stolen = site.token("pump-4").await;
+    let log = site.broker.log().len();
     let done = daemon.cli(&["token", "revoke", "pump-4", "--why", "stolen"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let broker_said =
-        |words: &str| site.broker.log().lines().any(|line| line.contains("gw-1.pump-4") && line.contains(words));
-    daemon.wait("the connection is gone", |_| {
-        ["cut off", "disconnected", "closed its connection"].iter().any(|words| broker_said(words))
-    });
-    assert!(!broker_said("expired"), "it was cut by the end of its token: {}", site.broker.log());
+    site.loses(&daemon, log, "pump-4");
+    assert!(!site.broker_said(log, "pump-4", "expired"), "by the end of its token: {}", site.broker.log());
     assert_eq!(site.connect("gw-1.pump-4", &stolen).await.err().as_deref(), Some("NotAuthorized"));
 
     let at_rest = site.arrived("pump-4");

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 #![cfg(feature = "standalone")]
 
+#[path = "support/fixtures.rs"]
+mod fixtures;
 #[path = "support/mqtt_client.rs"]
 mod mqtt_client;
 #[path = "support/thief.rs"]
@@ -11,18 +13,14 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use clawgate::clock::Clock;
-use clawgate::ids::DeviceId;
 use clawgate::standalone::{Broker, BrokerOptions, TlsFiles};
 use clawgate::token::key::SigningKey;
-use clawgate::token::local::{DenyList, LocalIssuer, Mint};
-use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{Issuer, Limits, Stage, Thumbprint, TokenRequest};
+use clawgate::token::local::{DenyList, LocalIssuer};
+use clawgate::token::{Issuer, Limits, Thumbprint, TokenRequest};
+use fixtures::{ALL, before_it_ends, reader};
 use mqtt_client::{By, Connect, MqttClient};
 
-/// The life of a token whose end a test waits for; long enough to connect with on a busy machine.
-const SHORT_S: u64 = 6;
 const UP: &str = "claw/v1/default/g/pump-3/up/telemetry";
-const ALL: &str = "claw/v1/default/+/+/up/#";
 
 struct Bed {
     issuer: LocalIssuer,
@@ -38,23 +36,19 @@ impl Bed {
     }
 
     fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
-        Connect {
-            addr: self.broker.addr(),
-            tls: None,
-            client_id,
-            token,
-            by: By::EnhancedAuth,
-            will: None,
-            keeps_session: false,
-        }
+        Connect::to(self.broker.addr(), client_id, token)
     }
 
     async fn connect(&self, client_id: &str, token: &str) -> Result<MqttClient, String> {
         MqttClient::connect(self.how(client_id, token)).await
     }
 
+    fn subscriber_token(&self, life_s: u64) -> String {
+        self.issuer.mint(reader(&[ALL], life_s)).unwrap()
+    }
+
     async fn subscriber(&self) -> MqttClient {
-        let client = self.connect("dash", &subscriber_token(&self.issuer, 60)).await.unwrap();
+        let client = self.connect("dash", &self.subscriber_token(60)).await.unwrap();
         assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
         client
     }
@@ -74,35 +68,7 @@ async fn token(issuer: &LocalIssuer, device: &str, life_s: u64) -> String {
 }
 
 fn request(device: &str, life_s: u64) -> TokenRequest {
-    TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "g".to_owned(),
-        device: device.parse::<DeviceId>().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(life_s),
-        audience: "claw".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    }
-}
-
-fn subscriber_token(issuer: &LocalIssuer, life_s: u64) -> String {
-    reader_token(issuer, &[ALL], life_s)
-}
-
-fn reader_token(issuer: &LocalIssuer, filters: &[&str], life_s: u64) -> String {
-    let topics = filters.iter().map(|filter| ((*filter).to_owned(), vec![Action::Subscribe])).collect();
-    let mint = Mint {
-        sub: "dash".to_owned(),
-        client_id: "dash".to_owned(),
-        audience: "claw".to_owned(),
-        scope: TELEMETRY_READ.to_owned(),
-        topics: Topics::new(topics),
-        life: Duration::from_secs(life_s),
-        limits: Limits::default(),
-        certificate: None,
-    };
-    issuer.mint(mint).unwrap()
+    fixtures::request("g", device, life_s)
 }
 
 #[tokio::test]
@@ -150,8 +116,11 @@ async fn who_has_no_good_token_is_not_admitted() {
 #[tokio::test]
 async fn an_expired_token_is_refused_and_its_live_connection_cut() {
     let bed = Bed::start().await;
-    let short = bed.token("pump-3", SHORT_S).await;
-    let mut device = bed.connect("g.pump-3", &short).await.unwrap();
+    let connect = async |life_s| {
+        let short = bed.token("pump-3", life_s).await;
+        Some((bed.connect("g.pump-3", &short).await.ok()?, short))
+    };
+    let (mut device, short) = before_it_ends(connect).await;
     let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
     device.ended().await;
     assert_eq!(bed.connect("g.pump-3", &short).await.err().as_deref(), Some("NotAuthorized"));
@@ -201,11 +170,16 @@ async fn a_key_that_is_withdrawn_cuts_who_came_in_by_it() {
 #[tokio::test]
 async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
     let bed = Bed::start().await;
-    let device = bed.connect("g.pump-3", &bed.token("pump-3", SHORT_S).await).await.unwrap();
-    device.reauthenticate(&bed.token("pump-3", 60).await).await.unwrap();
-    // Another token of the same life ends when the first one would have.
-    let mut witness = bed.connect("g.pump-4", &bed.token("pump-4", SHORT_S).await).await.unwrap();
-    witness.ended().await;
+    let renew = async |life_s| {
+        let device = bed.connect("g.pump-3", &bed.token("pump-3", life_s).await).await.ok()?;
+        device.reauthenticate(&bed.token("pump-3", 600).await).await.ok()?;
+        Some((device, life_s))
+    };
+    let (device, first_s) = before_it_ends(renew).await;
+    // Another token that lives as long at least ends when the first one would have.
+    let connect =
+        async |life_s: u64| bed.connect("g.pump-4", &bed.token("pump-4", life_s.max(first_s)).await).await.ok();
+    before_it_ends(connect).await.ended().await;
     assert_eq!(device.publish(UP, "still here").await, "Success");
 }
 
@@ -224,7 +198,7 @@ async fn re_authentication_with_a_bad_or_anothers_token_ends_the_connection() {
 async fn who_may_read_less_under_a_fresh_token_gets_no_more_of_what_it_may_not() {
     let bed = Bed::start().await;
     let filters = ["claw/v1/default/g/pump-3/up/#", "claw/v1/default/g/pump-4/up/#"];
-    let token = |filters: &[&str]| reader_token(&bed.issuer, filters, 600);
+    let token = |filters: &[&str]| bed.issuer.mint(reader(filters, 600)).unwrap();
     let (both, less) = (token(&filters), token(&filters[..1]));
     let mut reader = MqttClient::connect(Connect { keeps_session: true, ..bed.how("dash", &both) }).await.unwrap();
     for filter in filters {
@@ -327,14 +301,16 @@ async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
 #[tokio::test]
 async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token() {
     let bed = Bed::start().await;
-    let short = subscriber_token(&bed.issuer, SHORT_S);
-    let how = Connect { keeps_session: true, ..bed.how("dash", &short) };
-    let mut subscriber = MqttClient::connect(how).await.unwrap();
-    assert_eq!(subscriber.subscribe(ALL).await, "Success(AtLeastOnce)");
-    subscriber.ended().await;
+    let subscribe = async |life_s| {
+        let short = bed.subscriber_token(life_s);
+        let how = Connect { keeps_session: true, ..bed.how("dash", &short) };
+        let subscriber = MqttClient::connect(how).await.ok()?;
+        (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some(subscriber)
+    };
+    before_it_ends(subscribe).await.ended().await;
     let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success");
-    let fresh = subscriber_token(&bed.issuer, 60);
+    let fresh = bed.subscriber_token(60);
     let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
     assert_eq!(MqttClient::connect(how).await.unwrap().next().await.payload, "1");
 }
@@ -356,15 +332,7 @@ async fn over_tls_a_pinned_ca_is_enough_to_connect() {
     let options = BrokerOptions { listen: "127.0.0.1:0".parse().unwrap(), tls: Some(files), max_clients: 16 };
     let broker = Broker::start(options, issuer.verifier("claw").unwrap()).await.unwrap();
     let token = token(&issuer, "pump-3", 60).await;
-    let how = Connect {
-        addr: broker.addr(),
-        tls: Some(tls),
-        client_id: "g.pump-3",
-        token: &token,
-        by: By::EnhancedAuth,
-        will: None,
-        keeps_session: false,
-    };
+    let how = Connect { tls: Some(tls), ..Connect::to(broker.addr(), "g.pump-3", &token) };
     let device = MqttClient::connect(how).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success");
 }

@@ -1,9 +1,13 @@
 //! The issuer's endpoints as OAuth clients meet them: our own client, and one that lies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+#[path = "support/fixtures.rs"]
+mod fixtures;
+#[path = "support/issuer_front.rs"]
+mod issuer_front;
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -13,7 +17,7 @@ use clawgate::standalone::issuer_server::{Client, Clients, IssuerListener, Issue
 use clawgate::token::key::{Jwks, SigningKey};
 use clawgate::token::local::{DenyList, LocalIssuer};
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
-use clawgate::token::scope::{Action, Scope};
+use clawgate::token::scope::Action;
 use clawgate::token::{Issuer, IssuerError, Limits, Remedy, Stage, Thumbprint, TokenRequest};
 use serde_json::{Value, json};
 
@@ -90,16 +94,7 @@ fn client(url: &str, id: &str, key: &SigningKey) -> OauthIssuer {
 }
 
 fn request(gateway: &str, device: &str) -> TokenRequest {
-    TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: gateway.to_owned(),
-        device: device.parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(30),
-        audience: "claw".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    }
+    fixtures::request(gateway, device, 30)
 }
 
 /// A raw POST: status and body.
@@ -303,9 +298,8 @@ fn faulty_server(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut request = [0; 4096];
-            let read = stream.read(&mut request).unwrap_or(0);
-            let head = String::from_utf8_lossy(&request[..read]).into_owned();
+            // To its end: what is closed with bytes unread takes the answer with it.
+            let Ok((head, _)) = issuer_front::read(&mut stream) else { continue };
             if head.contains("well-known") {
                 let metadata = json!({ "issuer": base, "token_endpoint": format!("{base}/token") }).to_string();
                 let _ = stream.write_all(&http(200, "", metadata.as_bytes()));
@@ -351,8 +345,7 @@ async fn a_faulty_server_costs_a_retry_and_never_more() {
 #[tokio::test]
 async fn a_dead_or_a_lying_server_is_told_apart() {
     let key = SigningKey::generate().unwrap();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let dead = client(&format!("http://{gone}"), "gw-1", &key);
+    let dead = client(&format!("http://127.0.0.1:{}", support::free_port()), "gw-1", &key);
     let error = dead.issue(&request("gw-1", "pump-3")).await.unwrap_err();
     assert!(matches!(error, IssuerError::Unreachable { .. }), "{error}");
 

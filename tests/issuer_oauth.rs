@@ -14,6 +14,8 @@ mod binding;
 mod daemon;
 #[path = "issuer_oauth/enrolment.rs"]
 mod enrolment;
+#[path = "support/fixtures.rs"]
+mod fixtures;
 #[path = "issuer_oauth/grants.rs"]
 mod grants;
 #[path = "issuer_oauth/keeping.rs"]

@@ -1,6 +1,10 @@
 //! `clawgate issuer` as a process of its own: keys, tokens, clients read again, revocations kept over a restart.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test says where by panicking")]
 
+#[path = "support/fixtures.rs"]
+mod fixtures;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "issuer_serve/rotation.rs"]
 mod rotation;
 
@@ -14,9 +18,9 @@ use clawgate::clock::Clock;
 use clawgate::token::key::{Jwks, SigningKey};
 use clawgate::token::local::{DenyList, IssuerTime};
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
-use clawgate::token::scope::Scope;
 use clawgate::token::verify::Verifier;
-use clawgate::token::{AccessToken, Issuer, Limits, Stage, TokenRequest};
+use clawgate::token::{AccessToken, Issuer, TokenRequest};
+use ports::free_port;
 
 struct Site {
     dir: tempfile::TempDir,
@@ -98,20 +102,7 @@ fn clawgate(args: &[&str]) -> Vec<u8> {
 }
 
 fn request() -> TokenRequest {
-    TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "gw-1".to_owned(),
-        device: "pump-3".parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(300),
-        audience: "claw".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    fixtures::request("gw-1", "pump-3", 300)
 }
 
 fn mode(path: &Path) -> u32 {

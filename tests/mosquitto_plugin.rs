@@ -3,6 +3,8 @@
 
 #[path = "support/authority.rs"]
 mod authority;
+#[path = "support/fixtures.rs"]
+mod fixtures;
 #[path = "mosquitto_plugin/keys.rs"]
 mod keys;
 #[path = "mosquitto_plugin/limits.rs"]
@@ -16,20 +18,16 @@ mod support;
 mod thief;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use clawgate::clock::Clock;
 use clawgate::token::key::SigningKey;
-use clawgate::token::local::{DenyList, LocalIssuer, Mint};
-use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{Issuer, Limits, Stage, TokenRequest};
+use clawgate::token::local::{DenyList, LocalIssuer};
+use clawgate::token::{Issuer, Limits, TokenRequest};
+use fixtures::{ALL, before_it_ends, reader};
 use mqtt_client::{By, Connect, MqttClient};
 use support::Mosquitto;
 
-/// The life of a token whose end a test waits for; long enough to connect with on a busy machine.
-const SHORT_S: u64 = 6;
 const UP: &str = "claw/v1/default/g/pump-3/up/telemetry";
-const ALL: &str = "claw/v1/default/+/+/up/#";
 
 struct Bed {
     issuer: LocalIssuer,
@@ -55,15 +53,7 @@ impl Bed {
     }
 
     fn how<'a>(&self, client_id: &'a str, token: &'a str) -> Connect<'a> {
-        Connect {
-            addr: self.broker.addr(),
-            tls: self.tls.clone(),
-            client_id,
-            token,
-            by: By::EnhancedAuth,
-            will: None,
-            keeps_session: false,
-        }
+        Connect { tls: self.tls.clone(), ..Connect::to(self.broker.addr(), client_id, token) }
     }
 
     async fn connect(&self, client_id: &str, token: &str) -> Result<MqttClient, String> {
@@ -75,17 +65,7 @@ impl Bed {
     }
 
     fn subscriber_token(&self, life_s: u64) -> String {
-        let mint = Mint {
-            sub: "dash".to_owned(),
-            client_id: "dash".to_owned(),
-            audience: "claw".to_owned(),
-            scope: TELEMETRY_READ.to_owned(),
-            topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
-            life: Duration::from_secs(life_s),
-            limits: Limits::default(),
-            certificate: None,
-        };
-        self.issuer.mint(mint).unwrap()
+        self.issuer.mint(reader(&[ALL], life_s)).unwrap()
     }
 
     async fn subscriber(&self) -> MqttClient {
@@ -96,16 +76,7 @@ impl Bed {
 }
 
 fn request(device: &str, life_s: u64) -> TokenRequest {
-    TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "g".to_owned(),
-        device: device.parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(life_s),
-        audience: "claw".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    }
+    fixtures::request("g", device, life_s)
 }
 
 #[tokio::test]
@@ -155,8 +126,11 @@ async fn who_has_no_good_token_is_not_admitted() {
 #[tokio::test]
 async fn an_expired_token_is_refused_and_its_live_connection_cut() {
     let bed = Bed::start();
-    let short = bed.token("pump-3", SHORT_S).await;
-    let mut device = bed.connect("g.pump-3", &short).await.unwrap();
+    let connect = async |life_s| {
+        let short = bed.token("pump-3", life_s).await;
+        Some((bed.connect("g.pump-3", &short).await.ok()?, short))
+    };
+    let (mut device, short) = before_it_ends(connect).await;
     let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
     device.ended().await;
     assert_eq!(bed.connect("g.pump-3", &short).await.err().as_deref(), Some("NotAuthorized"));
@@ -185,11 +159,16 @@ async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
 #[tokio::test]
 async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
     let bed = Bed::start();
-    let device = bed.connect("g.pump-3", &bed.token("pump-3", SHORT_S).await).await.unwrap();
-    device.reauthenticate(&bed.token("pump-3", 60).await).await.unwrap();
-    // Another token of the same life ends when the first one would have.
-    let mut witness = bed.connect("g.pump-4", &bed.token("pump-4", SHORT_S).await).await.unwrap();
-    witness.ended().await;
+    let renew = async |life_s| {
+        let device = bed.connect("g.pump-3", &bed.token("pump-3", life_s).await).await.ok()?;
+        device.reauthenticate(&bed.token("pump-3", 600).await).await.ok()?;
+        Some((device, life_s))
+    };
+    let (device, first_s) = before_it_ends(renew).await;
+    // Another token that lives as long at least ends when the first one would have.
+    let connect =
+        async |life_s: u64| bed.connect("g.pump-4", &bed.token("pump-4", life_s.max(first_s)).await).await.ok();
+    before_it_ends(connect).await.ended().await;
     assert_eq!(device.publish(UP, "still here").await, "NoMatchingSubscribers", "permitted, and nobody there");
 }
 
@@ -216,10 +195,13 @@ async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
 #[tokio::test]
 async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token_and_a_restart() {
     let mut bed = Bed::start();
-    let short = bed.subscriber_token(SHORT_S);
-    let how = Connect { keeps_session: true, by: By::Password, ..bed.how("dash", &short) };
-    let mut subscriber = MqttClient::connect(how).await.unwrap();
-    assert_eq!(subscriber.subscribe(ALL).await, "Success(AtLeastOnce)");
+    let subscribe = async |life_s| {
+        let short = bed.subscriber_token(life_s);
+        let how = Connect { keeps_session: true, by: By::Password, ..bed.how("dash", &short) };
+        let subscriber = MqttClient::connect(how).await.ok()?;
+        (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some((subscriber, short))
+    };
+    let (mut subscriber, short) = before_it_ends(subscribe).await;
     subscriber.ended().await;
     let token = bed.token("pump-3", 60).await;
     let device = bed.connect("g.pump-3", &token).await.unwrap();

@@ -4,6 +4,8 @@
 
 #[path = "support/back_half.rs"]
 mod back_half;
+#[path = "support/fixtures.rs"]
+mod fixtures;
 #[path = "support/line.rs"]
 mod line;
 #[path = "support/mqtt_client.rs"]
@@ -24,10 +26,10 @@ use clawgate::config::Reauth;
 use clawgate::relay::RelayState;
 use clawgate::standalone::{Broker, BrokerOptions};
 use clawgate::token::key::SigningKey;
-use clawgate::token::local::{DenyList, LocalIssuer, Mint};
-use clawgate::token::scope::{Action, Scope, TELEMETRY_READ, Topics};
-use clawgate::token::{AccessToken, Issuer as _, Limits, Stage, TokenFeed, TokenRequest, TokenState, TokenWish};
-use mqtt_client::{By, Connect, MqttClient};
+use clawgate::token::local::{DenyList, LocalIssuer};
+use clawgate::token::{AccessToken, Issuer as _, Limits, TokenFeed, TokenRequest, TokenState, TokenWish};
+use fixtures::{before_it_ends, reader};
+use mqtt_client::{Connect, MqttClient};
 use support::{until, within};
 
 struct Site {
@@ -62,39 +64,17 @@ impl Site {
 }
 
 fn request(device: &str, life_s: u64, limits: Limits) -> TokenRequest {
-    TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "site-1".to_owned(),
-        device: device.parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(life_s),
-        audience: "claw".to_owned(),
-        limits,
-        stage: Stage::default(),
-    }
+    TokenRequest { limits, ..fixtures::request("site-1", device, life_s) }
 }
 
 async fn token_of(issuer: &LocalIssuer, device: &str, life_s: u64, limits: Limits) -> AccessToken {
     issuer.issue(&request(device, life_s, limits)).await.unwrap()
 }
 
-fn connect<'a>(addr: SocketAddr, client_id: &'a str, token: &'a str) -> Connect<'a> {
-    Connect { addr, tls: None, client_id, token, by: By::EnhancedAuth, will: None, keeps_session: false }
-}
-
 async fn subscriber(issuer: &LocalIssuer, broker: SocketAddr) -> MqttClient {
     const ALL: &str = "claw/v1/default/+/+/up/telemetry";
-    let mint = Mint {
-        sub: "dash".to_owned(),
-        client_id: "dash".to_owned(),
-        audience: "claw".to_owned(),
-        scope: TELEMETRY_READ.to_owned(),
-        topics: Topics::new(vec![(ALL.to_owned(), vec![Action::Subscribe])]),
-        life: Duration::from_secs(600),
-        limits: Limits::default(),
-        certificate: None,
-    };
-    let client = MqttClient::connect(connect(broker, "dash", &issuer.mint(mint).unwrap())).await.unwrap();
+    let token = issuer.mint(reader(&[ALL], 600)).unwrap();
+    let client = MqttClient::connect(Connect::to(broker, "dash", &token)).await.unwrap();
     assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
     client
 }
@@ -192,14 +172,32 @@ async fn tokens_that_change_faster_than_the_broker_answers_do_not_overlap() {
     site.broker.stop().await;
 }
 
+fn no_token() -> TokenState {
+    TokenState::Waiting { since: Duration::ZERO, last_error: None, approval: None }
+}
+
+/// Gives a device a token that lives so long; when that ends, if it was connected before.
+async fn is_connected_under(
+    life_s: u64,
+    gateway: &Gateway,
+    feed: &TokenFeed,
+    issuer: &LocalIssuer,
+) -> Option<Duration> {
+    let token = Arc::new(token_of(issuer, "pump-3", life_s, Limits::default()).await);
+    let ends = Duration::from_secs(token.claims().exp);
+    feed.state.send_replace(TokenState::Valid(token));
+    let was_connected = || gateway.relay.status()[0].connects > 0;
+    until("it is connected, or too late", || was_connected() || Clock::system().wall() > ends).await;
+    was_connected().then_some(ends)
+}
+
 #[tokio::test]
 async fn an_expiry_in_an_outage_is_waited_out_until_a_token_comes() {
     let site = Site::start().await;
     let gateway = Gateway::start(site.broker.addr().port(), |_| ());
-    let (mut feed, handle) =
-        TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(site.token("pump-3", 5).await));
+    let (mut feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), no_token());
     let lane = gateway.attach_with("pump-3", handle);
-    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    before_it_ends(async |life_s| is_connected_under(life_s, &gateway, &feed, &site.issuer).await).await;
     until("the broker cuts the expired token", || gateway.state() != RelayState::Connected).await;
     submit(&lane, 1..=10);
     until("it waits", || matches!(gateway.state(), RelayState::WaitingForToken | RelayState::Paused)).await;

@@ -78,7 +78,8 @@ fn seqs(entries: &[Outgoing]) -> Vec<u64> {
 #[tokio::test]
 async fn what_the_broker_confirms_is_safe_at_once_and_never_written() {
     let folder = tempfile::tempdir().unwrap();
-    let it = Running::start(&folder.path().join("spool.db"), SpoolOptions::default());
+    let seldom = SpoolOptions { commit: Duration::from_secs(3600), ..SpoolOptions::default() };
+    let it = Running::start(&folder.path().join("spool.db"), seldom);
     let lane = it.spool.lane(PUMP);
     submit(&lane, 1..=50);
     assert_eq!(lane.hello(EPOCH, 1).safe, 0);

@@ -1,9 +1,11 @@
 //! Long outages and wrong clocks: what is acknowledged arrives, nobody is stormed, and the words name the cause.
 //!
-//! Each of these waits much and works little, so they run side by side in one test, each at a site of its own.
+//! Each of these waits much and works little, so they run side by side in one test, each at a site of its own; and the
+//! alarms beside them, which wait as much.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use clawgate::clock::Clock;
@@ -11,7 +13,9 @@ use clawgate::ids::PairingId;
 use clawgate::secret::Secret;
 use clawgate::store::{DeviceInfo, KeySlot, NewPairing, Store, StoreOptions};
 use serde_json::Value as Json;
+use tokio::runtime::{self, Runtime};
 
+use super::alarms::a_token_off_its_allow_list_and_a_flood_of_readings_are_alarms_wherever_one_looks;
 use super::daemon::{Daemon, Sensor};
 use super::issuer_front::{Answer, Asked, Mood};
 use super::site::{DEVICE_LIFE, Site, goes_on};
@@ -31,17 +35,21 @@ fn outages_and_wrong_clocks_lose_nothing_and_storm_nobody() {
         ("fifty devices", fifty_devices_refresh_at_once_and_after_an_outage),
         ("a quarantine of one device", a_quarantine_of_one_device_is_no_other_devices),
     ];
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for (name, scenario) in all {
-            let run = move || {
-                let runtime =
-                    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-                scenario(&mut runtime.block_on(Site::start()));
-            };
-            // A panic says by the thread's name which it was, and fails the test.
-            std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run).unwrap();
+            let run = move |runtime: Runtime| scenario(&mut runtime.block_on(Site::start()));
+            beside(scope, name, run);
         }
+        beside(scope, "alarms", |runtime| {
+            runtime.block_on(a_token_off_its_allow_list_and_a_flood_of_readings_are_alarms_wherever_one_looks());
+        });
     });
+}
+
+/// A panic says by the thread's name which it was, and fails the test.
+fn beside<'s>(scope: &'s Scope<'s, '_>, name: &str, run: impl FnOnce(Runtime) + Send + 's) {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, || run(runtime)).unwrap();
 }
 
 /// What `token ls` says of a device.
@@ -92,6 +100,7 @@ fn most_attempts(in_vain: Duration) -> usize {
 fn a_start_without_broker_and_issuer(site: &mut Site) {
     let (mut daemon, sensor) = one_device(site, &[]);
     assert!(daemon.stop());
+    site.settles(&daemon);
     site.stop_issuer();
     site.broker.stop();
     let before = site.came();
@@ -120,7 +129,13 @@ fn an_outage_of_the_issuer_longer_than_a_token(site: &Site, crash: bool) {
     let refused =
         || -> Vec<Asked> { site.front.asked().into_iter().skip(since).filter(|one| one.device == "pump-3").collect() };
     daemon.wait("the server's words are told", |daemon| reason(daemon, "pump-3").contains("answered 429"));
-    assert_eq!(token(&daemon, "pump-3")["state"], "valid", "the token in use stays");
+    let since_its_token = || {
+        let asked = site.front.asked();
+        asked[..since].iter().rfind(|one| one.device == "pump-3").unwrap().at.elapsed()
+    };
+    // On a slow machine it is over before the test looks.
+    let is_valid = token(&daemon, "pump-3")["state"] == "valid";
+    assert!(is_valid || since_its_token() >= DEVICE_LIFE - Duration::from_secs(1), "the token in use stays");
     // Over the end of the token, at which the broker has its say too.
     daemon.wait("the server is asked three times", |_| refused().len() >= 3);
     for pair in refused().windows(2) {
@@ -133,6 +148,7 @@ fn an_outage_of_the_issuer_longer_than_a_token(site: &Site, crash: bool) {
     daemon.wait("the token expires", |daemon| token(daemon, "pump-3")["state"] == "waiting");
     daemon.wait("the connection is given up", |daemon| relay(daemon, "pump-3") == "waiting_for_token");
     daemon.wait("it is said why", |daemon| reason(daemon, "pump-3").contains("did not answer"));
+    site.settles(&daemon);
     let at_rest = site.arrived("pump-3");
     keeps(&daemon, &sensor, 40);
     let mut runs = 1;
@@ -192,6 +208,8 @@ impl WallClock {
 }
 
 fn a_clock_that_is_wrong_by_a_day(site: &mut Site) {
+    // What is good when the clock is turned stays so for as long as the test looks.
+    site.life = Duration::from_secs(300);
     let clock = WallClock::new(site.folder.path());
     let (mut daemon, sensor) = one_device(site, &clock.environment());
     let code = daemon.json(&["code", "new", "--ttl", "10m"]).remove(0)["id"].as_str().unwrap().to_owned();
@@ -337,6 +355,7 @@ fn a_quarantine_of_one_device_is_no_other_devices(site: &mut Site) {
     let raised = alarm(&daemon).unwrap();
     assert!(raised["next_step"].as_str().is_some_and(|step| step.contains("token rotate pump-4")), "{raised}");
     daemon.wait("the connection is closed", |daemon| relay(daemon, "pump-4") == "paused");
+    site.settles(&daemon);
     let (at_rest, asked) = (site.arrived("pump-4"), asked_for(site, "pump-4"));
     keeps(&daemon, &sensors[1], 20);
     goes_on(site, &daemon, "pump-3", 20);

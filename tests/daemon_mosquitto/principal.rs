@@ -9,7 +9,7 @@ use clawgate::token::key::SigningKey;
 use serde_json::{Value as Json, json};
 
 use super::daemon::{Daemon, Sensor, quoted};
-use super::mqtt_client::{By, Connect, MqttClient};
+use super::mqtt_client::{Connect, MqttClient};
 use super::{Site, goes_on, support};
 
 const TYPE: &str = "claw-cmd+jwt";
@@ -258,9 +258,11 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
 
     // A good one; its id is used up, also after a restart.
     let revoke = claims("ops", "cut-1", "revoke", &json!({ "device": "pump-4", "why": "stolen" }));
+    let log = site.broker.log().len();
     let bytes = backend.commands(&keys.ops, &revoke).await;
     let first = backend.answer("cut-1").await;
     assert_eq!((&first["status"], &first["result"]["revoked"]), (&json!("done"), &json!("pump-4")), "{first}");
+    site.loses(&daemon, log, "pump-4");
     let at_rest = site.arrived("pump-4");
     goes_on(&site, &daemon, "pump-3", 40);
     assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
@@ -434,15 +436,8 @@ async fn after_an_outage_the_newest_is_said_and_a_command_that_expired_meanwhile
     // A listener that misses nothing: the broker keeps what comes while it is away too.
     let token = site.client("dash").own_token("claw").await.unwrap();
     let kept = async |site: &Site| {
-        let how = Connect {
-            addr: site.broker.addr(),
-            tls: Some(std::sync::Arc::clone(&site.tls)),
-            client_id: "dash.kept",
-            token: token.bearer(),
-            by: By::EnhancedAuth,
-            will: None,
-            keeps_session: true,
-        };
+        let how = Connect::to(site.broker.addr(), "dash.kept", token.bearer());
+        let how = Connect { tls: Some(std::sync::Arc::clone(&site.tls)), keeps_session: true, ..how };
         MqttClient::connect(how).await.unwrap()
     };
     let mut heard = kept(&site).await;

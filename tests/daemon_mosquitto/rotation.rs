@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use super::daemon::{Daemon, Sensor, quoted};
 use super::issuer_front::Front;
-use super::mqtt_client::{By, Connect, MqttClient};
+use super::mqtt_client::{Connect, MqttClient};
 use super::support::{self, Mosquitto};
 use super::{Site, goes_on, plugin};
 
@@ -88,16 +88,7 @@ impl Site {
 
     /// A connection beside the collector's, under this token.
     async fn beside(&self, token: &str) -> Result<MqttClient, String> {
-        MqttClient::connect(Connect {
-            addr: self.broker.addr(),
-            tls: None,
-            client_id: "dash.beside",
-            token,
-            by: By::EnhancedAuth,
-            will: None,
-            keeps_session: false,
-        })
-        .await
+        MqttClient::connect(Connect::to(self.broker.addr(), "dash.beside", token)).await
     }
 }
 

@@ -11,19 +11,19 @@ use std::time::Duration;
 use clawgate::clock::Clock;
 use clawgate::token::key::SigningKey;
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
-use clawgate::token::scope::Scope;
-use clawgate::token::{AccessToken, Issuer, Limits, Stage, TokenRequest};
+use clawgate::token::{AccessToken, Issuer};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, Publish, QoS, TlsConfiguration, Transport};
 use tempfile::TempDir;
 
 use super::authority::{authority_of, client_tls};
 use super::daemon::{Daemon, Sensor, quoted};
+use super::fixtures::request;
 use super::issuer_front::Front;
-use super::mqtt_client::{By, Connect, MqttClient};
+use super::mqtt_client::{Connect, MqttClient};
 use super::plugin;
 use super::support::{self, Mosquitto};
 
-/// Of the devices' tokens: they are refreshed many times in a test.
+/// Of the devices' tokens, where a test does not say otherwise: they are refreshed many times in it.
 pub(crate) const DEVICE_LIFE: Duration = Duration::from_secs(10);
 
 /// Everything but sensors and daemon.
@@ -35,6 +35,8 @@ pub(crate) struct Site {
     pub(crate) front: Front,
     pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) collected: Collected,
+    /// Of the devices' tokens.
+    pub(crate) life: Duration,
 }
 
 struct IssuerProcess(Child);
@@ -108,7 +110,7 @@ impl Site {
             plugin::config(front.url())
         );
         let broker = Mosquitto::start_in(mosquitto, &config);
-        let site = Self { folder, broker, issuer: Some(issuer), front, tls, collected: Collected::default() };
+        let site = Self { issuer: Some(issuer), ..Self::with(folder, broker, front, tls) };
         site.collect().await;
         site
     }
@@ -117,7 +119,11 @@ impl Site {
     pub(crate) fn of(folder: TempDir, broker: Mosquitto, front: Front) -> Self {
         authority_of(broker.folder(), "ca", &[]);
         let tls = client_tls(broker.folder(), "ca.pem", None);
-        Self { folder, broker, issuer: None, front, tls, collected: Collected::default() }
+        Self::with(folder, broker, front, tls)
+    }
+
+    fn with(folder: TempDir, broker: Mosquitto, front: Front, tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { folder, broker, issuer: None, front, tls, collected: Collected::default(), life: DEVICE_LIFE }
     }
 
     pub(crate) fn client(&self, id: &str) -> OauthIssuer {
@@ -189,7 +195,7 @@ impl Site {
             quoted(&folder.join("ca.pem")),
             self.front.url(),
             quoted(&folder.join("gw-1.pem")),
-            DEVICE_LIFE.as_secs(),
+            self.life.as_secs(),
         );
         for (name, sensor) in ports {
             let _ = writeln!(config, "[uart.ports.{name}]\npath = {}", quoted(&sensor.line()));
@@ -208,6 +214,34 @@ impl Site {
     pub(crate) fn arrived(&self, device: &str) -> usize {
         let topic = format!("claw/v1/default/gw-1/{device}/up/telemetry");
         self.collected.lock().values().filter(|arrival| arrival.topic == topic).count()
+    }
+
+    /// Whether the broker has logged this of a device's connection; what stood in its log `before` does not count.
+    pub(crate) fn broker_said(&self, before: usize, device: &str, words: &str) -> bool {
+        let client = format!("gw-1.{device}");
+        self.broker.log()[before..].lines().any(|line| line.contains(&client) && line.contains(words))
+    }
+
+    /// Waits until a device has no connection any more; what stood in the broker's log `before` does not count.
+    pub(crate) fn loses(&self, daemon: &Daemon, before: usize, device: &str) {
+        daemon.wait("the connection is gone", |_| {
+            ["cut off", "disconnected", "closed its connection"]
+                .iter()
+                .any(|words| self.broker_said(before, device, words))
+        });
+        self.settles(daemon);
+    }
+
+    /// Waits until every reading that the broker took by now has arrived. (Neither it nor the subscriber may have been
+    /// away before, after which some arrive twice.)
+    pub(crate) fn settles(&self, daemon: &Daemon) {
+        let log = self.broker.log();
+        let taken =
+            log.lines().filter(|line| line.contains("Received PUBLISH from gw-1.") && line.contains("/telemetry'"));
+        let taken = taken.count();
+        daemon.wait("what the broker took arrives", |_| {
+            self.collected.lock().values().map(|arrival| arrival.times).sum::<usize>() >= taken
+        });
     }
 
     /// Waits until everything that the sensor was told is safe by now has arrived.
@@ -243,31 +277,13 @@ impl Site {
     }
 
     pub(crate) async fn token(&self, device: &str) -> AccessToken {
-        let request = TokenRequest {
-            tenant: "default".to_owned(),
-            gateway: "gw-1".to_owned(),
-            device: device.parse().unwrap(),
-            scope: vec![Scope::TelemetryWrite],
-            life: Duration::from_secs(60),
-            audience: "claw".to_owned(),
-            limits: Limits::default(),
-            stage: Stage::default(),
-        };
+        let request = request("gw-1", device, 60);
         self.client("gw-1").issue(&request).await.unwrap()
     }
 
     pub(crate) async fn connect(&self, client_id: &str, token: &AccessToken) -> Result<MqttClient, String> {
-        let (addr, tls) = (self.broker.addr(), Some(Arc::clone(&self.tls)));
-        MqttClient::connect(Connect {
-            addr,
-            tls,
-            client_id,
-            token: token.bearer(),
-            by: By::EnhancedAuth,
-            will: None,
-            keeps_session: false,
-        })
-        .await
+        let how = Connect::to(self.broker.addr(), client_id, token.bearer());
+        MqttClient::connect(Connect { tls: Some(Arc::clone(&self.tls)), ..how }).await
     }
 }
 

@@ -135,12 +135,12 @@ async fn each_answer_about_an_approval_goes_on_or_ends_it() {
 
 #[tokio::test]
 async fn an_approval_that_nobody_gives_and_one_that_is_too_old_end() {
-    let site = site(&json!({ "approval_s": 1, "refresh_s": 1 }));
-    let nobody = site.client(Grant::DeviceCode, &Arc::default());
+    let (hasty, forgetful) = (site(&json!({ "approval_s": 1 })), site(&json!({ "refresh_s": 1 })));
+    let nobody = hasty.client(Grant::DeviceCode, &Arc::default());
     approval(nobody.issue(&request("pump-4")).await);
     let shelf = Arc::<Shelf>::default();
-    let client = approved(&site, &shelf).await;
-    // Both live for a second there.
+    let client = approved(&forgetful, &shelf).await;
+    // What one asks for and what the other gave live for a second.
     let (mut ended, mut refused) = (None, None);
     while ended.is_none() || refused.is_none() {
         tokio::time::sleep(Duration::from_millis(1200)).await;

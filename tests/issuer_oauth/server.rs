@@ -20,8 +20,10 @@ use clawgate::token::{AccessToken, Approval, Issuer as _, IssuerError, Limits, S
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use crate::fixtures;
+
 pub(crate) const AUDIENCE: &str = "urn:claw:test-broker";
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// A server of a site with two gateways, and the keys of the first.
 pub(crate) struct Site {
@@ -178,16 +180,7 @@ pub(crate) fn pump() -> DeviceId {
 }
 
 pub(crate) fn request(device: &str) -> TokenRequest {
-    TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "gw-1".to_owned(),
-        device: device.parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(300),
-        audience: AUDIENCE.to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    }
+    TokenRequest { audience: AUDIENCE.to_owned(), ..fixtures::request("gw-1", device, 300) }
 }
 
 /// The approval that the issuer waits for.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -12,6 +12,7 @@ use clawgate::audit::Action;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::issuer_front;
 use crate::site::{Sensor, Site, end, until};
 
 /// What is not provoked here, and where it is.
@@ -239,10 +240,9 @@ fn refusing_issuer() -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-            let first = lines.next().unwrap_or_default();
-            while lines.next().is_some_and(|line| !line.is_empty()) {}
-            let (status, body) = if first.contains("/.well-known/") {
+            // To its end: what is closed with bytes unread takes the answer with it.
+            let Ok((head, _)) = issuer_front::read(&mut stream) else { continue };
+            let (status, body) = if head.contains("/.well-known/") {
                 ("200 OK", metadata.as_str())
             } else {
                 ("400 Bad Request", r#"{"error":"invalid_grant","error_description":"unknown here"}"#)

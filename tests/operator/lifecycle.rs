@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::site::{DEADLINE, Daemon, STRANGER, Site, until};
+use crate::support::free_port;
 
 #[test]
 fn it_tells_systemd_ready_progress_and_stopping() {
@@ -197,8 +198,8 @@ fn a_refused_configuration_exits_78_and_a_damaged_state_is_not_started_over() {
 #[test]
 fn it_starts_without_its_broker_and_says_so() {
     let site = Site::standalone("");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    site.configure(&format!("{}[broker]\nurl = \"mqtt://{closed}\"\n", site.line("bench")));
+    let closed = free_port();
+    site.configure(&format!("{}[broker]\nurl = \"mqtt://127.0.0.1:{closed}\"\n", site.line("bench")));
     let mut sensor = site.sensor("bench");
     let daemon = site.start();
     let paired = site.pair("bench", &mut sensor);

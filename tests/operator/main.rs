@@ -9,6 +9,8 @@ mod commands;
 mod configuration;
 mod control;
 mod deny_list;
+#[path = "../support/issuer_front.rs"]
+mod issuer_front;
 mod keys;
 mod lifecycle;
 mod openbao;

@@ -77,7 +77,7 @@ fn the_workflow_hands_a_code_over_waits_until_it_is_used_and_keeps_it_out_of_its
     let mut bench = Bench::new();
     let _daemon = bench.site.start();
     let note = bench.site.path("note").display().to_string();
-    let run = bench.run("41", 60, &format!("cat > {note}.new; mv {note}.new {note}"), ("", ""));
+    let run = bench.run("41", 120, &format!("cat > {note}.new; mv {note}.new {note}"), ("", ""));
     let code = until("the code is handed over", || fs::read_to_string(&note).ok());
     bench.sensor.say(&format!("code {}", code.trim()));
     let (ok, steps, log) = run.ended();
@@ -95,23 +95,23 @@ fn a_workflow_whose_code_nobody_uses_revokes_it_at_its_end() {
     let bench = Bench::new();
     let _daemon = bench.site.start();
     // The job's time is over first.
-    let (ok, steps, log) = bench.run("42", 5, "cat > /dev/null", ("", "")).ended();
+    let (ok, steps, log) = bench.run("42", 2, "cat > /dev/null", ("", "")).ended();
     assert_eq!((ok, steps[2].0.as_str(), &steps[3]), (false, "cancelled", &step("success", 0)), "{log}");
     assert_eq!(bench.newest(), ("revoked".to_owned(), "end of the run".to_owned()));
     // The code's time is.
-    let (ok, steps, log) = bench.run("43", 60, "cat > /dev/null", ("OPENCLAW_TTL: 15m", "OPENCLAW_TTL: 2s")).ended();
+    let (ok, steps, log) = bench.run("43", 120, "cat > /dev/null", ("OPENCLAW_TTL: 15m", "OPENCLAW_TTL: 2s")).ended();
     assert_eq!((ok, &steps[2..]), (false, &[step("failure", 1), step("success", 0)][..]), "{log}");
     assert!(log.contains("The code is expired"), "{log}");
     assert_eq!(bench.newest().0, "expired");
     // It cannot be handed over.
-    let (ok, steps, log) = bench.run("44", 60, "cat; exit 9", ("", "")).ended();
+    let (ok, steps, log) = bench.run("44", 120, "cat; exit 9", ("", "")).ended();
     let skipped = ("skipped".to_owned(), None);
     assert_eq!((ok, &steps[1..]), (false, &[step("failure", 9), skipped, step("success", 0)][..]), "{log}");
     assert!(log.contains("***"), "what a step says of the code is masked: {log}");
     assert_eq!(bench.newest(), ("revoked".to_owned(), "end of the run".to_owned()));
     bench.leaves_no_code_behind();
     // No code, so nothing to end.
-    let (ok, steps, log) = bench.run("45", 60, "cat", ("OPENCLAW_TTL: 15m", "OPENCLAW_TTL: 9d")).ended();
+    let (ok, steps, log) = bench.run("45", 120, "cat", ("OPENCLAW_TTL: 15m", "OPENCLAW_TTL: 9d")).ended();
     assert!(!ok && steps.iter().all(|(outcome, _)| outcome != "success"), "{log}");
     assert_eq!(steps[3].0, "skipped", "{log}");
 }

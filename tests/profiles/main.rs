@@ -5,6 +5,8 @@
 mod back_half;
 #[path = "../support/daemon.rs"]
 mod daemon;
+#[path = "../support/fixtures.rs"]
+mod fixtures;
 mod gateway;
 #[path = "../support/line.rs"]
 mod line;

@@ -13,7 +13,7 @@ use crate::support::free_port;
 /// Erlang boots slowly, and more so beside other tests.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// The id that scopes begin with: the audience of its tokens.
+/// The id that scopes begin with: the audience of the tests' tokens.
 pub(crate) const RESOURCE: &str = "claw";
 
 /// One node, and the port mapper that it insists on; both end when dropped.

@@ -10,14 +10,14 @@ use clawgate::clock::Clock;
 use clawgate::config::BrokerProfile;
 use clawgate::relay::{Profile, RelayState};
 use clawgate::token::azure::SasIssuer;
-use clawgate::token::scope::Scope;
-use clawgate::token::{AccessToken, Issuer as _, Limits, Stage, TokenFeed, TokenRequest, TokenState};
+use clawgate::token::{AccessToken, Issuer as _, TokenFeed, TokenRequest, TokenState};
 use rumqttc::mqttbytes::v5;
 use rumqttc_v4::mqttbytes::v4;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::back_half::{Gateway, submit};
+use crate::fixtures::request;
 use crate::support::{token, until, within};
 
 /// The listener's end, where one connection after the other is taken.
@@ -115,16 +115,7 @@ async fn iot_hub_gets_a_signature_and_properties_in_the_topic() {
     // As every secret's file has to be.
     std::fs::set_permissions(folder.path().join("group"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let issuer = SasIssuer::new("127.0.0.1", folder.path().join("group"), Clock::system());
-    let request = TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "site-1".to_owned(),
-        device: "pump-3".parse().unwrap(),
-        scope: vec![Scope::TelemetryWrite],
-        life: Duration::from_secs(3600),
-        audience: "hub".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    };
+    let request = TokenRequest { audience: "hub".to_owned(), ..request("site-1", "pump-3", 3600) };
     let signature = Arc::new(issuer.issue(&request).await.unwrap());
     let mut cloud = Cloud::start().await;
     let profile = Profile::of(BrokerProfile::AzureIotHub);

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use clawgate::config::Reauth;
-use clawgate::token::TokenKeeper;
 use clawgate::token::keeper::{Grant, KeeperOptions};
+use clawgate::token::scope::Scope;
+use clawgate::token::{Stage, TokenKeeper};
 
 use super::line::Line;
 use super::support::Mosquitto;
@@ -185,16 +186,25 @@ async fn drain_and_reconnect_at_mosquitto_loses_doubles_and_reorders_nothing() {
     holds(LongSite::mosquitto().await, Reauth::Never).await;
 }
 
-/// The issuer's next token comes after the broker would have cut the connection of the first.
+/// The issuer's next token comes after the broker would have cut the connection of the first, which the gateway left
+/// before. How long before goes with the life of the token: a slow machine needs a longer one.
 async fn outlasts_a_late_issuer(site: LongSite) {
-    const READINGS: u64 = 8_000;
-    let subscriber = subscriber(&site.issuer, LongSite::addr(&site.broker)).await;
-    let first = token_of(&site.issuer, "pump-3", 6, Limits::default()).await;
-    let expiry = Duration::from_secs(first.claims().exp);
-    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(Arc::new(first)));
+    before_it_ends(async |life_s| leaves_in_order(&site, life_s).await.then_some(())).await;
+}
+
+/// Whether it does under a first token that lives so long; it loses nothing in any case.
+async fn leaves_in_order(site: &LongSite, life_s: u64) -> bool {
+    const READINGS: u64 = 4_000;
+    let cuts = || match &site.broker {
+        Brokers::Embedded(_) => 0,
+        Brokers::Mosquitto(broker) => broker.log().matches("cut off").count(),
+    };
+    let before = cuts();
+    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), no_token());
     let gateway = Gateway::start(site.line.port(), |_| ());
     let lane = gateway.attach_with("pump-3", handle);
-    until("it is connected", || gateway.state() == RelayState::Connected).await;
+    let Some(expiry) = is_connected_under(life_s, &gateway, &feed, &site.issuer).await else { return false };
+    let subscriber = subscriber(&site.issuer, LongSite::addr(&site.broker)).await;
     let arriving = tokio::spawn(arrivals(subscriber, READINGS));
     let mut ticks = tokio::time::interval(TICK);
     for tick in 0..READINGS / 10 {
@@ -203,19 +213,18 @@ async fn outlasts_a_late_issuer(site: LongSite) {
     }
     until("the first token is over", || Clock::system().wall() > expiry).await;
     until("it waits", || gateway.state() == RelayState::WaitingForToken).await;
-    assert!(gateway.relay.status()[0].confirmed > 0, "it was under way");
+    let was_under_way = gateway.relay.status()[0].confirmed > 0;
     let next = token_of(&site.issuer, "pump-3", 600, Limits::default()).await;
     feed.state.send_replace(TokenState::Valid(Arc::new(next)));
     let arrived = within("all arrive", arriving).await.unwrap();
     until("all is confirmed", || gateway.spool.status().depth == 0).await;
     let (seen, _) = judge(&arrived, READINGS);
     let status = gateway.relay.status().remove(0);
-    assert_eq!(seen, Seen { readings: 8_000, lost: 0, duplicated: 0, reordered: 0 }, "{status:?}");
-    assert_eq!((status.connects, status.refused), (2, 0));
-    if let Brokers::Mosquitto(broker) = &site.broker {
-        assert!(!broker.log().contains("cut off"), "{}", broker.log());
-    }
     gateway.stop().await;
+    assert_eq!((seen.lost, seen.reordered), (0, 0), "{seen:?} {status:?}");
+    let in_order = (seen.duplicated, status.connects, status.refused, cuts() - before) == (0, 2, 0, 0);
+    eprintln!("under a token of {life_s} s: {seen:?} {status:?}, {} cut off", cuts() - before);
+    was_under_way && in_order
 }
 
 #[tokio::test]
@@ -244,7 +253,7 @@ async fn measures_refresh_over_a_long_line_and_revocation() {
             let device = format!("pump-{round}");
             let token = token_of(&site.issuer, &device, 600, Limits::default()).await;
             let client_id = format!("site-1.{device}");
-            let how = connect(LongSite::addr(&site.broker), &client_id, token.bearer());
+            let how = Connect::to(LongSite::addr(&site.broker), &client_id, token.bearer());
             let mut client = MqttClient::connect(how).await.unwrap();
             let begun = Instant::now();
             site.issuer.revoke(&request(&device, 600, Limits::default()), Some(&token), "test").await.unwrap();

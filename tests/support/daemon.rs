@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 const CLAWGATE: &str = env!("CARGO_BIN_EXE_clawgate");
 /// Nothing in these tests takes longer on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A path as TOML takes it.
 pub(crate) fn quoted(path: &Path) -> String {
@@ -111,7 +111,7 @@ impl Daemon {
 
     /// Waits for what takes minutes by design.
     pub(crate) fn wait_long(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        self.wait_for(DEADLINE * 5, what, condition);
+        self.wait_for(DEADLINE * 3, what, condition);
     }
 
     fn wait_for(&self, time: Duration, what: &str, condition: impl Fn(&Self) -> bool) {

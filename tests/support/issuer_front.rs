@@ -135,8 +135,8 @@ impl Front {
 }
 
 /// Head and body of one request.
-fn read(client: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
-    client.set_read_timeout(Some(Duration::from_secs(30)))?;
+pub(crate) fn read(client: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
+    client.set_read_timeout(Some(Duration::from_secs(120)))?;
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

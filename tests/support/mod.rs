@@ -1,10 +1,12 @@
-//! What the tests against real parts share: conditions with a deadline, and Debian's mosquitto.
+//! What the tests against real parts share: conditions with a deadline, ports, and Debian's mosquitto.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
 
+mod ports;
+
 use std::future::Future;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -20,8 +22,10 @@ use rumqttc::{AsyncClient, Broker, Event, Incoming, MqttOptions, QoS};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+pub(crate) use ports::free_port;
+
 /// Nothing here takes longer on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` holds.
 ///
@@ -41,11 +45,6 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Panics with `what` when it takes longer.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
-}
-
-/// A loopback port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A mosquitto of the test's own, on loopback; ended when dropped.
@@ -112,10 +111,11 @@ impl Mosquitto {
             .stderr(log)
             .spawn()
             .expect("mosquitto is installed (apt-get install mosquitto)");
-        self.child = Some(child);
+        let child = self.child.insert(child);
         let end = Instant::now() + DEADLINE;
-        while TcpStream::connect(self.addr()).is_err() {
-            assert!(Instant::now() < end, "mosquitto does not listen: {}", self.log());
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            let is_up = child.try_wait().unwrap().is_none() && Instant::now() < end;
+            assert!(is_up, "mosquitto does not listen: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

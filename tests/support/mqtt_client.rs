@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Everything in these tests happens sooner, also on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// How the token reaches the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,13 @@ pub(crate) struct Connect<'a> {
     pub(crate) will: Option<(&'a str, &'a str)>,
     /// Whether the broker shall keep the session, with what comes while the client is away.
     pub(crate) keeps_session: bool,
+}
+
+impl<'a> Connect<'a> {
+    /// By enhanced authentication, without TLS, and with nothing kept.
+    pub(crate) fn to(addr: SocketAddr, client_id: &'a str, token: &'a str) -> Self {
+        Self { addr, tls: None, client_id, token, by: By::EnhancedAuth, will: None, keeps_session: false }
+    }
 }
 
 /// A live connection.

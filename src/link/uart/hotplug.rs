@@ -102,7 +102,7 @@ mod tests {
     }
 
     async fn seen(hotplug: &mut Hotplug) {
-        tokio::time::timeout(Duration::from_secs(10), hotplug.changed()).await.expect("a change was missed");
+        tokio::time::timeout(Duration::from_secs(60), hotplug.changed()).await.expect("a change was missed");
     }
 
     #[tokio::test]
