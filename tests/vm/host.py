@@ -8,6 +8,7 @@ machine or after SECONDS, and then compares what the sensor was told is safe wit
 in RUN_DIRECTORY: console.log, share/results, share/journal, sensor.journal, share/collected.
 """
 import json
+import os
 import re
 import shutil
 import socket
@@ -19,12 +20,15 @@ from pathlib import Path
 
 image, run, package, clawgate = (Path(argument).resolve() for argument in sys.argv[1:5])
 limit_s = int(sys.argv[5])
-# Now and then a guest was seen to stop in its boot, before anything of ours runs. A boot that is not over by then is
-# begun anew, with everything; a test never is.
+# Now and then a guest was seen to stop in its boot, before anything of ours runs. Such a boot is begun anew, with
+# everything; a test never is. A slow boot is none: it has not had so many seconds of a processor yet, and it still takes
+# what it is given.
 BOOT_S = 150
+IDLE_S, LITTLE_S = 60, 6
 ATTEMPTS = 3
 here = Path(__file__).resolve().parent
 started = time.monotonic()
+JOURNALS = {"uart": run / "sensor.journal", "ble": run / "share/air.journal"}
 
 
 def log(*words):
@@ -43,11 +47,20 @@ class Sensor:
                 self.label = line.split()[1]
             if line.startswith("line "):
                 break
-        threading.Thread(target=lambda: [None for _ in self.process.stdout], daemon=True).start()
+        self.silent = threading.Event()
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.process.stdout:
+            if line == "silent\n":
+                self.silent.set()
 
     def tell(self, words):
         self.process.stdin.write(words + "\n")
         self.process.stdin.flush()
+        if words == "silence":
+            # It has made its last reading.
+            self.silent.wait(60)
         return "told"
 
 
@@ -63,6 +76,12 @@ def made_and_safe(journal):
             made.append(entry["id"])
     is_safe = lambda name: int(name.split(".")[2]) <= safe.get(name.split(".")[1], 0)
     return made, [name for name in made if is_safe(name)]
+
+
+def unsafe(journal):
+    """What a sensor has made since its last start, and has not been told is safe."""
+    made, safe = made_and_safe(journal)
+    return {name for name in made if name.split(".")[1] == made[-1].split(".")[1]} - set(safe)
 
 
 class Stranger:
@@ -95,8 +114,8 @@ def connect(path):
 class Machine:
     def __init__(self, sensor, stranger):
         self.sensor, self.stranger = sensor, stranger
-        # When the boot that is under way began; none is while the tests run.
-        self.booting_since = time.monotonic()
+        # Processor time when the boot that is under way began; none is while the tests run.
+        self.booting_since = 0.0
         # What may have gone to another broker, before the one whose readings are counted.
         self.uncounted = set()
         self.devices = {
@@ -131,6 +150,11 @@ class Machine:
             if "return" in answer:
                 return answer["return"].get("status", "done")
 
+    def processor_s(self):
+        """How long processors have worked for it."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
     def obey(self):
         """Does what the guest asks, one line a request, until the port closes."""
 
@@ -140,11 +164,11 @@ class Machine:
 
         def counted():
             # The made, not the safe: of the last one delivered there, the sensor may hear only from the next process.
-            self.uncounted = set(made_and_safe(run / "sensor.journal")[0])
+            self.uncounted = set(made_and_safe(JOURNALS["uart"])[0])
             return "from now on"
 
         def reboots():
-            self.booting_since = time.monotonic()
+            self.booting_since = self.processor_s()
             return "see you"
 
         hands = connect(run / "hands.sock").makefile("rw")
@@ -159,20 +183,35 @@ class Machine:
                 "unplug": lambda: self.command("device_del", id=rest),
                 "tell": lambda: self.sensor.tell(rest),
                 "label": lambda: self.sensor.label,
-                "unsafe": lambda: str(len(set.difference(*map(set, made_and_safe(run / "sensor.journal"))))),
+                "unsafe": lambda: str(sum(len(unsafe(journal)) for journal in JOURNALS.values())),
+                "missing": lambda: str(sum(len(lost) for _, _, _, lost in fates(self.uncounted))),
                 "stranger": lambda: str(self.stranger.heard),
             }.get(verb, lambda: "no such request")()
             hands.write(answer + "\n")
             hands.flush()
 
 
+def arrived():
+    """The names of the readings that came to the broker's subscriber, as often as they came."""
+    collected = run / "share/collected"
+    text = collected.read_text() if collected.exists() else ""
+    return re.findall(r"\b[0-9a-f]{16}\.[0-9a-f]{16}\.[0-9]+\b", text)
+
+
+def fates(uncounted):
+    """Of each link: what was made, what was called safe, what of that did not arrive."""
+    came = set(arrived())
+    for link, journal in JOURNALS.items():
+        made, safe = made_and_safe(journal)
+        yield link, made, safe, sorted(set(safe) - came - uncounted)
+
+
 def account(uncounted):
     """What was made, what was called safe, what came, on each link; the verdict in words, empty when all is well."""
-    came = re.findall(r"\b[0-9a-f]{16}\.[0-9a-f]{16}\.[0-9]+\b", (run / "share/collected").read_text())
+    came = arrived()
     log(f"{len(set(came))} readings arrived in {len(came)} deliveries")
-    for link, journal, least in (("uart", run / "sensor.journal", 50), ("ble", run / "share/air.journal", 10)):
-        made, safe = made_and_safe(journal)
-        lost = sorted(set(safe) - set(came) - uncounted)
+    for link, made, safe, lost in fates(uncounted):
+        least = {"uart": 50, "ble": 10}[link]
         log(f"{link}: {len(made)} made, {len(safe)} acknowledged, {len(lost)} of those lost")
         if len(safe) < least:
             return f"{link}: only {len(safe)} readings were acknowledged"
@@ -192,12 +231,17 @@ def attempt():
     machine = Machine(sensor, Stranger())
     threading.Thread(target=machine.obey, daemon=True).start()
     try:
+        looked = (time.monotonic(), 0.0)
         while machine.process.poll() is None:
             time.sleep(0.2)
-            now, boot = time.monotonic(), machine.booting_since
-            if boot is not None and now - boot > BOOT_S:
+            now, boot, worked = time.monotonic(), machine.booting_since, machine.processor_s()
+            is_idle = False
+            if boot is None or now - looked[0] > IDLE_S:
+                is_idle = worked - looked[1] < LITTLE_S
+                looked = (now, worked)
+            if boot is not None and (is_idle or worked - boot > BOOT_S):
                 # "io-error": the disk under target/ is full, and the emulator waits for room.
-                log(f"the machine did not boot within {BOOT_S} s; it is", machine.command("query-status"))
+                log("the machine does not boot; it is", machine.command("query-status"))
                 return True, set()
             if now - started > limit_s:
                 log(f"the machine did not end within {limit_s} s")
