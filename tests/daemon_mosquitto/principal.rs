@@ -258,11 +258,11 @@ async fn a_signed_revocation_cuts_a_device_once_and_what_is_not_good_does_nothin
 
     // A good one; its id is used up, also after a restart.
     let revoke = claims("ops", "cut-1", "revoke", &json!({ "device": "pump-4", "why": "stolen" }));
-    let log = site.broker.log().len();
+    let logged = site.broker.log().len();
     let bytes = backend.commands(&keys.ops, &revoke).await;
     let first = backend.answer("cut-1").await;
     assert_eq!((&first["status"], &first["result"]["revoked"]), (&json!("done"), &json!("pump-4")), "{first}");
-    site.loses(&daemon, log, "pump-4");
+    site.loses(&daemon, logged, "pump-4");
     let at_rest = site.arrived("pump-4");
     goes_on(&site, &daemon, "pump-3", 40);
     assert_eq!(site.arrived("pump-4"), at_rest, "nothing more of the revoked device");
