@@ -14,11 +14,6 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or what the registry said.
     pub(crate) async fn unpair(&self, id: &DeviceId, actor: Actor) -> Result<bool, Failure> {
-        let (gateway, id) = (self.clone(), id.clone());
-        to_the_end(async move { gateway.forget(&id, actor).await }).await
-    }
-
-    async fn forget(&self, id: &DeviceId, actor: Actor) -> Result<bool, Failure> {
         let known = self.known(id).await?;
         let told = self.links().unpair(id).await;
         self.0.relay.detach(id).await;
@@ -47,11 +42,6 @@ impl Gateway {
     /// # Errors
     /// `not_found`, a name that is taken, or what the registry said.
     pub(crate) async fn rename(&self, id: &DeviceId, name: &DeviceId, actor: Actor) -> Result<(), Failure> {
-        let (gateway, id, name) = (self.clone(), id.clone(), name.clone());
-        to_the_end(async move { gateway.give_name(&id, &name, actor).await }).await
-    }
-
-    async fn give_name(&self, id: &DeviceId, name: &DeviceId, actor: Actor) -> Result<(), Failure> {
         let (store, from, to) = (self.store().clone(), id.clone(), name.clone());
         blocking(move || store.rename_device(&from, &to)).await?;
         // The old name's topics and token end; what waits goes out under the new name.
@@ -80,11 +70,6 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or what the spool said.
     pub(crate) async fn replay_dead_letters(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
-        let (gateway, id) = (self.clone(), id.clone());
-        to_the_end(async move { gateway.send_again(&id, actor).await }).await
-    }
-
-    async fn send_again(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
         let (known, pairing) = self.lane_of(id).await?;
         let count = self.0.spool.replay_dead_letters(pairing).await?;
         if count > 0 && self.0.spool.lane(pairing).serve(id).len() > 1 {
@@ -152,35 +137,5 @@ impl Gateway {
         }
         self.record(event).await;
         Ok(revoked?)
-    }
-}
-
-/// Carries something out though whoever asked is gone: half of it would leave a device that nobody relays.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::spawn(work).await.unwrap_or_else(|error| Err(Failure::internal(&error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::sync::oneshot;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_was_begun_is_carried_out_though_nobody_waits_for_it() {
-        let (go, gone) = oneshot::channel::<()>();
-        let (done, is_done) = oneshot::channel();
-        let asked = to_the_end(async move {
-            let _ = gone.await;
-            let _ = done.send(());
-            Ok(())
-        });
-        assert!(tokio::time::timeout(Duration::ZERO, asked).await.is_err());
-        go.send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(60), is_done).await.unwrap().unwrap();
     }
 }
