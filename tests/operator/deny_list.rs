@@ -10,13 +10,14 @@ use crate::site::{Site, until};
 
 fn site() -> Site {
     let site = Site::standalone("");
-    let (line, socket) = (site.line("line1"), site.socket());
     site.configure(&format!(
-        "mode = \"standalone\"\n{line}[standalone]\nlisten = \"127.0.0.1:0\"\n[control]\nsocket = {socket:?}\n"
+        "mode = \"standalone\"\n{}[standalone]\nlisten = \"127.0.0.1:0\"\n[control]\nsocket = \"{}\"\n",
+        site.line("line1"),
+        site.socket().display()
     ));
     let mut config = OpenOptions::new().append(true).open(site.config()).unwrap();
     // The issuer's table is the last one.
-    writeln!(config, "publish_dir = {:?}", site.path("public")).unwrap();
+    writeln!(config, "publish_dir = \"{}\"", site.path("public").display()).unwrap();
     fs::create_dir(site.path("public")).unwrap();
     site
 }
