@@ -80,7 +80,7 @@ impl World {
     async fn new(seed: u64) -> Self {
         let mut chance = Chance(seed);
         let folder = tempfile::tempdir().unwrap();
-        let commit = Duration::from_millis([2, 10, 40][chance.below(3) as usize]);
+        let commit = Duration::from_millis([2, 10, 40][chance.index(3)]);
         // Sometimes so little that readings are refused, and dropped at the cap.
         let memory_bytes = if chance.below(3) == 0 { 32 << 10 } else { 16 << 20 };
         let max_bytes = if chance.below(4) == 0 { 30 << 10 } else { 256 << 20 };
@@ -260,7 +260,7 @@ impl World {
     }
 
     async fn step(&mut self, number: u64) {
-        let at = self.chance.below(self.sensors.len() as u64) as usize;
+        let at = self.chance.index(self.sensors.len());
         match self.chance.below(100) {
             0..45 => {
                 let count = self.chance.below(60);
@@ -349,6 +349,7 @@ impl World {
     }
 
     fn check(&self) {
+        let number = self.seed;
         let rank: HashMap<&str, usize> = self.order.iter().enumerate().map(|(at, lane)| (lane.as_str(), at)).collect();
         let refused = self.broker.refused();
         let mut covered: HashMap<&str, BTreeSet<u64>> = HashMap::new();
@@ -359,8 +360,8 @@ impl World {
         let mut seen: HashSet<&Name> = HashSet::new();
         let log = self.broker.log();
         for taken in &log {
-            let (seed, name) = (self.seed, &taken.name);
-            assert!(on_connection.insert((taken.connection, name)), "seed {seed}: twice on a connection: {taken:?}");
+            let name = &taken.name;
+            assert!(on_connection.insert((taken.connection, name)), "seed {number}: twice on a connection: {taken:?}");
             covered.entry(&name.lane).or_default().extend(name.first..=name.last);
             if !seen.insert(name) {
                 again.entry(taken.connection).or_insert((0, &taken.device)).0 += 1;
@@ -371,18 +372,18 @@ impl World {
             }
             let place = (rank[name.lane.as_str()], name.last);
             let before = last.insert(&taken.device, place);
-            assert!(before.is_none_or(|before| before < place), "seed {seed}: {taken:?} after {before:?}");
+            assert!(before.is_none_or(|before| before < place), "seed {number}: {taken:?} after {before:?}");
         }
         for (connection, (count, device)) in again {
             let most = IN_FLIGHT as u64 * self.pairings[device];
-            assert!(count <= most, "seed {}: {count} again on connection {connection}, {most} at most", self.seed);
+            assert!(count <= most, "seed {number}: {count} again on connection {connection}, {most} at most");
         }
         for (lane, safe) in &self.promised {
             let missing: Vec<u64> = match covered.get(lane.as_str()) {
                 Some(covered) => (1..=*safe).filter(|seq| !covered.contains(seq)).collect(),
                 None => (1..=*safe).collect(),
             };
-            assert!(missing.is_empty(), "seed {}: safe up to {safe} of {lane}, lost: {missing:?}", self.seed);
+            assert!(missing.is_empty(), "seed {number}: safe up to {safe} of {lane}, lost: {missing:?}");
         }
     }
 }

@@ -26,6 +26,11 @@ impl Chance {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
+
+    /// A place in a list of so many.
+    pub(crate) fn index(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(count as u64)).unwrap()
+    }
 }
 
 /// A reading or gap as its name says: pairing, epoch, first seq, last seq.
@@ -247,7 +252,7 @@ async fn talk(stream: TcpStream, state: &Mutex<State>, cut: &CancellationToken) 
             Mood::Silent if past => {
                 let wait = lock(state).chance.below(30);
                 tokio::time::sleep(Duration::from_millis(wait)).await;
-                if wait % 3 == 0 {
+                if wait.is_multiple_of(3) {
                     return None;
                 }
                 continue;
@@ -268,7 +273,7 @@ fn take(state: &Mutex<State>, cut: &CancellationToken, it: Taken) -> Option<u8> 
     if cut.is_cancelled() {
         return None;
     }
-    if state.poison.is_some_and(|one_in| it.name.first == it.name.last && it.name.first % one_in == 0) {
+    if state.poison.is_some_and(|one_in| it.name.first == it.name.last && it.name.first.is_multiple_of(one_in)) {
         state.refused.insert(it.name);
         return Some(0x99);
     }
