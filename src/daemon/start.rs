@@ -292,3 +292,41 @@ fn link_parts(
         stage: config.gateway.stage,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret_source::{SecretSource, VaultConfig};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vault_that_stays_away_ends_the_start_after_half_a_minute_with_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, "t").unwrap();
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let mut config = Config::default();
+        // Nobody answers there.
+        let url = Some("http://127.0.0.1:1".to_owned());
+        config.vault = VaultConfig { url, token: Some(SecretSource::File(token)), ..VaultConfig::default() };
+        config.broker.client_key = Some("vault:sites/roof#client_key".parse().unwrap());
+        let clock = Clock::manual(Duration::ZERO);
+        let asking = broker_key(&config, &clock);
+        let time_goes_on = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                clock.advance(Duration::from_secs(1));
+                assert!(clock.boot() < SECRET_TIME * 2, "it asks without end");
+            }
+        };
+        let error = tokio::select! {
+            ended = asking => ended.err().map(|error| error.to_string()).unwrap_or_default(),
+            () = time_goes_on => String::new(),
+        };
+        assert!(
+            (SECRET_TIME..SECRET_TIME + Duration::from_secs(5)).contains(&clock.boot()),
+            "after {:?}",
+            clock.boot()
+        );
+        assert!(error.starts_with("broker.client_key: the vault at http://127.0.0.1:1"), "{error}");
+    }
+}

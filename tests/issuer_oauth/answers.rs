@@ -134,6 +134,22 @@ async fn each_answer_about_an_approval_goes_on_or_ends_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_says_slow_down_again_is_asked_less_often_again() {
+    let site = site(&json!({}));
+    let client = site.client(Grant::DeviceCode, &Arc::default());
+    let asked = approval(client.issue(&request("pump-3")).await);
+    let mut polls = Vec::new();
+    for error in ["slow_down", "slow_down", "authorization_pending", "slow_down"] {
+        site.person(&format!("deny?user_code={}&error={error}", asked.code)).await;
+        match client.issue(&request("pump-3")).await.unwrap_err() {
+            IssuerError::Approval { poll, approval } if approval.code == asked.code => polls.push(poll.as_secs()),
+            other => panic!("{error}: {other}"),
+        }
+    }
+    assert_eq!(polls, [10, 15, 15, 20], "five seconds more each time (RFC 8628, section 3.5), and never less again");
+}
+
+#[tokio::test]
 async fn an_approval_that_nobody_gives_and_one_that_is_too_old_end() {
     let (hasty, forgetful) = (site(&json!({ "approval_s": 1 })), site(&json!({ "refresh_s": 1 })));
     let nobody = hasty.client(Grant::DeviceCode, &Arc::default());
