@@ -10,6 +10,8 @@ mod authority;
 mod daemon;
 #[path = "support/fixtures.rs"]
 mod fixtures;
+#[path = "daemon_mosquitto/issuer_clock.rs"]
+mod issuer_clock;
 #[path = "support/issuer_front.rs"]
 mod issuer_front;
 #[path = "daemon_mosquitto/memory.rs"]

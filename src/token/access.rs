@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits;
 use super::scope::{Action, Topics};
-use super::{AddressRange, Confirmation, Limits, MAX_TOKEN_BYTES, Stage, Thumbprint};
+use super::{AddressRange, CLOCK_TOLERANCE, Confirmation, Limits, MAX_TOKEN_BYTES, Stage, Thumbprint};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -175,6 +175,19 @@ impl AccessToken {
     #[must_use]
     pub fn left(&self, clock: &Clock) -> Duration {
         self.expires.saturating_sub(clock.boot())
+    }
+
+    /// By how much the issuer's clock and the one here differ (issuer's time minus ours, seconds), where the token is of
+    /// no time that this machine knows: it has ended, or was not issued yet. A broker with the right time may refuse it,
+    /// and so it would the next one.
+    #[must_use]
+    pub fn clock_off(&self, clock: &Clock) -> Option<i64> {
+        let wall = clock.wall();
+        let at_receipt = wall.saturating_sub(clock.boot().saturating_sub(self.received));
+        let has_ended = wall >= Duration::from_secs(self.claims.exp);
+        let is_to_come = Duration::from_secs(self.claims.iat) > at_receipt.saturating_add(CLOCK_TOLERANCE);
+        let difference = self.claims.iat.cast_signed().saturating_sub(at_receipt.as_secs().cast_signed());
+        (has_ended || is_to_come).then_some(difference)
     }
 
     /// Whether it permits `action` on `topic`, so that what the broker would refuse is never sent.

@@ -176,9 +176,17 @@ pub enum IssuerError {
         /// The endpoint that was asked.
         endpoint: String,
     },
-    /// This machine's clock and the issuer's differ too much.
-    #[error("the clock here is {seconds} s off from the issuer's: set the time (timedatectl), then it goes on alone")]
+    /// This machine's clock and the issuer's differ too much for it to believe what we sign.
+    #[error("token endpoint {endpoint} answered {status} {code}: {words}; {}", clocks(*seconds))]
     ClockOff {
+        /// The endpoint that was asked.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+        /// OAuth error code, escaped and capped.
+        code: String,
+        /// The server's words, escaped and capped.
+        words: String,
         /// Issuer's time minus ours.
         seconds: i64,
     },
@@ -188,6 +196,15 @@ pub enum IssuerError {
     /// The issuer here could not do its work.
     #[error("the local issuer failed: {0}")]
     Local(String),
+}
+
+/// What a person reads of two clocks of which nobody here knows which one is right. `seconds`: issuer's time minus ours.
+pub(super) fn clocks(seconds: i64) -> String {
+    let (off, is) = (seconds.unsigned_abs(), if seconds < 0 { "ahead of" } else { "behind" });
+    format!(
+        "the clock here is {off} s {is} the issuer's: set the time where it is wrong (here: timedatectl), then it goes on \
+         alone"
+    )
 }
 
 /// Refusals of the gateway or of the way it asks (RFC 6749, section 5.2), whatever device it asks for.

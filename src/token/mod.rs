@@ -3,6 +3,8 @@
 //! A token enters the daemon's pipeline only at the MQTT connection: the relay holds a [`TokenHandle`] a device
 //! and connects with what [`TokenState::Valid`] carries. Topics are derived from scopes in one place, [`scope`].
 
+use std::time::Duration;
+
 mod access;
 pub mod azure;
 mod binding;
@@ -26,6 +28,11 @@ pub use keeper::TokenKeeper;
 pub use limits::{AddressRange, LimitError, Limits, MOST_ADDRESSES};
 pub use stage::{Stage, UnknownStage};
 pub use vendor::ClaimForm;
+
+use issuer::clocks;
+
+/// More than this between the clocks is told as the likely cause of a refusal.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A longer token is refused unread; one of ours has about 500 bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;

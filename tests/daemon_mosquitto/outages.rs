@@ -27,11 +27,12 @@ type Scenario = fn(&mut Site);
 
 #[test]
 fn outages_and_wrong_clocks_lose_nothing_and_storm_nobody() {
-    let all: [(&str, Scenario); 6] = [
+    let all: [(&str, Scenario); 7] = [
         ("a start without broker and issuer", a_start_without_broker_and_issuer),
         ("an outage of the issuer", |site| an_outage_of_the_issuer_longer_than_a_token(site, false)),
         ("an outage of the issuer with a crash", |site| an_outage_of_the_issuer_longer_than_a_token(site, true)),
         ("a clock that is wrong by a day", a_clock_that_is_wrong_by_a_day),
+        ("an issuer whose clock is wrong", super::issuer_clock::an_issuer_whose_own_clock_is_wrong),
         ("fifty devices", fifty_devices_refresh_at_once_and_after_an_outage),
         ("a quarantine of one device", a_quarantine_of_one_device_is_no_other_devices),
     ];
@@ -59,25 +60,25 @@ fn token(daemon: &Daemon, device: &str) -> Json {
     found.unwrap_or_else(|| panic!("no {device} in {all}"))
 }
 
-fn reason(daemon: &Daemon, device: &str) -> String {
+pub(super) fn reason(daemon: &Daemon, device: &str) -> String {
     token(daemon, device)["reason"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The state of a device's connection.
-fn relay(daemon: &Daemon, device: &str) -> String {
+pub(super) fn relay(daemon: &Daemon, device: &str) -> String {
     let all = daemon.json(&["devices", "ls"]).remove(0);
     let found = all.as_array().unwrap().iter().find(|one| one["id"] == device).cloned();
     found.unwrap_or_else(|| panic!("no {device} in {all}"))["relay"]["state"].as_str().unwrap().to_owned()
 }
 
 /// Waits until the sensor was told of so many more readings that they are safe.
-fn keeps(daemon: &Daemon, sensor: &Sensor, more: usize) {
+pub(super) fn keeps(daemon: &Daemon, sensor: &Sensor, more: usize) {
     let before = sensor.acknowledged().len();
     daemon.wait(&format!("{more} more readings are safe"), |_| sensor.acknowledged().len() >= before + more);
 }
 
 /// A site's daemon with one sensor, paired and delivering.
-fn one_device(site: &Site, environment: &[(&str, String)]) -> (Daemon, Sensor) {
+pub(super) fn one_device(site: &Site, environment: &[(&str, String)]) -> (Daemon, Sensor) {
     let mut sensor = Sensor::start(&site.folder.path().join("sensor"), &["--rate", "20"]);
     let daemon = site.daemon_in(&[("p1", &sensor)], "", environment);
     daemon.pair("p1", &mut sensor, "pump-3");
@@ -86,7 +87,7 @@ fn one_device(site: &Site, environment: &[(&str, String)]) -> (Daemon, Sensor) {
 }
 
 /// The most requests that one run of the daemon makes for one token in vain in this time: the waits double.
-fn most_attempts(in_vain: Duration) -> usize {
+pub(super) fn most_attempts(in_vain: Duration) -> usize {
     let (mut attempts, mut certain) = (1, Duration::from_millis(500));
     let mut at = certain;
     while at <= in_vain {
@@ -173,17 +174,17 @@ fn an_outage_of_the_issuer_longer_than_a_token(site: &Site, crash: bool) {
 }
 
 /// The wall clock of one process.
-struct WallClock(PathBuf);
+pub(super) struct WallClock(PathBuf);
 
 impl WallClock {
-    fn new(folder: &Path) -> Self {
+    pub(super) fn new(folder: &Path) -> Self {
         let clock = Self(folder.join("clock"));
         clock.turn("+0");
         clock
     }
 
     /// What the process must be started with.
-    fn environment(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
         let library = ["/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
             .iter()
             .map(|folder| Path::new(folder).join(FAKETIME))
@@ -200,7 +201,7 @@ impl WallClock {
     }
 
     /// So far off it is from now on.
-    fn turn(&self, offset: &str) {
+    pub(super) fn turn(&self, offset: &str) {
         let new = self.0.with_extension("new");
         std::fs::write(&new, offset).unwrap();
         std::fs::rename(new, &self.0).unwrap();
@@ -217,7 +218,7 @@ fn a_clock_that_is_wrong_by_a_day(site: &mut Site) {
         let why = reason(daemon, "pump-3");
         why.contains("the clock here is") && why.contains(off) && why.contains("set the time")
     };
-    for (turned, off) in [("+1d", "-86"), ("-1d", "86")] {
+    for (turned, off) in [("+1d", "ahead of"), ("-1d", "behind")] {
         // In operation: the token in use is as good as before, a new one does not come, and the cause is named.
         clock.turn(turned);
         let begin = Instant::now();
@@ -241,7 +242,7 @@ fn a_clock_that_is_wrong_by_a_day(site: &mut Site) {
             token["state"] == "valid" && token["reason"].is_null()
         });
     }
-    for (turned, off) in [("+1d", "-86"), ("-1d", "86")] {
+    for (turned, off) in [("+1d", "ahead of"), ("-1d", "behind")] {
         daemon.kill();
         clock.turn(turned);
         daemon.resume();

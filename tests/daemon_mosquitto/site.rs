@@ -43,9 +43,10 @@ struct IssuerProcess(Child);
 
 impl IssuerProcess {
     /// Behind this front from now on.
-    fn start(folder: &Path, front: &Front) -> Self {
+    fn start(folder: &Path, front: &Front, environment: &[(&str, String)]) -> Self {
         let mut serve = Command::new(env!("CARGO_BIN_EXE_clawgate"));
         serve.args(["issuer", "serve", "--json", "--config"]).arg(folder.join("issuer.toml"));
+        serve.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut process = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -96,7 +97,7 @@ impl Site {
         let mosquitto = tempfile::tempdir().unwrap();
         let front = Front::start();
         register(folder.path(), front.url());
-        let issuer = IssuerProcess::start(folder.path(), &front);
+        let issuer = IssuerProcess::start(folder.path(), &front, &[]);
         let jwks = ureq::get(format!("{}/jwks", front.url())).call().unwrap().body_mut().read_to_string().unwrap();
         std::fs::write(mosquitto.path().join("jwks"), jwks).unwrap();
         // The broker reads the issuer's own deny list.
@@ -172,7 +173,12 @@ impl Site {
 
     /// Another process of the same issuer, with its key and what it revoked.
     pub(crate) fn resume_issuer(&mut self) {
-        self.issuer = Some(IssuerProcess::start(self.folder.path(), &self.front));
+        self.resume_issuer_in(&[]);
+    }
+
+    /// The same in this environment.
+    pub(crate) fn resume_issuer_in(&mut self, environment: &[(&str, String)]) {
+        self.issuer = Some(IssuerProcess::start(self.folder.path(), &self.front, environment));
     }
 
     pub(crate) fn daemon(&self, ports: &[(&str, &Sensor)]) -> Daemon {

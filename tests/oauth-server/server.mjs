@@ -178,7 +178,8 @@ const decide = async (ctx, approve, error = 'access_denied') => {
     });
   } else {
     const errorDescription = error === 'access_denied' ? 'a person said no' : 'so it is';
-    Object.assign(code, { error: error || undefined, errorDescription });
+    // The library takes a code that it has answered with an error for used; asked again it is to say what it is told.
+    Object.assign(code, { error: error || undefined, errorDescription, consumed: undefined });
   }
   await code.save();
   ctx.body = details;

@@ -11,6 +11,7 @@ use super::journal::Became;
 use super::schedule::{back_off, random, refresh_after, sleep_until};
 use super::status::SharedStatus;
 use crate::clock::Clock;
+use crate::token::clocks;
 use crate::token::handle::{TokenFeed, TokenState, TokenWish};
 use crate::token::{AccessToken, Approval, Issuer, IssuerError, Remedy, TokenRequest};
 
@@ -69,6 +70,8 @@ pub(super) struct DeviceTask {
     last: Option<Arc<AccessToken>>,
     /// The broker refused the token before this one, and this one was made in answer to that.
     refused_before: bool,
+    /// Tokens in a row that the broker refused and that are of no time that this machine knows.
+    out_of_time: u32,
     untold: Option<Untold>,
 }
 
@@ -104,6 +107,7 @@ impl DeviceTask {
             failures: 0,
             last: None,
             refused_before: false,
+            out_of_time: 0,
             untold,
         }
     }
@@ -132,6 +136,9 @@ impl DeviceTask {
         } else {
             // A token that reaches its refresh was taken by the broker for most of its life.
             self.refused_before &= self.current().is_none();
+            if self.current().is_some() {
+                self.out_of_time = 0;
+            }
             self.ask(Vec::new()).await;
         }
     }
@@ -173,6 +180,9 @@ impl DeviceTask {
         if token.left(&self.clock) < ROUNDED.min(token.life() / 5) {
             return self.expired();
         }
+        if let Some(seconds) = token.clock_off(&self.clock) {
+            return self.out_of_time(seconds);
+        }
         if !token.claims().claw_addresses.is_empty() {
             self.status.limited_refusal();
         }
@@ -189,6 +199,20 @@ impl DeviceTask {
                 self.ask(Vec::new()).await;
             }
         }
+    }
+
+    /// The broker refused a token that is of no time that this machine knows. The next one will be as long as the clocks
+    /// are so, and no longer: it is asked for less and less often, and no operator has to lift a pause.
+    fn out_of_time(&mut self, seconds: i64) {
+        self.out_of_time = self.out_of_time.saturating_add(1);
+        let words = format!("the broker refused the token (0x87), which is of another time: {}", clocks(seconds));
+        self.status.failed(&words);
+        self.status.note(&self.clock, Became::Failed(words.clone()));
+        if self.out_of_time.is_power_of_two() {
+            warn!(device = %self.request.device, attempt = self.out_of_time, error = words, "no token of this time");
+        }
+        self.due = Some(self.clock.boot() + back_off(self.out_of_time, None, random()));
+        self.wait(Some(words));
     }
 
     /// One request at the issuer. Who asks meanwhile gets its result; a revocation ends it.

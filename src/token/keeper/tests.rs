@@ -265,6 +265,42 @@ async fn a_refusal_does_not_shorten_the_wait_that_an_issuer_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tokens_of_another_time_that_the_broker_refuses_are_no_reason_to_pause_nor_to_ask_in_haste() {
+    let bed = Bed::new();
+    let right = bed.clock.wall();
+    let handle = bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    // The issuer's time does not follow.
+    bed.clock.set_wall(right.saturating_sub(Duration::from_secs(86_400)));
+    let refuses = || {
+        if matches!(&*handle.watch().borrow(), TokenState::Valid(_)) {
+            handle.refused(&Bed::jti(&handle));
+        }
+    };
+    for _ in 0..60 {
+        refuses();
+        bed.pass(Duration::from_secs(1)).await;
+    }
+    // Waits of half a second, one, two, ... at the least.
+    assert!((4..=8).contains(&bed.issued()), "{} requests within a minute", bed.issued());
+    refuses();
+    settle().await;
+    let status = bed.keeper.status(&id("pump-3")).unwrap();
+    assert_eq!(status.state, "waiting");
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("(0x87)") && reason.contains("s behind the issuer's: set the time"), "{reason}");
+    bed.clock.set_wall(right + bed.clock.boot());
+    bed.pass(Duration::from_secs(300)).await;
+    assert_eq!(bed.state("pump-3"), "valid");
+    // A refusal is one again.
+    for _ in 0..2 {
+        handle.refused(&Bed::jti(&handle));
+        settle().await;
+    }
+    assert_eq!(bed.state("pump-3"), "quarantined");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broker_that_ends_a_token_a_moment_early_has_not_refused_it() {
     let bed = Bed::new();
     let handle = bed.add("pump-3");

@@ -12,10 +12,7 @@ use crate::clock::Clock;
 use crate::http_client::Reply;
 pub(super) use crate::http_client::plain;
 use crate::secret::Secret;
-use crate::token::{AccessToken, IssuerError};
-
-/// More than this between the clocks is reported as the cause of a refusal.
-const CLOCK_TOLERANCE_S: u64 = 60;
+use crate::token::{AccessToken, CLOCK_TOLERANCE, IssuerError};
 
 /// How often to ask whether a person has approved, where the server does not say (RFC 8628, section 3.2).
 const DEFAULT_POLL_S: u64 = 5;
@@ -227,8 +224,8 @@ fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError 
     }
     match code {
         // An assertion that is not of the server's time is refused like one with a bad signature.
-        Some(_) if let Some(seconds) = clock.and_then(|clock| clock_off(reply, clock)) => {
-            IssuerError::ClockOff { seconds }
+        Some(code) if let Some(seconds) = clock.and_then(|clock| clock_off(reply, clock)) => {
+            IssuerError::ClockOff { endpoint, status, code: plain(&code), words, seconds }
         }
         Some(code) => IssuerError::Refused { endpoint, status, code: plain(&code), words },
         None => IssuerError::Answer { endpoint, reason: format!("HTTP status {status}: {words}") },
@@ -239,7 +236,7 @@ fn failure(endpoint: &str, reply: &Reply, clock: Option<&Clock>) -> IssuerError 
 fn clock_off(reply: &Reply, clock: &Clock) -> Option<i64> {
     let theirs = reply.server_time()?;
     let ours = clock.wall().as_secs();
-    if theirs.abs_diff(ours) <= CLOCK_TOLERANCE_S {
+    if theirs.abs_diff(ours) <= CLOCK_TOLERANCE.as_secs() {
         return None;
     }
     Some(theirs.cast_signed().saturating_sub(ours.cast_signed()))
@@ -374,7 +371,11 @@ mod tests {
         let mut refused = reply(401, r#"{"error":"invalid_client"}"#);
         refused.date = Some("Sun, 22 Nov 2026 22:00:00 GMT".to_owned());
         match token("e", &refused, &clock()).unwrap_err() {
-            IssuerError::ClockOff { seconds } => assert_eq!(seconds, 86_400),
+            off @ IssuerError::ClockOff { seconds: 86_400, .. } => {
+                let words = off.to_string();
+                assert!(words.contains("token endpoint e answered 401 invalid_client"), "{words}");
+                assert!(words.contains("the clock here is 86400 s behind the issuer's: set the time"), "{words}");
+            }
             other => panic!("{other}"),
         }
         refused.date = Some("Sat, 21 Nov 2026 22:00:30 GMT".to_owned());
