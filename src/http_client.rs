@@ -95,6 +95,10 @@ impl HttpClient {
         self.agent.post(url)
     }
 
+    pub(crate) fn put(&self, url: &str) -> RequestBuilder<WithBody> {
+        self.agent.put(url)
+    }
+
     /// What came of a request.
     pub(crate) fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Reply, NoReply> {
         let unreachable = |error: ureq::Error| NoReply::Unreachable(error.to_string());

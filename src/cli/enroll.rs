@@ -37,11 +37,11 @@ pub(super) struct EnrollArgs {
 
 /// What is kept beside the key, mode 0600: who this key is, and where.
 #[derive(Serialize, Deserialize)]
-struct Kept {
-    issuer: String,
-    thumbprint: String,
+pub(super) struct Kept {
+    pub(super) issuer: String,
+    pub(super) thumbprint: String,
     #[serde(flatten)]
-    registered: Registered,
+    pub(super) registered: Registered,
 }
 
 /// The result.
@@ -61,29 +61,15 @@ struct Enrolled {
 }
 
 pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Failure> {
-    let config = config::load(&asked.file.config)
-        .map_err(|error| Failure::new(Exit::Config, "config", error.to_string(), "Check it: clawgate config check"))?;
-    let (Some(url), Some(source), IssuerKind::Oauth) =
-        (&config.issuer.url, &config.issuer.client_key, config.issuer.kind)
-    else {
-        return Err(Failure::usage(
-            "This gateway signs its tokens itself (issuer.kind = \"local\"): there is nowhere to enroll.",
-            "For an issuer elsewhere write issuer.kind = \"oauth\", issuer.url and issuer.client_key.",
-        ));
-    };
-    let SecretSource::File(path) = source else {
-        return Err(Failure::usage(
-            "issuer.client_key is not a file: a key in a secret store or a credential is made and registered there.",
-            "To enroll from here, name a file in issuer.client_key first.",
-        ));
-    };
+    let config = configuration(&asked.file.config)?;
+    let (url, path) = place(&config)?;
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, "key", error.to_string(), "");
     let key = SigningKey::load_or_create(path).map_err(|error| failed(&error))?;
     let public_pem = key.public_pem().map_err(|error| failed(&error))?;
     let jwk = key.public().clone();
     let own = config.issuer.client_id.clone();
     let result = |registered, client_id: String| Enrolled {
-        issuer: url.clone(),
+        issuer: url.to_owned(),
         registered,
         configured: own.as_deref().unwrap_or(config.gateway.id.as_str()) == client_id,
         client_id,
@@ -94,7 +80,7 @@ pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Fa
         tenant: config.gateway.tenant.to_string(),
     };
     let beside = beside(path);
-    if let Some(kept) = read(&beside)?.filter(|kept| kept.issuer == *url && kept.thumbprint == jwk.kid) {
+    if let Some(kept) = read(&beside)?.filter(|kept| kept.issuer == url && kept.thumbprint == jwk.kid) {
         terminal.result(&result("before", kept.registered.client_id), words);
         return Ok(Exit::Ok);
     }
@@ -104,7 +90,7 @@ pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Fa
         return Ok(Exit::Ok);
     };
     let registered = ask(&config, url, &jwk, &token)?;
-    let kept = Kept { issuer: url.clone(), thumbprint: jwk.kid.clone(), registered };
+    let kept = Kept { issuer: url.to_owned(), thumbprint: jwk.kid.clone(), registered };
     keep(&beside, &kept).map_err(|error| {
         let text = format!(
             "Registered as {:?}, but {} cannot be written: {error}.",
@@ -120,6 +106,30 @@ pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Fa
     })?;
     terminal.result(&result("now", kept.registered.client_id), words);
     Ok(Exit::Ok)
+}
+
+pub(super) fn configuration(path: &Path) -> Result<Config, Failure> {
+    config::load(path)
+        .map_err(|error| Failure::new(Exit::Config, "config", error.to_string(), "Check it: clawgate config check"))
+}
+
+/// The server, and the file with this gateway's key there.
+pub(super) fn place(config: &Config) -> Result<(&str, &Path), Failure> {
+    let (Some(url), Some(source), IssuerKind::Oauth) =
+        (&config.issuer.url, &config.issuer.client_key, config.issuer.kind)
+    else {
+        return Err(Failure::usage(
+            "This gateway signs its tokens itself (issuer.kind = \"local\"): there is nowhere to enroll.",
+            "For an issuer elsewhere write issuer.kind = \"oauth\", issuer.url and issuer.client_key.",
+        ));
+    };
+    let SecretSource::File(path) = source else {
+        return Err(Failure::usage(
+            "issuer.client_key is not a file: a key in a secret store or a credential is made and registered there.",
+            "To enroll from here, name a file in issuer.client_key first.",
+        ));
+    };
+    Ok((url, path))
 }
 
 fn ask(config: &Config, url: &str, jwk: &Jwk, token: &Secret<String>) -> Result<Registered, Failure> {
@@ -210,13 +220,13 @@ fn token(from_stdin: bool) -> Result<Option<Secret<String>>, Failure> {
     Ok(Some(Secret::new(text.to_owned())))
 }
 
-fn beside(key: &Path) -> PathBuf {
+pub(super) fn beside(key: &Path) -> PathBuf {
     let mut name = key.file_name().unwrap_or_default().to_owned();
     name.push(".registration");
     key.with_file_name(name)
 }
 
-fn read(path: &Path) -> Result<Option<Kept>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Option<Kept>, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         let text = format!("{}: {error}.", path.display());
         Failure::new(
@@ -234,7 +244,7 @@ fn read(path: &Path) -> Result<Option<Kept>, Failure> {
 }
 
 /// Whole or not at all, and for its owner only.
-fn keep(path: &Path, kept: &Kept) -> std::io::Result<()> {
+pub(super) fn keep(path: &Path, kept: &Kept) -> std::io::Result<()> {
     replace(path, &serde_json::to_string(kept)?, 0o600)
 }
 

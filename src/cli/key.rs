@@ -3,12 +3,16 @@
 use clap::Subcommand;
 use hyper::Method;
 
+use super::args::ConfigFile;
 use super::client::Client;
 use super::exit::Exit;
-use super::path;
 use super::terminal::{Terminal, clean, span, table};
+use super::{client_key, path};
 use crate::control::api::{Key, KeyRotated, RotateKeyRequest};
 use crate::control::failure::Failure;
+
+/// The kind that the daemon does not have.
+const CLIENT: &str = "client";
 
 /// The verbs below `key`.
 #[derive(Debug, Subcommand)]
@@ -17,7 +21,7 @@ pub(super) enum Verb {
     Ls,
     /// Make a new one in place of an old one, without an interruption
     Rotate {
-        /// What it is for, as `key ls` says
+        /// What it is for, as `key ls` says; or `client`, this gateway's key at its OAuth server
         #[arg(value_name = "KIND")]
         kind: String,
         /// Whose, for the kind `device`
@@ -25,6 +29,9 @@ pub(super) enum Verb {
         /// Somebody else may know the old one: it goes at once, with all that hangs on it
         #[arg(long)]
         now: bool,
+        /// Where the configuration is, for the kind `client`
+        #[command(flatten)]
+        file: ConfigFile,
     },
 }
 
@@ -34,7 +41,17 @@ pub(super) async fn key(terminal: &Terminal, client: &Client, verb: Verb) -> Res
             let keys: Vec<Key> = client.get("/v1/keys").await?;
             terminal.result(&keys, |keys| list(keys));
         }
-        Verb::Rotate { kind, device, now } => {
+        // Not the daemon's: it follows the file, and its unit may not write there.
+        Verb::Rotate { kind, device: None, now: false, file } if kind == CLIENT => {
+            return client_key::rotate(terminal, &file.config).await;
+        }
+        Verb::Rotate { kind, .. } if kind == CLIENT => {
+            return Err(Failure::usage(
+                "The key of this gateway at its OAuth server takes no device and no --now.",
+                "",
+            ));
+        }
+        Verb::Rotate { kind, device, now, file: _ } => {
             let request = RotateKeyRequest { device, now };
             let rotated: KeyRotated = client.send(Method::POST, &path("/v1/keys", &kind, "/rotate")?, &request).await?;
             terminal.result(&rotated, |rotated| {

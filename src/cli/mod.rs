@@ -6,6 +6,7 @@ mod args;
 mod audit;
 mod backup;
 pub mod client;
+mod client_key;
 mod code;
 mod config;
 mod dead_letters;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use clawgate::clock::Clock;
+use clawgate::ids::DeviceId;
 use clawgate::token::key::SigningKey;
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::{Issuer as _, TokenRequest};
@@ -27,8 +28,13 @@ fn enroll(folder: &Path, url: &str, issuer: &str, token: Option<&str>) -> (bool,
         folder.join("gw.pem").display(),
     );
     std::fs::write(folder.join("clawgate.toml"), config).unwrap();
+    run(folder, &["enroll"], token)
+}
+
+/// A verb that reads that configuration, with `--json`.
+fn run(folder: &Path, verb: &[&str], token: Option<&str>) -> (bool, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clawgate"));
-    command.args(["enroll", "--json", "--config"]).arg(folder.join("clawgate.toml")).stdin(Stdio::null());
+    command.args(verb).args(["--json", "--config"]).arg(folder.join("clawgate.toml")).stdin(Stdio::null());
     command.env_remove("OPENCLAW_ENROLL_TOKEN").envs(token.map(|token| ("OPENCLAW_ENROLL_TOKEN", token)));
     let done = command.output().unwrap();
     (done.status.success(), serde_json::from_slice(&done.stdout).unwrap())
@@ -63,6 +69,93 @@ async fn a_gateway_registers_itself_once_and_gets_tokens_under_the_id_it_was_giv
     let asked = TokenRequest { gateway: "gw-9".to_owned(), ..request("pump-9") };
     let token = client.issue(&asked).await.unwrap();
     assert_eq!(token.claims().sub, "pump-9");
+}
+
+/// Whether the server takes this key for the client.
+async fn takes(url: &str, client_id: &str, key: &SigningKey) -> bool {
+    let (client_id, key) = (client_id.to_owned(), key.clone());
+    let options = OauthOptions { url: url.to_owned(), client_id, key, ca: None, certificate: None };
+    let asked = TokenRequest { device: DeviceId::gateway(), ..request("pump-3") };
+    match OauthIssuer::new(options, Clock::system()).unwrap().issue(&asked).await {
+        Ok(_) => true,
+        Err(refused) => {
+            assert!(refused.to_string().contains("invalid_client"), "{refused}");
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_key_is_changed_at_a_server_that_lets_its_clients_and_the_old_one_is_good_until_then() {
+    const TOKEN: &str = "initial-canary-7c1f";
+    let site = Site::with_registration(TOKEN);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, kept) = (folder.path().join("gw.pem"), folder.path().join("gw.pem.registration"));
+    let id = enroll(folder.path(), &site.url, "", Some(TOKEN)).1["client_id"].as_str().unwrap().to_owned();
+    let rotate = || run(folder.path(), &["key", "rotate", "client"], None);
+    let (ok, other) = rotate();
+    assert!(!ok && other["message"].as_str().unwrap().contains(&id), "the configuration names another client: {other}");
+    enroll(folder.path(), &site.url, &format!("client_id = {id:?}"), None);
+    let first = SigningKey::load(&file).unwrap();
+    let registration = || -> Value { serde_json::from_str(&std::fs::read_to_string(&kept).unwrap()).unwrap() };
+    let access = registration()["registration_access_token"].clone();
+
+    let mut keys = vec![first.clone()];
+    for _ in 0..2 {
+        let (ok, rotated) = rotate();
+        assert!(ok && rotated["in_use"] == true, "{rotated}");
+        let key = SigningKey::load(&file).unwrap();
+        assert!(rotated["thumbprint"] == key.public().kid && registration()["thumbprint"] == key.public().kid);
+        assert!(!rotated.to_string().contains(registration()["registration_access_token"].as_str().unwrap()));
+        assert!(takes(&site.url, &id, &key).await, "the server does not know the new key");
+        for old in &keys {
+            assert!(!takes(&site.url, &id, old).await, "the server still takes an old key");
+        }
+        keys.push(key);
+    }
+    assert_ne!(registration()["registration_access_token"], access, "this server gives another one each time");
+    assert!(!folder.path().join("gw.pem.next").exists());
+
+    // It lets this gateway change nothing any more: the key in use stays.
+    let mut spoilt = registration();
+    spoilt["registration_access_token"] = json!("spoilt-canary");
+    std::fs::write(&kept, spoilt.to_string()).unwrap();
+    let refused = rotate();
+    says(&refused, "401", "have its administrator put the key there");
+    assert!(refused.1["message"].as_str().unwrap().contains("The old key is in use as before"), "{refused:?}");
+    assert_eq!(SigningKey::load(&file).unwrap().public().kid, keys.last().unwrap().public().kid);
+    assert!(takes(&site.url, &id, keys.last().unwrap()).await);
+}
+
+#[tokio::test]
+async fn where_a_person_changes_the_key_the_new_one_waits_until_the_server_takes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = "client_id = \"gw-1\"";
+    let before = Site::start();
+    let file = folder.path().join("gw.pem");
+    enroll(folder.path(), &before.url, client, None);
+    let old = SigningKey::load(&file).unwrap().public().kid.clone();
+    let rotate = || run(folder.path(), &["key", "rotate", "client"], None);
+    let (ok, waits) = rotate();
+    assert!(ok && waits["in_use"] == false && waits["thumbprint"] != old.as_str(), "{waits}");
+    let next_step = waits["next_step"].as_str().unwrap();
+    assert!(
+        next_step.contains("client gw-1 at ") && next_step.contains("run clawgate key rotate client again"),
+        "{waits}"
+    );
+    assert!(waits["jwk"]["kid"] == waits["thumbprint"] && waits["public_pem"].as_str().unwrap().contains("PUBLIC KEY"));
+    let (_, again) = rotate();
+    assert_eq!(again["thumbprint"], waits["thumbprint"], "there is one new key, however often it is asked for");
+    assert_eq!(SigningKey::load(&file).unwrap().public().kid, old, "nothing has changed");
+
+    // A person put it there.
+    let after = Site::of(SigningKey::load(&folder.path().join("gw.pem.next")).unwrap(), 300);
+    enroll(folder.path(), &after.url, client, None);
+    let (ok, taken) = rotate();
+    assert!(ok && taken["in_use"] == true && taken["thumbprint"] == waits["thumbprint"], "{taken}");
+    assert!(taken["next_step"].as_str().unwrap().contains(&format!("Take the old key ({old}) out")), "{taken}");
+    assert!(takes(&after.url, "gw-1", &SigningKey::load(&file).unwrap()).await);
+    assert!(!folder.path().join("gw.pem.next").exists());
 }
 
 /// A refusal with these words of what happened and of what to do.

@@ -86,6 +86,7 @@ const provider = new Provider(url, {
     clientCredentials: { enabled: true },
     deviceFlow: { enabled: true },
     registration: { enabled: Boolean(site.registration), initialAccessToken: site.registration ?? false },
+    registrationManagement: { enabled: Boolean(site.registration) },
     revocation: { enabled: true },
     mTLS: { enabled: Boolean(site.tls), certificateBoundAccessTokens: Boolean(site.tls), getCertificate },
     resourceIndicators: {

@@ -210,7 +210,7 @@ impl Gateway {
             let text = "Tokens come from an OAuth server: its keys are changed there.";
             return Err(Failure::usage(
                 text,
-                "This gateway's own key there is issuer.client_key: name another file, and register it with clawgate enroll.",
+                "This gateway's own key there is issuer.client_key: clawgate key rotate client.",
             ));
         };
         let (ring, now, lead) = (ring.clone(), issuer.now(), self.config().keys.issuer_lead);

@@ -242,7 +242,7 @@ fn clock_off(reply: &Reply, clock: &Clock) -> Option<i64> {
     Some(theirs.cast_signed().saturating_sub(ours.cast_signed()))
 }
 
-fn parse<'a, T: Deserialize<'a>>(endpoint: &str, reply: &'a Reply) -> Result<T, IssuerError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(endpoint: &str, reply: &'a Reply) -> Result<T, IssuerError> {
     serde_json::from_slice(&reply.body).map_err(|error| IssuerError::Answer {
         endpoint: endpoint.to_owned(),
         reason: format!("not the JSON that was expected: {}", plain(&error.to_string())),

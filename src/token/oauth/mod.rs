@@ -8,6 +8,7 @@ mod answer;
 mod approval;
 mod check;
 mod grant;
+mod manage;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use grant::{Kept, NoFamilies};
 use transport::Transport;
 
 pub use grant::{Families, Grant, RefreshToken};
+pub(crate) use manage::{Managed, takes};
 pub(crate) use register::{Registered, Registration, register};
 pub use transport::OauthSetupError;
 

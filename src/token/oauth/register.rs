@@ -54,7 +54,6 @@ pub(crate) fn register(wanted: &Registration<'_>) -> Result<Option<Registered>, 
         Grant::DeviceCode => &["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"],
     };
     let grants: Vec<_> = ["client_credentials"].iter().chain(further).collect();
-    let key = wanted.key;
     let metadata = json!({
         "client_name": wanted.name,
         "token_endpoint_auth_method": "private_key_jwt",
@@ -64,12 +63,17 @@ pub(crate) fn register(wanted: &Registration<'_>) -> Result<Option<Registered>, 
         "response_types": [],
         "redirect_uris": [],
         "authorization_details_types": [DETAIL_TYPE],
-        "jwks": { "keys": [{
-            "kty": key.kty, "crv": key.crv, "x": key.x, "y": key.y, "kid": key.kid, "use": "sig", "alg": "ES256",
-        }] },
+        "jwks": { "keys": [as_client_key(wanted.key)] },
     });
     let reply = transport.post_json(&endpoint, wanted.token, &metadata)?;
     Ok(Some(answer::registered(&endpoint, &reply)?))
+}
+
+/// A key as a client has it there.
+pub(super) fn as_client_key(key: &Jwk) -> serde_json::Value {
+    json!({
+        "kty": key.kty, "crv": key.crv, "x": key.x, "y": key.y, "kid": key.kid, "use": "sig", "alg": "ES256",
+    })
 }
 
 impl Registered {

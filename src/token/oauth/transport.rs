@@ -89,6 +89,22 @@ impl Transport {
         Ok(without(self.read(endpoint, request.send_json(body))?, [bearer.expose().as_str()].into_iter()))
     }
 
+    /// To whoever shows this token.
+    pub(super) fn get_by(&self, endpoint: &str, bearer: &Secret<String>) -> Result<Reply, IssuerError> {
+        let request = self.0.get(endpoint).header("accept", "application/json");
+        self.read(endpoint, request.header("authorization", format!("Bearer {}", bearer.expose())).call())
+    }
+
+    pub(super) fn put_json(
+        &self,
+        endpoint: &str,
+        bearer: &Secret<String>,
+        body: &serde_json::Value,
+    ) -> Result<Reply, IssuerError> {
+        let request = self.0.put(endpoint).header("accept", "application/json");
+        self.read(endpoint, request.header("authorization", format!("Bearer {}", bearer.expose())).send_json(body))
+    }
+
     fn read(
         &self,
         endpoint: &str,
