@@ -139,6 +139,7 @@ pub(crate) fn one_guess_a_run(board: &'static Board) {
     assert_eq!(unit.status()["label_attempts"], 7);
     // The count outlives the power; the person at the button clears the wait.
     unit.power_cycle();
+    line.settle();
     assert_eq!(unit.status()["label_attempts"], 7);
     assert!(line.ask(&m1).is_empty(), "the window came back by itself");
     unit.open_window();

@@ -15,6 +15,8 @@ pub(crate) const M2: u8 = 0x12;
 pub(crate) const M4: u8 = 0x14;
 pub(crate) const HANDSHAKE2: u8 = 0x22;
 pub(crate) const RECORD: u8 = 0x23;
+/// A unit that says nothing for so long has nothing to say.
+const QUIET: Duration = Duration::from_millis(500);
 const PROBE: &[u8] = &[0x01, 0xa1, 0x01, 0x01];
 const IDENT: u8 = 0x02;
 
@@ -61,13 +63,9 @@ impl Line {
 
     /// Every message that the unit sent up to its answer to a Probe, without that Ident.
     pub(crate) fn answers(&mut self) -> Vec<Vec<u8>> {
+        let mut answers = Vec::new();
         self.write(&[0]);
         self.send(PROBE);
-        self.until_ident()
-    }
-
-    fn until_ident(&mut self) -> Vec<Vec<u8>> {
-        let mut answers = Vec::new();
         let end = Instant::now() + SOON;
         loop {
             let heard = std::mem::take(&mut self.heard);
@@ -79,14 +77,23 @@ impl Line {
                 }
                 answers.push(message);
             }
-            assert!(Instant::now() < end, "it does not say who it is");
+            assert!(Instant::now() < end, "it answers no Probe any more");
             self.listen();
         }
     }
 
-    /// Takes the Ident that a paired unit sends unasked when it starts: it is no answer to a Probe.
-    pub(crate) fn hears_it_start(&mut self) {
-        assert!(self.until_ident().is_empty(), "it says more than who it is");
+    /// Forgets what the unit says unasked, after its start for one, until it is quiet.
+    pub(crate) fn settle(&mut self) {
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < QUIET {
+            self.listen();
+            if !self.heard.is_empty() {
+                quiet_since = Instant::now();
+            }
+            let heard = std::mem::take(&mut self.heard);
+            let mut input = heard.as_slice();
+            while self.decoder.decode(&mut input).is_some() {}
+        }
     }
 
     /// Sends a message; what comes back.

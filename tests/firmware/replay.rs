@@ -37,7 +37,7 @@ pub(crate) fn is_worth_nothing(board: &'static Board) {
 
     // The window is closed from here on.
     unit.power_cycle();
-    line.hears_it_start();
+    line.settle();
     // A session's beginning: the same again gets the same again, and once it is live no more.
     let mut gateway = session::Gateway::default();
     let slots = Slots::new(Some(record), None);
