@@ -52,6 +52,10 @@ pub(super) struct Queue {
     /// Bytes of entries that are neither on disk nor confirmed.
     unsafe_bytes: usize,
     arrivals: u64,
+    /// Entries up to this arrival are being written to disk; 0 when none are.
+    writing: u64,
+    /// How many of those were confirmed and forgotten meanwhile.
+    through: usize,
     settled: Settled,
     dying: Vec<(u64, String)>,
     loading: bool,
@@ -90,6 +94,8 @@ impl Queue {
             fresh: VecDeque::new(),
             unsafe_bytes: 0,
             arrivals: 0,
+            writing: 0,
+            through: 0,
             settled: Settled::default(),
             dying: Vec::new(),
             loading: false,
@@ -292,10 +298,11 @@ impl Queue {
         self.window.iter().skip(self.index(self.taken)).any(|entry| entry.state == State::Queued)
     }
 
-    /// How many may be handed out: what is in flight, what is settled but not recorded, and what was confirmed behind
-    /// one that was not (a restart would publish either again), together stay within the bound.
+    /// How many may be handed out: what is in flight, what is settled but not recorded, what was confirmed while it was
+    /// written, and what was confirmed behind one that was not (a restart would publish each again), together stay within
+    /// the bound.
     fn allowance(&self) -> usize {
-        self.limits.in_flight.saturating_sub(self.in_flight + self.settled.unrecorded + self.ahead)
+        self.limits.in_flight.saturating_sub(self.in_flight + self.settled.unrecorded + self.through + self.ahead)
     }
 
     fn window_has_room(&self) -> bool {
@@ -362,6 +369,8 @@ impl Queue {
             self.ahead -= 1;
             if entry.row != 0 {
                 self.record_done(entry.row);
+            } else if entry.arrival <= self.writing {
+                self.through += 1;
             }
         }
         self.taken = self.taken.max(self.front);
@@ -488,9 +497,37 @@ mod tests {
             assert!(queue.confirm(taken.ticket));
         }
         queue.committed(&drafts[0], 9, 100);
+        queue.written();
         assert_eq!(queue.take(usize::MAX).len(), 3);
         let settled = queue.settled();
         assert_eq!((settled.mark, settled.unrecorded, queue.unrecorded()), (Some((9, 2)), 2, 2));
+    }
+
+    #[test]
+    fn no_more_is_confirmed_while_it_is_written_than_a_kill_may_repeat() {
+        let mut queue = queue(10);
+        for seq in 1..=30 {
+            queue.submit(incoming(1, seq), Duration::ZERO);
+        }
+        let confirm_all = |queue: &mut Queue| {
+            let taken = queue.take(usize::MAX);
+            assert!(taken.iter().all(|taken| queue.confirm(taken.ticket)));
+            taken.len()
+        };
+        queue.drafts(256, 1 << 20);
+        assert_eq!(confirm_all(&mut queue), 10);
+        assert!(!queue.is_ready(), "killed once the row is on disk, and all ten come again");
+        // The transaction fails: none of it is on disk.
+        queue.written();
+        assert!(queue.is_ready());
+        let drafts = queue.drafts(256, 1 << 20);
+        assert_eq!(confirm_all(&mut queue), 10);
+        queue.committed(&drafts[0], 9, 100);
+        queue.written();
+        assert!(!queue.is_ready(), "the row does not say yet how far it is through");
+        let settled = queue.settled();
+        queue.recorded(settled, true);
+        assert_eq!(confirm_all(&mut queue), 10);
     }
 
     #[test]

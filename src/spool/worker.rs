@@ -200,6 +200,7 @@ impl Worker {
                 for (draft, (id, bytes)) in work.drafts.iter().zip(rows) {
                     queue.committed(draft, id, bytes);
                 }
+                queue.written();
                 queue.buried(&work.dying);
                 queue.recorded(work.settled, true);
                 queue.spill();
@@ -458,7 +459,9 @@ fn write_all(writer: &mut Writer<'_>, work: &[Work], at_unix_ms: u64) -> rusqlit
 /// The transaction failed: everything is to be tried again.
 fn undo(work: Vec<Work>) {
     for work in work {
-        work.cell.with(|queue| {
+        // The relay may wait for what is written.
+        work.cell.advance(|queue| {
+            queue.written();
             queue.recorded(work.settled, false);
             if work.epochs.is_some() {
                 queue.epochs_unsaved();

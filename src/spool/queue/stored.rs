@@ -29,8 +29,9 @@ impl Queue {
             .map(|entry| entry.since)
     }
 
-    /// Everything that is neither on disk nor confirmed, cut into rows.
-    pub(in crate::spool) fn drafts(&self, max_entries: usize, max_bytes: usize) -> Vec<Draft> {
+    /// Everything that is neither on disk nor confirmed, cut into rows that are being written until
+    /// [`written`](Self::written).
+    pub(in crate::spool) fn drafts(&mut self, max_entries: usize, max_bytes: usize) -> Vec<Draft> {
         let mut drafts: Vec<Draft> = Vec::new();
         let window = self.window.iter().skip(self.index(self.unsafe_from));
         for entry in window.chain(&self.fresh).filter(|entry| !entry.is_safe()) {
@@ -45,7 +46,15 @@ impl Queue {
                 None => drafts.push(Draft { entries: vec![entry.clone()] }),
             }
         }
+        let last = drafts.last().and_then(|draft| draft.entries.last());
+        self.writing = last.map_or(0, |entry| entry.arrival);
         drafts
+    }
+
+    /// Nothing is being written any more: what was [drafted](Self::drafts) is [committed](Self::committed), or is not on
+    /// disk.
+    pub(in crate::spool) fn written(&mut self) {
+        (self.writing, self.through) = (0, 0);
     }
 
     /// A draft is fsynced as row `id`, holding `bytes`.
@@ -277,7 +286,7 @@ impl Queue {
         (self.window_bytes, self.unsafe_bytes) = (0, 0);
         (self.backlog_bytes, self.backlog_entries) = (0, 0);
         (self.front, self.taken, self.unsafe_from) = (taken, taken, taken);
-        (self.in_flight, self.ahead) = (0, 0);
+        (self.in_flight, self.ahead, self.through) = (0, 0, 0);
         self.round = self.round.wrapping_add(1);
         self.loading = false;
         self.closed = true;
