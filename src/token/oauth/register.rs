@@ -27,8 +27,8 @@ pub(crate) struct Registration<'a> {
     pub(crate) grant: Grant,
 }
 
-/// What the server answered: who we are there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the server answered: who we are there. Not `Debug`: the token in it is a secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registered {
     /// The id that it gave us: belongs into `issuer.client_id`.
     pub(crate) client_id: String,
