@@ -30,6 +30,8 @@ mod rotation;
 mod site;
 mod support;
 
+use std::time::Duration;
+
 use daemon::Sensor;
 use site::{Site, goes_on};
 
@@ -68,20 +70,26 @@ async fn nothing_acknowledged_is_lost_over_restarts_of_broker_daemon_and_sensor(
     goes_on(&site, &daemon, "pump-3", 200);
     site.has_all_of(&daemon, &sensor);
 
-    let token = &daemon.json(&["token", "ls"])[0];
-    assert!(token.to_string().contains("valid"), "{token}");
+    daemon.wait("its token is valid", |daemon| {
+        let tokens = daemon.json(&["token", "ls"]).remove(0);
+        tokens.as_array().unwrap().iter().any(|token| token["device"] == "pump-3" && token["state"] == "valid")
+    });
     // What is safe on disk when it ends is sent by the next run.
     assert!(daemon.stop(), "an orderly end: {}", daemon.log());
     daemon.resume();
     site.has_all_of(&daemon, &sensor);
     assert!(site.in_order());
-    // What was in flight at each of the two kills, the broker's two stops and the end, and no more.
-    assert!(site.duplicates() <= 5 * 100, "{} duplicates", site.duplicates());
+    // What was in flight at the end of each connection, and no more: the two kills, the broker's two stops, this end, and
+    // on a slow machine that of a token whose successor came too late.
+    let ends = site.connections("pump-3");
+    assert!(site.duplicates() <= ends * 100, "{} duplicates of {ends} connections", site.duplicates());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_device_is_cut_while_another_goes_on_and_no_token_reaches_anothers_topics() {
-    let site = Site::start().await;
+    let mut site = Site::start().await;
+    // It is cut by the revocation, however slow the machine is, and not by the end of its token.
+    site.life = Duration::from_secs(120);
     let mut sensors: Vec<Sensor> =
         ["a", "b"].iter().map(|name| Sensor::start(&site.folder.path().join(name), &["--rate", "50"])).collect();
     let mut daemon = site.daemon(&[("p1", &sensors[0]), ("p2", &sensors[1])]);
@@ -99,7 +107,7 @@ async fn a_revoked_device_is_cut_while_another_goes_on_and_no_token_reaches_anot
     let log = site.broker.log().len();
     let done = daemon.cli(&["token", "revoke", "pump-4", "--why", "stolen"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    site.loses(&daemon, log, "pump-4");
+    site.loses(&daemon, "pump-4");
     assert!(!site.broker_said(log, "pump-4", "expired"), "by the end of its token: {}", site.broker.log());
     assert_eq!(site.connect("gw-1.pump-4", &stolen).await.err().as_deref(), Some("NotAuthorized"));
 

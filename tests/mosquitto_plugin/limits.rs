@@ -1,6 +1,7 @@
 //! What stands in a token beside its topics: whose certificate, from where, how often.
 
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -157,20 +158,21 @@ async fn who_publishes_faster_than_its_token_allows_is_cut_off_and_its_neighbour
     let token = bed.token_with("pump-3", json!({ "claw_rate": 1 })).await;
     let mut device = bed.connect("g.pump-3", &token).await.unwrap();
     let neighbour = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
-    for n in 0..200 {
-        if device.publish(UP, &n.to_string()).await != "Success" {
-            break;
-        }
+    let begun = Instant::now();
+    let mut within_rate = 0;
+    while device.publish(UP, &within_rate.to_string()).await == "Success" {
+        within_rate += 1;
     }
     device.ended().await;
     // Coming back does not fill the purse.
     let mut again = bed.connect("g.pump-3", &token).await.unwrap();
-    for n in 0..8 {
-        if again.publish(UP, &format!("again {n}")).await != "Success" {
-            break;
-        }
+    while again.publish(UP, "again").await == "Success" {
+        within_rate += 1;
     }
     again.ended().await;
+    // A burst of ten, and one a second.
+    assert!(within_rate <= 10 + 1 + begun.elapsed().as_secs(), "{within_rate} within {:?}", begun.elapsed());
+    assert_eq!(bed.broker.log().matches("publishes faster than its token allows").count(), 2, "{}", bed.broker.log());
     for n in 0..200 {
         assert_eq!(neighbour.publish("claw/v1/default/g/pump-4/up/event", &n.to_string()).await, "Success");
     }

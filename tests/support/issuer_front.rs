@@ -91,6 +91,11 @@ impl Front {
         self.state.lock().unwrap().issuer = Some(issuer);
     }
 
+    /// The issuer is gone. Its port may be anybody's by now: nobody is asked there.
+    pub(crate) fn leads_nowhere(&self) {
+        self.state.lock().unwrap().issuer = None;
+    }
+
     pub(crate) fn is(&self, mood: Mood) {
         self.state.lock().unwrap().mood = mood;
     }
