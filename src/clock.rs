@@ -151,6 +151,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn the_kernel_says_whether_the_clock_is_right_and_timesyncd_where_it_may_not_be_asked() {
@@ -179,9 +180,8 @@ mod tests {
             let own = std::env::current_exe().unwrap();
             let words = wrapper.iter().map(Into::into).chain([own.into_os_string()]).collect::<Vec<_>>();
             let mut child = Command::new(&words[0]);
-            let output =
-                child.args(&words[1..]).args(["--exact", "clock::tests::time_since_boot", "--nocapture"]).output();
-            let text = String::from_utf8(output.ok()?.stdout).ok()?;
+            child.args(&words[1..]).args(["--exact", "clock::tests::time_since_boot", "--nocapture"]);
+            let text = String::from_utf8(testing::output(&mut child).ok()?.stdout).ok()?;
             text.split_once("boot=")?.1.lines().next()?.parse::<u64>().ok()
         };
         // A time namespace whose boot clock alone is ahead, as after a day of suspend.
@@ -189,6 +189,6 @@ mod tests {
         let suspended = ["unshare", "--user", "--map-root-user", "--time", "--boottime", &day, "--fork"];
         let before = seconds(&[]).unwrap();
         let Some(after) = seconds(&suspended) else { return eprintln!("not run: this user may not unshare time") };
-        assert!((DAY..DAY + 60).contains(&(after - before)), "{before} s, then {after} s");
+        assert!((DAY..DAY + 3600).contains(&(after - before)), "{before} s, then {after} s");
     }
 }

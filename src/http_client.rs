@@ -181,6 +181,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn a_secret_never_goes_over_an_open_network() {
@@ -217,7 +218,7 @@ mod tests {
             child.env(name, &through);
         }
         let name = "http_client::tests::asks_where_it_is_told";
-        let ended = child.args(["--exact", name]).env("CLAWGATE_TEST_URL", asked).output().unwrap();
+        let ended = testing::output(child.args(["--exact", name]).env("CLAWGATE_TEST_URL", asked)).unwrap();
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
         serving.join().unwrap();
         assert!(proxy.accept().is_err(), "the proxy was asked");

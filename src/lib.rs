@@ -30,4 +30,6 @@ pub mod session;
 pub mod spool;
 pub mod standalone;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod token;

@@ -129,6 +129,7 @@ mod tests {
         // As after kill -9: the file stays, nobody listens.
         let stale = dir.path().join("stale.sock");
         drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        crate::testing::let_go();
         assert!(ControlSocket::bind(&stale).is_ok());
         drop(first);
         assert!(!path.exists());

@@ -72,6 +72,7 @@ mod tests {
 
     fn store(dir: &Path) -> Store {
         let options = StoreOptions { dir: dir.to_owned(), ..StoreOptions::default() };
+        crate::testing::let_go();
         Store::open(&options, Clock::manual(Duration::from_secs(1_700_000_000))).unwrap()
     }
 

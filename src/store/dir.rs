@@ -87,6 +87,7 @@ mod tests {
         let refused = StateDir::hold(&path).unwrap_err();
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
         drop(held);
+        crate::testing::let_go();
         StateDir::hold(&path).unwrap();
     }
 

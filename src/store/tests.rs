@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::ids::{DeviceId, PairingId};
 use crate::secret::Secret;
+use crate::testing;
 
 const CANARY: &[u8; 32] = b"canary-canary-canary-canary-0123";
 
@@ -25,6 +26,7 @@ impl Fixture {
     }
 
     fn open(&self) -> Result<Store, StoreError> {
+        testing::let_go();
         Store::open(&StoreOptions { dir: self.dir(), ..StoreOptions::default() }, self.clock.clone())
     }
 }

@@ -196,7 +196,8 @@ mod tests {
     fn open_link(pty: &Pty) -> (Link, Arc<Meter>) {
         let port = Port { name: "line".to_owned(), path: pty.slave().to_owned(), baud: 3_000_000 };
         let meter = Arc::new(Meter::new("line".to_owned(), &LinkMetrics::default()));
-        (start(open(&port).unwrap(), port.baud, &meter), meter)
+        // A stalled test is no peer that stalls.
+        (start_with(open(&port).unwrap(), Duration::from_secs(600), &meter), meter)
     }
 
     async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -267,9 +268,9 @@ mod tests {
         let mut pty = Pty::new();
         let (mut link, meter) = open_link(&pty);
         link.send(PROBE.to_vec()).await.unwrap();
-        let mut back = [0; 64];
-        let count = soon(pty.wire.read(&mut back)).await.unwrap();
-        soon(pty.wire.write_all(&back[..count])).await.unwrap();
+        let mut back = frame(&PROBE);
+        soon(pty.wire.read_exact(&mut back)).await.unwrap();
+        soon(pty.wire.write_all(&back)).await.unwrap();
         soon(async {
             while meter.condition() != LineCondition::Echo {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -335,6 +336,7 @@ mod tests {
         let pty = Pty::new();
         let (link, _meter) = open_link(&pty);
         assert_eq!(link.close().await, LinkEnd::Closed);
+        crate::testing::let_go();
         let _again = open_link(&pty);
     }
 }

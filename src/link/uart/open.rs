@@ -165,17 +165,16 @@ mod tests {
         let first = open(&port(pty.slave())).unwrap();
         assert!(matches!(open(&port(pty.slave())), Err(PortCondition::Busy { .. })));
         drop(first);
+        crate::testing::let_go();
         assert!(open(&port(pty.slave())).is_ok());
     }
 
     #[tokio::test]
     async fn the_holder_of_a_busy_port_is_named() {
         let pty = Pty::new();
-        let mut holder = std::process::Command::new("flock")
-            .args(["--exclusive", pty.slave().to_str().unwrap(), "cat"])
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut holder = std::process::Command::new("flock");
+        holder.args(["--exclusive", pty.slave().to_str().unwrap(), "cat"]).stdin(std::process::Stdio::piped());
+        let mut holder = crate::testing::spawn(&mut holder).unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let told = loop {
             match open(&port(pty.slave())) {

@@ -28,6 +28,7 @@ impl Fixture {
     fn restart(&mut self) {
         self.codes = None;
         let options = StoreOptions { dir: self.temp.path().join("state"), ..StoreOptions::default() };
+        crate::testing::let_go();
         let store = Store::open(&options, self.clock.clone()).unwrap();
         let audit = Audit::open(&self.temp.path().join("audit"), &Secret::new([1; 32]), self.clock.clone()).unwrap();
         self.codes = Some(Codes::start(store, audit, self.clock.clone(), Stage::Prod).unwrap());

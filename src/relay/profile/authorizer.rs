@@ -116,12 +116,13 @@ mod tests {
     use jsonwebtoken::DecodingKey;
 
     use super::*;
+    use crate::testing;
 
     /// An RSA key as an operator makes one, and its public half.
     fn key_pair(folder: &Path) -> (PathBuf, PathBuf) {
         let (key, public) = (folder.join("key.pem"), folder.join("key.pub.pem"));
         let openssl = |args: &[&str], out: &Path| {
-            let made = Command::new("openssl").args(args).arg("-out").arg(out).output().unwrap();
+            let made = testing::output(Command::new("openssl").args(args).arg("-out").arg(out)).unwrap();
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         };
         openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], &key);

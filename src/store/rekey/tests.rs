@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::ids::PairingId;
 use crate::store::{DeviceInfo, KeySlot, NewPairing, StoreOptions};
+use crate::testing;
 
 const CODE: &str = "ocpc_00000000000000000000000001";
 
@@ -70,6 +71,7 @@ impl Fixture {
     fn open(&self) -> Result<Store, StoreError> {
         let credentials_dir = self.credentials.then(|| self.credential(""));
         let options = StoreOptions { dir: self.dir(), credentials_dir, ..StoreOptions::default() };
+        testing::let_go();
         Store::open(&options, Clock::manual(Duration::from_secs(1_700_000_000)))
     }
 
@@ -218,7 +220,10 @@ fn the_master_keys_age_counts_from_the_first_start_whatever_other_keys_were_chan
     let (first, month) = (Duration::from_secs(1_700_000_000), Duration::from_secs(30 * 86_400));
     let clock = Clock::manual(first);
     let options = StoreOptions { dir: temp.path().to_owned(), ..StoreOptions::default() };
-    let open = || Store::open(&options, clock.clone()).unwrap();
+    let open = || {
+        testing::let_go();
+        Store::open(&options, clock.clone()).unwrap()
+    };
     let made = |store: &Store| Duration::from_millis(store.master_key().unwrap().made_ms.unwrap().unsigned_abs());
     open().seed("audit-key").unwrap();
     clock.advance(month);

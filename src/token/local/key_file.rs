@@ -163,6 +163,7 @@ mod tests {
         assert!(fs::read_to_string(dir.path().join("jwks")).unwrap().contains(&new));
         assert_eq!(KeyFile::look(&path).unwrap().state(1000), ring.state(1000));
         drop(ring);
+        crate::testing::let_go();
         // As after kill -9; in time the new key signs, and is the one that others read.
         let again = KeyFile::open(&path, None).unwrap();
         assert_eq!((again.state(1059).next.unwrap().0, again.tend(1060).unwrap().signing), (new.clone(), new.clone()));
