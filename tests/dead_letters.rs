@@ -9,19 +9,26 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use daemon::{Daemon, Sensor, quoted};
-use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
+use rumqttc::{AsyncClient, Event, EventLoop, Incoming, MqttOptions, QoS};
 use serde_json::{Value, json};
 use support::Mosquitto;
 
 /// More than a token, less than the sensor's readings.
 const SMALL: &str = "max_packet_size 1100\n";
 
-/// The names of the first `count` readings that a subscriber sees.
-async fn seen(broker: &Mosquitto, count: usize) -> BTreeSet<String> {
+/// A client that hears of readings from now on.
+async fn subscribed(broker: &Mosquitto) -> (AsyncClient, EventLoop) {
     let (client, mut events) =
         AsyncClient::builder(MqttOptions::new("looker", ("127.0.0.1", broker.port()))).capacity(16).build();
+    client.subscribe("claw/v1/+/+/+/up/telemetry", QoS::AtLeastOnce).await.unwrap();
+    let stands = async { while !matches!(events.poll().await, Ok(Event::Incoming(Incoming::SubAck(_)))) {} };
+    support::within("the subscription stands", stands).await;
+    (client, events)
+}
+
+/// The names of the first `count` readings that it sees.
+async fn seen(events: &mut EventLoop, count: usize) -> BTreeSet<String> {
     let collecting = async {
-        client.subscribe("claw/v1/+/+/+/up/telemetry", QoS::AtLeastOnce).await.unwrap();
         let mut names = BTreeSet::new();
         while names.len() < count {
             if let Ok(Event::Incoming(Incoming::Publish(publish))) = events.poll().await {
@@ -84,18 +91,23 @@ async fn what_the_broker_refuses_is_listed_replayed_and_dropped() {
     assert_eq!(done["done"], "5 dead letters of pump-3 wait for the broker again.");
     daemon.wait("all five are refused again", |daemon| letters(daemon).len() == 5);
 
+    let connects = |broker: &Mosquitto| {
+        let log = broker.log();
+        log.lines().filter(|line| line.contains("Sending CONNACK to") && line.contains(".pump-3 (0, 0)")).count()
+    };
+    let before = connects(&broker);
+    assert!(before > 0, "{}", broker.log());
     broker.stop();
     let config = broker.folder().join("mosquitto.conf");
     fs::write(&config, fs::read_to_string(&config).unwrap().replace(SMALL, "")).unwrap();
     broker.resume();
-    let seeing = seen(&broker, 5);
-    let replaying = async {
-        let connected =
-            |daemon: &Daemon| daemon.json(&["devices", "show", "pump-3"])[0]["relay"]["state"] == "connected";
-        support::until("the relay is back", || connected(&daemon)).await;
-        daemon.json(&["dead-letters", "replay", "pump-3"])
-    };
-    let (arrived, _) = tokio::join!(seeing, replaying);
+    let (_client, mut events) = subscribed(&broker).await;
+    // Not the connection of before, under whose bound they would be refused once more.
+    daemon.wait("the relay is back", |daemon| {
+        connects(&broker) > before && daemon.json(&["devices", "show", "pump-3"])[0]["relay"]["state"] == "connected"
+    });
+    daemon.json(&["dead-letters", "replay", "pump-3"]);
+    let arrived = seen(&mut events, 5).await;
     let names: BTreeSet<_> = refused.iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(arrived, names);
     daemon.wait("nothing is left", |daemon| letters(daemon).is_empty());

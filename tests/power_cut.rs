@@ -186,11 +186,14 @@ async fn a_disk_that_becomes_read_only_is_said_and_nothing_more_is_acknowledged(
         let made = site.sensor.made();
         site.daemon.wait("the sensor makes more", |_| site.sensor.made() > made + more);
     };
-    // Acknowledgements that were on their way have arrived when the sensor has sent some more in vain.
-    makes(100);
-    let before = site.acknowledged();
-    makes(300);
-    assert_eq!(site.acknowledged(), before, "acknowledged although nothing can be kept");
+    // Acknowledgements that were on their way arrive while the sensor sends some more in vain; on a slow machine, many.
+    let mut before = site.acknowledged();
+    let all_have_arrived = (0..10).any(|_| {
+        makes(300);
+        let now = site.acknowledged();
+        std::mem::replace(&mut before, now) == now
+    });
+    assert!(all_have_arrived, "acknowledged although nothing can be kept: {before}");
     site.restart();
     site.daemon.wait("it goes on", |_| site.acknowledged() > before);
     site.nothing_is_lost();

@@ -308,8 +308,6 @@ impl World {
         self.broker.calm(true);
         let end = tokio::time::Instant::now() + DEADLINE;
         loop {
-            let Some(process) = &self.process else { return };
-            let done = process.spool.status().depth == 0;
             let mut heard = true;
             for at in 0..self.sensors.len() {
                 self.connect(at);
@@ -317,11 +315,12 @@ impl World {
                 self.hear(at);
                 heard &= self.sensors[at].safe == self.sensors[at].top;
             }
-            if done && heard {
+            let Some(process) = &self.process else { return };
+            let status = (process.spool.status(), process.relay.status());
+            // Looked at last: nothing more is handed in once all is made, so nothing more is refused below.
+            if heard && status.0.depth == 0 {
                 break;
             }
-            let process = self.process.as_ref().unwrap();
-            let status = (process.spool.status(), process.relay.status());
             assert!(tokio::time::Instant::now() < end, "seed {}: not all arrives: {status:?}", self.seed);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -142,18 +142,26 @@ async fn stream(site: &LongSite, reauth: Reauth, seconds: u64) -> Measured {
     until("it is connected", || gateway.state() == RelayState::Connected).await;
     let readings = seconds * 1000;
     let arriving = tokio::spawn(arrivals(subscriber, readings));
+    let renewals = || {
+        let status = &gateway.relay.status()[0];
+        if reauth == Reauth::Never { status.connects - 1 } else { status.reauths }
+    };
+    let mut rotations = 0;
     let mut ticks = tokio::time::interval(TICK);
     for tick in 0..seconds * 100 {
         ticks.tick().await;
         submit(&lane, tick * 10 + 1..=tick * 10 + 10);
         if tick % 100 == 50 {
+            // Of two that come together only the newer is shown.
+            until("the token before is taken", || renewals() == rotations).await;
             keeper.rotate(&device).await.unwrap();
+            rotations += 1;
         }
     }
+    until("the last token is taken", || renewals() == rotations).await;
     let arrived = within("all arrive", arriving).await.unwrap();
     until("all is confirmed", || gateway.spool.status().depth == 0).await;
-    let status = &gateway.relay.status()[0];
-    let renewals = if reauth == Reauth::Never { status.connects - 1 } else { status.reauths };
+    let renewals = renewals();
     let (seen, longest_gap) = judge(&arrived[..], readings);
     gateway.stop().await;
     keeper.shutdown().await;
@@ -163,7 +171,7 @@ async fn stream(site: &LongSite, reauth: Reauth, seconds: u64) -> Measured {
 async fn holds(site: LongSite, reauth: Reauth) {
     let measured = stream(&site, reauth, 3).await;
     assert_eq!(measured.seen, Seen { readings: 3000, lost: 0, duplicated: 0, reordered: 0 });
-    assert!(measured.renewals >= 2, "{measured}");
+    assert_eq!(measured.renewals, 3, "{measured}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clawgate::clock::Clock;
 use clawgate::ids::PairingId;
-use clawgate::metrics::Metrics;
+use clawgate::metrics::{Metrics, RelayMetrics};
 use clawgate::relay::{Relay, RelayDevice, RelayOptions, RelayState};
 use clawgate::spool::{Capture, Incoming, Kind, Lane, Spool, SpoolError, SpoolOptions, Submitted};
 use clawgate::token::{TokenFeed, TokenHandle};
@@ -21,6 +21,7 @@ pub struct Gateway {
     _folder: tempfile::TempDir,
     pub spool: Spool,
     pub relay: Relay,
+    pub metrics: RelayMetrics,
     stop: CancellationToken,
     task: JoinHandle<Result<(), SpoolError>>,
 }
@@ -36,8 +37,9 @@ impl Gateway {
         let mut options = RelayOptions::new("127.0.0.1".into(), port, "default".into(), "site-1".into());
         options.backoff = (Duration::from_millis(20), Duration::from_millis(200));
         change(&mut options);
-        let relay = Relay::new(options, Clock::system(), Metrics::new().relay).unwrap();
-        Self { _folder: folder, spool, relay, stop, task }
+        let metrics = Metrics::new().relay;
+        let relay = Relay::new(options, Clock::system(), metrics.clone()).unwrap();
+        Self { _folder: folder, spool, relay, metrics, stop, task }
     }
 
     /// Attaches a device that has a token.

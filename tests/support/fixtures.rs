@@ -40,7 +40,7 @@ pub(crate) fn reader(filters: &[&str], life_s: u64) -> Mint {
 
 /// Does what has to be done with a token that ends soon, given its life in seconds: a short one where the machine is quick
 /// enough for it, and a longer one where the first was over too early.
-pub(crate) async fn before_it_ends<T>(attempt: impl AsyncFn(u64) -> Option<T>) -> T {
+pub(crate) async fn before_it_ends<T>(mut attempt: impl AsyncFnMut(u64) -> Option<T>) -> T {
     for life_s in [3, 6, 15, 60] {
         if let Some(done) = attempt(life_s).await {
             return done;

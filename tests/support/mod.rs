@@ -199,7 +199,7 @@ impl Subscriber {
     /// Subscribes to everything below `claw/`.
     pub async fn start(broker: &Mosquitto) -> Self {
         let mut options = MqttOptions::new("subscriber", Broker::tcp("127.0.0.1", broker.port()));
-        options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_keep_alive(5);
+        options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_keep_alive(60);
         options.set_max_packet_size(Some(1 << 20));
         let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
         let received = Arc::new(Mutex::new(Vec::new()));
