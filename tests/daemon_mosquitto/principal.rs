@@ -493,7 +493,7 @@ async fn after_an_outage_the_newest_is_said_and_a_command_that_expired_meanwhile
     site.broker.stop();
     daemon.resume();
     let label = std::mem::replace(&mut sensor.label, "F45D-K12Z".to_owned());
-    let failed = daemon.pairing("p1", &mut sensor, "pump-3").wait_with_output().unwrap();
+    let failed = daemon.tries_to_pair("p1", &mut sensor, "pump-3");
     assert!(!failed.status.success() && label != sensor.label);
     daemon.wait("a wrong code is an alarm", |daemon| {
         // It is degraded now, and says so by its exit code.

@@ -153,8 +153,22 @@ impl Daemon {
 
     /// Pairs the sensor on a port by its label.
     pub(crate) fn pair(&self, port: &str, sensor: &mut Sensor, name: &str) {
-        let done = self.pairing(port, sensor, name).wait_with_output().unwrap();
+        let done = self.tries_to_pair(port, sensor, name);
         assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stderr), self.log());
+    }
+
+    /// What comes of it when a person tries to. A sensor is given seconds to answer, and on a slow machine it may need
+    /// more: then the person tries again.
+    pub(crate) fn tries_to_pair(&self, port: &str, sensor: &mut Sensor, name: &str) -> Output {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let done = self.pairing(port, sensor, name).wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr);
+            let is_slow = ["No sensor answers there", "The sensor stopped answering"].iter().any(|w| said.contains(w));
+            if done.status.success() || !is_slow || Instant::now() >= end {
+                return done;
+            }
+        }
     }
 
     /// Begins to; what it says is the caller's to read.
