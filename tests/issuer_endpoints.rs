@@ -258,14 +258,18 @@ async fn a_device_is_revoked_with_an_expired_token_and_with_none() {
     let bed = Bed::start().await;
     let gateway = bed.gateway();
     let verifier = bed.issuer.verifier("claw").unwrap();
-    let short = TokenRequest { life: Duration::from_secs(3), ..request("gw-1", "pump-3") };
-    let (expired, stolen) =
-        (gateway.issue(&short).await.unwrap(), gateway.issue(&request("gw-1", "pump-3")).await.unwrap());
+    let short = async |life_s| {
+        gateway.issue(&TokenRequest { life: Duration::from_secs(life_s), ..request("gw-1", "pump-3") }).await.ok()
+    };
+    let expired = fixtures::before_it_ends(short).await;
     support::until("it expires", || verifier.verify(expired.bearer().as_bytes()).is_err()).await;
+    let stolen = gateway.issue(&request("gw-1", "pump-3")).await.unwrap();
+    verifier.verify(stolen.bearer().as_bytes()).unwrap();
     assert_eq!(bed.post_revoke("gw-1", &bed.gateway_key, expired.bearer()).await, 200);
     verifier.verify(stolen.bearer().as_bytes()).unwrap_err();
 
     let stolen = gateway.issue(&request("gw-1", "pump-4")).await.unwrap();
+    verifier.verify(stolen.bearer().as_bytes()).unwrap();
     gateway.revoke(&request("gw-1", "pump-4"), None, "test").await.unwrap();
     verifier.verify(stolen.bearer().as_bytes()).unwrap_err();
 }
