@@ -1,25 +1,30 @@
 //! What keeps the tests of this binary, which are threads of one process, out of each other's way.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Held while a process starts.
 ///
-/// Until it has become its program, a new process holds a copy of every file that was open here: what a test closes in
-/// that moment is still open, a lock still held, a listener still heard.
+/// Until it runs as its own program, a new process holds a copy of every file that was open here: what a test closes in
+/// that moment is still open, a lock still held, a listener still heard. It is let go of a moment after
+/// [`Command::spawn`] came back, and before the program's first instruction.
 static STARTING: Mutex<()> = Mutex::new(());
 
-/// Starts a program. Tests start none in any other way.
-pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+/// Runs a program to its end. Tests start none without this file.
+pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
     let _starting = starting();
-    // Comes back once the new process has closed what is not its own.
-    command.spawn()
+    command.output()
 }
 
-/// Starts a program and waits for its end.
-pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
-    spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+/// Starts a program that says something as soon as it runs, and waits for that.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _starting = starting();
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    if let Some(said) = &mut child.stdout {
+        said.read_exact(&mut [0])?;
+    }
+    Ok(child)
 }
 
 /// What this process closed before is closed everywhere once this returns.

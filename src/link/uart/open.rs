@@ -173,16 +173,10 @@ mod tests {
     async fn the_holder_of_a_busy_port_is_named() {
         let pty = Pty::new();
         let mut holder = std::process::Command::new("flock");
-        holder.args(["--exclusive", pty.slave().to_str().unwrap(), "cat"]).stdin(std::process::Stdio::piped());
-        let mut holder = crate::testing::spawn(&mut holder).unwrap();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let told = loop {
-            match open(&port(pty.slave())) {
-                Err(busy @ PortCondition::Busy { pid: Some(_), .. }) => break busy.to_string(),
-                _ => assert!(std::time::Instant::now() < deadline, "the lock was never seen"),
-            }
-            tokio::task::yield_now().await;
-        };
+        // It speaks once it holds the lock.
+        holder.args(["--exclusive", pty.slave().to_str().unwrap(), "sh", "-c", "echo; exec cat"]);
+        let mut holder = crate::testing::spawn(holder.stdin(std::process::Stdio::piped())).unwrap();
+        let told = open(&port(pty.slave())).unwrap_err().to_string();
         holder.kill().unwrap();
         holder.wait().unwrap();
         assert!(told.contains("holds it; stop that process"), "{told}");

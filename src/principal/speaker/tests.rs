@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 use rumqttc_v4::mqttbytes::v4::Packet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::BrokerProfile;
@@ -12,9 +12,21 @@ use crate::token::local::{DenyList, LocalIssuer};
 use crate::token::scope::Scope;
 use crate::token::{Issuer as _, Limits, Stage, TokenFeed, TokenRequest};
 
+const LIFE: Duration = Duration::from_secs(1);
+
+/// The next packet of the gateway.
+async fn said(stream: &mut TcpStream, buffer: &mut BytesMut) -> Packet {
+    loop {
+        match Packet::read(buffer, 1 << 16) {
+            Ok(packet) => return packet,
+            Err(_) => assert!(stream.read_buf(buffer).await.unwrap() > 0, "it left without a word"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_none_takes_its_place() {
-    let clock = Clock::system();
+    let clock = Clock::manual(Duration::from_secs(1_800_000_000));
     let key = SigningKey::generate().unwrap();
     let issuer = LocalIssuer::new("urn:test", key, DenyList::in_memory(), clock.clone());
     let request = TokenRequest {
@@ -22,7 +34,7 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
         gateway: "gw-1".to_owned(),
         device: DeviceId::gateway(),
         scope: vec![Scope::StatusWrite],
-        life: Duration::from_secs(2),
+        life: LIFE,
         audience: "claw".to_owned(),
         limits: Limits::default(),
         stage: Stage::default(),
@@ -33,6 +45,7 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
     let token = Arc::new(issuer.issue(&request).await.unwrap());
     let (_feed, handle) = TokenFeed::new(DeviceId::gateway(), TokenState::Valid(Arc::clone(&token)));
     let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());
+    options.connect_timeout = Duration::from_secs(60);
     options.profile = Profile::of(BrokerProfile::Rabbitmq);
     let principal = Principal::new(options, clock.clone()).unwrap();
     let (inbox, _commands) = Principal::inbox();
@@ -40,15 +53,13 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
 
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut buffer = BytesMut::new();
-    loop {
-        match Packet::read(&mut buffer, 1 << 16) {
-            Ok(Packet::Connect(_)) => stream.write_all(&[0x20, 2, 0, 0]).await.unwrap(),
-            Ok(Packet::Disconnect) => break,
-            Ok(packet) => panic!("it stays: {packet:?}"),
-            Err(_) => assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "it left without a word"),
-        }
-    }
-    assert!(token.left(&clock).is_zero(), "not before");
+    assert!(matches!(said(&mut stream, &mut buffer).await, Packet::Connect(_)));
+    stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+    // It looks at the clock when the token should have ended, which it has not.
+    let early = tokio::time::timeout(LIFE + LIFE / 2, said(&mut stream, &mut buffer)).await;
+    assert!(early.is_err(), "{early:?}");
+    clock.advance(LIFE);
+    assert_eq!(said(&mut stream, &mut buffer).await, Packet::Disconnect);
     let again = tokio::time::timeout(Duration::from_millis(500), listener.accept()).await;
     assert!(again.is_err(), "it has nothing to show");
 }
