@@ -46,8 +46,17 @@ def hands(request):
         port.write(request.encode() + b"\n")
         answer = b""
         while not answer.endswith(b"\n"):
-            answer += port.read(256)
+            answer += port.read(256) or nobody()
     return answer.decode().strip()
+
+
+def nobody():
+    raise AssertionError("the world outside is gone")
+
+
+def plug(device):
+    answer = hands(f"plug {device}")
+    assert answer == "done", f"{device} was not plugged in: {answer}"
 
 
 def clawgate(*words, user=None, **options):
@@ -65,11 +74,30 @@ def port():
 
 
 def confirmed(name):
-    return sum(d["relay"]["confirmed"] for d in (status() or {}).get("devices", []) if d["id"] == name)
+    """How many of its readings the broker has confirmed to this process of the daemon; waits for its word."""
+    said = until("the daemon says how it is", status)
+    return sum(d["relay"]["confirmed"] for d in said["devices"] if d["id"] == name)
 
 
 def unit(key):
     return run("systemctl", "show", "--value", "--property", key, "clawgate.service").stdout.strip()
+
+
+def pair(target, name, label, press):
+    """Pairs, as a person does it: the button, the command, and once more if the time ran out on a busy machine."""
+
+    def once():
+        press()
+        done = clawgate("pair", target, "--name", name, user="tech", check=False, input=label + "\n")
+        said = done.stdout + done.stderr
+        # Not heard, not in time, refused (its time was over first), not confirmed in time. A wrong code is none of these.
+        assert done.returncode in (0, 3, 5, 6, 7), f"exit {done.returncode}: {said}"
+        if done.returncode:
+            note(f"not paired yet, tried again: {said}")
+        return done.returncode == 0 and said
+
+    said = until(f"{name} is paired", once)
+    assert f"{name} is paired" in said, said
 
 
 def flows(name="pump-3"):
@@ -108,12 +136,16 @@ class Air:
         command += ["--max-mtu", str(mtu)]
         log = open(SHARE / "bridge.log", "a")
         self.bridge = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "/opt/bumble"}, stdout=log, stderr=log)
-        until("there is an adapter", lambda: Path("/sys/class/bluetooth/hci0").exists())
+        until("there is an adapter", adapters)
 
     def pull_radio(self):
         self.bridge.kill()
         self.bridge.wait()
-        until("the adapter is gone", lambda: not Path("/sys/class/bluetooth/hci0").exists())
+        until("the adapter is gone", lambda: not adapters())
+
+
+def adapters():
+    return list(Path("/sys/class/bluetooth").glob("hci[0-9]"))
 
 
 air = None
@@ -141,7 +173,7 @@ def installs():
     assert unit("Type") == "notify" and unit("User") == "clawgate", unit("Type")
     for name in ("clawgate.service", "clawgate.socket"):
         assert run("systemctl", "is-enabled", name).stdout.strip() == "enabled"
-    assert status()["mode"] == "standalone"
+    assert until("the daemon says how it is", status)["mode"] == "standalone"
     until("the daemon feeds the watchdog", lambda: unit("WatchdogTimestampMonotonic") != "0")
 
 
@@ -161,7 +193,11 @@ def files_are_private():
     paths = [STATE, *STATE.rglob("*")]
     assert len(paths) > 4, paths
     for path in paths:
-        found = path.lstat()
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            # The daemon writes some files beside their places and then moves them there.
+            continue
         assert found.st_uid == owner and found.st_mode & 0o077 == 0, f"{path}: {oct(found.st_mode)} {found.st_uid}"
     socket = Path("/run/clawgate/control.sock").stat()
     assert stat.S_IMODE(socket.st_mode) == 0o660 and grp.getgrgid(socket.st_gid).gr_name == "clawgate"
@@ -182,8 +218,9 @@ def a_sensor_is_plugged_in():
     rule = 'SUBSYSTEM=="tty", ENV{ID_SERIAL_SHORT}=="A1B2C3", ENV{CLAWGATE_PORT}="line1"\n'
     Path("/etc/udev/rules.d/65-clawgate-ports.rules").write_text(rule)
     run("udevadm", "control", "--reload")
-    hands("plug sensor")
+    plug("sensor")
     until("udev names the port", PORT.exists)
+    run("udevadm", "settle")
     assert grp.getgrgid(PORT.stat().st_gid).gr_name == "clawgate" and stat.S_IMODE(PORT.stat().st_mode) == 0o660
     assert "ID_MM_DEVICE_IGNORE=1" in run("udevadm", "info", "--query=property", f"--name={PORT}").stdout
     until("the port is open", lambda: port().get("state") == "open")
@@ -191,14 +228,14 @@ def a_sensor_is_plugged_in():
 
 def the_technician_pairs_it():
     """scan lists it, pair takes the label's code and waits for the first reading's way to the broker."""
-    until("the sensor is found", lambda: "line" in clawgate("scan", "--for", "2s", "--json", user="tech").stdout)
+    scan = lambda: clawgate("scan", "--for", "2s", "--json", user="tech", check=False).stdout
+    until("the sensor is found", lambda: "line" in scan())
     hands("tell button")
     label = hands("label")
     wrong = label[:-2] + ("0" if label[-2] != "0" else "1") + label[-1]
     typo = clawgate("pair", "line", "--name", "pump-3", user="tech", check=False, input=wrong + "\n")
     assert typo.returncode in (2, 4), f"{typo.returncode} {typo.stdout}{typo.stderr}"
-    done = clawgate("pair", "line", "--name", "pump-3", user="tech", input=label + "\n")
-    assert "pump-3 is paired" in done.stdout + done.stderr, done.stdout + done.stderr
+    pair("line", "pump-3", label, press=lambda: hands("tell button"))
     flows()
 
 
@@ -214,7 +251,7 @@ def a_broker_of_its_own():
     hands("counted")
     run("systemctl", "start", "clawgate")
     flows()
-    until("they are counted", lambda: (SHARE / "collected").stat().st_size > 0)
+    until("they are counted", lambda: (SHARE / "collected").exists() and (SHARE / "collected").stat().st_size > 0)
 
 
 def collect():
@@ -243,12 +280,13 @@ def two_daemons_on_a_port():
 
     def taken():
         done = clawgate("status", "--json", "--socket", folder / "sock", check=False)
-        return json.loads(done.stdout)["ports"][0] if done.returncode in (0, 8) else None
+        return [port["state"] for port in json.loads(done.stdout)["ports"]] if done.returncode in (0, 8) else []
 
-    second = until("the second daemon tells of its port", lambda: (p := taken()) and p["state"] != "open" and p)
-    # It may not look into the first one, which guards its memory.
-    assert second["state"] == "busy", second
+    # Before it has tried, its port is no more than named.
+    seen = until("the second daemon tells of its port", lambda: {"busy", "open"}.intersection(taken()))
+    assert seen == {"busy"}, seen
     flows()
+    assert until("the second daemon still tells of it", taken) == ["busy"]
     run("systemctl", "stop", "second")
     run("systemctl", "stop", "clawgate.socket", "clawgate.service")
     with open(PORT) as held:
@@ -258,8 +296,13 @@ def two_daemons_on_a_port():
         held.close()
     run("systemctl", "start", "clawgate.socket", "clawgate.service")
     flows()
-    done = clawgate("doctor", "--json", check=False)
-    assert done.returncode == 0, done.stdout
+
+    def is_well():
+        done = clawgate("doctor", check=False)
+        (SHARE / "doctor").write_text(done.stdout + done.stderr)
+        return done.returncode == 0
+
+    until("doctor finds nothing wrong; what it said stands in share/doctor", is_well)
 
 
 def unplugged_and_back_as_another_tty():
@@ -270,9 +313,8 @@ def unplugged_and_back_as_another_tty():
         hands("unplug sensor")
         until("the port is gone", lambda: not PORT.exists() and port().get("state") != "open")
         if not Path("/dev/ttyUSB0").exists():
-            hands("plug stranger")
-            until("the stranger is there", Path("/dev/ttyUSB0").exists)
-        hands("plug sensor")
+            until("the stranger has the old name", stranger_takes_the_name)
+        plug("sensor")
         until("the port is back", PORT.exists)
         flows()
     assert os.path.realpath(PORT) != before, before
@@ -280,24 +322,35 @@ def unplugged_and_back_as_another_tty():
     assert hands("stranger") == "0", "something was written to a port that is not ours"
 
 
+def stranger_takes_the_name():
+    """The kernel gives a name away only once the last of the old port is gone, which may be after the port's own end."""
+    plug("stranger")
+    by_id = until("the stranger is there", lambda: list(Path("/dev/serial/by-id").glob("*Z9*")))
+    if os.path.realpath(by_id[0]) == "/dev/ttyUSB0":
+        return True
+    hands("unplug stranger")
+    until("the stranger is gone", lambda: not list(Path("/dev/serial/by-id").glob("*Z9*")))
+    return False
+
+
 def the_technician_pairs_over_the_air():
     """An adapter appears under the running daemon; scan hears a sensor, pair takes its label's code, readings flow."""
     global air
     air = Air()
     run("systemctl", "start", "bluetooth")
-    air.tell("button")
 
     def heard():
-        lines = clawgate("scan", "--for", "5s", "--json", user="tech").stdout.splitlines()
+        # Its window is open for five minutes, whatever the adapter took.
+        air.tell("button")
+        lines = clawgate("scan", "--for", "5s", "--json", user="tech", check=False).stdout.splitlines()
         found = [json.loads(line) for line in lines]
-        return next((f for f in found if f["link"].startswith("ble") and f["state"] == "pairable"), None)
+        found = [f for f in found if f["link"].startswith("ble") and f["state"] == "pairable"]
+        return next((f for f in found if f["rssi_dbm"] is not None), None)
 
     found = until("the sensor is heard", heard)
     # The state stands in the scan response; BlueZ gives the strength of what it heard.
     assert -100 <= found["rssi_dbm"] < 0, found
-    target = found["id"]
-    done = clawgate("pair", target, "--name", "pump-4", user="tech", input=air.label + "\n")
-    assert "pump-4 is paired" in done.stdout + done.stderr, done.stdout + done.stderr
+    pair(found["id"], "pump-4", air.label, press=lambda: air.tell("button"))
     flows("pump-4")
 
 
@@ -340,7 +393,7 @@ def a_refused_configuration():
     assert unit("ExecMainStatus") == "78"
     refused = clawgate("status", check=False)
     assert refused.returncode not in (0, 8), refused.stdout
-    assert unit("ActiveState") == "failed" or unit("SubState") == "auto-restart", unit("ActiveState")
+    until("it is not tried for ever", lambda: unit("ActiveState") == "failed")
     bad.unlink()
     run("systemctl", "reset-failed", "clawgate.service", "clawgate.socket", check=False)
     run("systemctl", "restart", "clawgate.socket", "clawgate.service")
@@ -363,7 +416,10 @@ def reboots():
     """The machine restarts in order."""
     PHASE.write_text("2")
     dump()
-    # What comes from now on, the broker keeps for it.
+    # What comes from now on, the broker keeps for it. The broker goes first: a subscriber that is stopped while readings
+    # come may have acknowledged one that it does not write any more.
+    run("systemctl", "stop", "mosquitto")
+    until("the subscriber has written all it took", lambda: not run("ss", "-Htn", "dport = :1883").stdout.strip())
     run("systemctl", "stop", "collector")
     hands("reboots")
     run("systemctl", "--no-block", "reboot")

@@ -7,6 +7,7 @@ Boots the image under QEMU (emulation: no /dev/kvm needed), obeys the guest's re
 machine or after SECONDS, and then compares what the sensor was told is safe with what reached the broker. What it leaves
 in RUN_DIRECTORY: console.log, share/results, share/journal, sensor.journal, share/collected.
 """
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ image, run, package, clawgate = (Path(argument).resolve() for argument in sys.ar
 limit_s = int(sys.argv[5])
 # Now and then a guest was seen to stop in its boot, before anything of ours runs. Such a boot is begun anew, with
 # everything; a test never is. A slow boot is none: it has not had so many seconds of a processor yet, and it still takes
-# what it is given.
+# what it is given, or waits in the queue for it.
 BOOT_S = 150
 IDLE_S, LITTLE_S = 60, 6
 ATTEMPTS = 3
@@ -100,8 +101,9 @@ class Stranger:
             self.heard += len(data)
 
 
-def connect(path):
-    while True:
+def connect(path, process):
+    """Waits for the emulator to listen there; not for one that has ended."""
+    while process.poll() is None:
         client = socket.socket(socket.AF_UNIX)
         try:
             client.connect(str(path))
@@ -109,6 +111,7 @@ def connect(path):
         except OSError:
             client.close()
             time.sleep(0.1)
+    sys.exit(f"the emulator ended at once, with {process.returncode}; see above")
 
 
 class Machine:
@@ -136,7 +139,7 @@ class Machine:
         command += ["-device", "qemu-xhci,id=usb", "-chardev", f"serial,id=sensor,path={run / 'sensor.pty'}"]
         command += ["-chardev", f"socket,id=stranger,path={run / 'stranger.sock'}", "-qmp", f"unix:{unix('qmp.sock')[5:]}"]
         self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL)
-        self.qmp = connect(run / "qmp.sock").makefile("rw")
+        self.qmp = connect(run / "qmp.sock", self.process).makefile("rw")
         self.qmp.readline()
         self.command("qmp_capabilities")
 
@@ -150,10 +153,25 @@ class Machine:
             if "return" in answer:
                 return answer["return"].get("status", "done")
 
+    def plug(self, name):
+        """A device that was just pulled is given up by the emulator only a moment later."""
+        end = time.monotonic() + 60
+        while (answer := self.command("device_add", **self.devices[name])) != "done" and time.monotonic() < end:
+            time.sleep(0.2)
+        return answer
+
     def processor_s(self):
         """How long processors have worked for it."""
         stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wanted_s(self):
+        """How long its threads have worked or waited for a processor; only the former, if the kernel does not say."""
+        wanted = 0
+        for schedule in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                wanted += sum(int(word) for word in schedule.read_text().split()[:2])
+        return max(wanted / 1e9, self.processor_s())
 
     def obey(self):
         """Does what the guest asks, one line a request, until the port closes."""
@@ -171,7 +189,7 @@ class Machine:
             self.booting_since = self.processor_s()
             return "see you"
 
-        hands = connect(run / "hands.sock").makefile("rw")
+        hands = connect(run / "hands.sock", self.process).makefile("rw")
         for request in hands:
             verb, _, rest = request.strip().partition(" ")
             log("guest:", request.strip())
@@ -179,7 +197,7 @@ class Machine:
                 "booted": booted,
                 "counted": counted,
                 "reboots": reboots,
-                "plug": lambda: self.command("device_add", **self.devices[rest]),
+                "plug": lambda: self.plug(rest),
                 "unplug": lambda: self.command("device_del", id=rest),
                 "tell": lambda: self.sensor.tell(rest),
                 "label": lambda: self.sensor.label,
@@ -234,11 +252,13 @@ def attempt():
         looked = (time.monotonic(), 0.0)
         while machine.process.poll() is None:
             time.sleep(0.2)
-            now, boot, worked = time.monotonic(), machine.booting_since, machine.processor_s()
+            now, boot, worked, wanted = (
+                time.monotonic(), machine.booting_since, machine.processor_s(), machine.wanted_s()
+            )
             is_idle = False
             if boot is None or now - looked[0] > IDLE_S:
-                is_idle = worked - looked[1] < LITTLE_S
-                looked = (now, worked)
+                is_idle = wanted - looked[1] < LITTLE_S
+                looked = (now, wanted)
             if boot is not None and (is_idle or worked - boot > BOOT_S):
                 # "io-error": the disk under target/ is full, and the emulator waits for room.
                 log("the machine does not boot; it is", machine.command("query-status"))
