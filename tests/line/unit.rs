@@ -86,7 +86,17 @@ impl Unit {
 
     /// The same with what it remembers.
     pub(crate) fn plug_in_with(port: &Path, device: &str, flash: Flash) -> Self {
-        let (wire, keep) = SerialStream::pair().unwrap();
+        Self::plug_into(Self::line(), port, device, flash)
+    }
+
+    /// A line of its own for a sensor: the sensor's end and the gateway's.
+    pub(crate) fn line() -> (SerialStream, SerialStream) {
+        SerialStream::pair().unwrap()
+    }
+
+    /// The same at a line that was made before.
+    pub(crate) fn plug_into(line: (SerialStream, SerialStream), port: &Path, device: &str, flash: Flash) -> Self {
+        let (wire, keep) = line;
         let slave = PathBuf::from(keep.name().unwrap());
         let aside = port.with_extension("new");
         std::os::unix::fs::symlink(&slave, &aside).unwrap();

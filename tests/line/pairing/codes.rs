@@ -17,7 +17,7 @@ use crate::until;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_code_that_was_made_for_later_pairs_by_itself() {
     let (_place, unit, gateway) = bench().await;
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     unit.enter(&code);
     unit.measure(2);
     until("readings at the cloud", || gateway.cloud.readings().len() == 2).await;
@@ -45,7 +45,7 @@ async fn a_wrong_label_code_says_when_to_try_again_and_the_right_one_pairs_then(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_entries_use_an_issued_code_up() {
     let (_place, unit, gateway) = bench().await;
-    gateway.make_code(Duration::from_secs(60));
+    gateway.make_code(Duration::from_secs(600));
     for attempt in 1..=3 {
         unit.enter(&wrong());
         until("the attempt is counted", || gateway.code_state().1 == attempt).await;
@@ -78,7 +78,7 @@ async fn an_expired_code_begins_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_code_that_is_revoked_meanwhile_says_by_whom() {
     let (_place, _unit, gateway) = bench().await;
-    let issued = Ceremony::Issued { ttl: Duration::from_secs(60) };
+    let issued = Ceremony::Issued { ttl: Duration::from_secs(600) };
     let mut events = gateway.pairing.pair(Gateway::request("line0", Some("pump-3"), issued));
     let Some(PairEvent::Code { id, .. }) = events.recv().await else { panic!("no code") };
     gateway.codes.revoke(&id.parse().unwrap(), Actor::Daemon, "lost").unwrap();
@@ -95,7 +95,7 @@ async fn a_used_code_pairs_nobody_else() {
     let first = Unit::plug_in(&first_port, "th-0001");
     let second = Unit::plug_in(&second_port, "th-0002");
     let gateway = Gateway::start(&place, &[&first_port, &second_port]);
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     first.enter(&code);
     until("the first is paired", || gateway.is_paired("pump-3")).await;
     second.enter(&code);
@@ -117,7 +117,7 @@ async fn a_used_code_pairs_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_code_of_one_ceremony_is_nothing_in_the_other() {
     let (_place, unit, gateway) = bench().await;
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     unit.press_button().await;
     let failure = gateway.pair_label("line0", "pump-3", &code).await.failure();
     assert_eq!(failure.cause, Cause::WrongCode);
@@ -131,16 +131,20 @@ async fn a_code_of_one_ceremony_is_nothing_in_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempt_and_key_are_on_the_disk_before_the_sensor_hears_of_them() {
     let (_place, unit, gateway) = bench().await;
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     let (codes, store) = (gateway.codes.clone(), gateway.store.clone());
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::new(Mutex::new(Vec::<(Kind, u8, bool)>::new()));
     let tap = Arc::clone(&seen);
     unit.bend(move |_, message| {
         let attempts = || codes.list().unwrap()[0].attempts;
         let has_key = || store.devices().unwrap().iter().any(|device| device.pending.is_some());
         // The sensor's tag, before the gateway has it; the gateway's own, when it has verified that.
         if let Ok(kind @ (Kind::M4 | Kind::M5 | Kind::Refuse)) = Kind::of(&message) {
-            tap.lock().unwrap().push((kind, attempts(), has_key()));
+            let mut seen = tap.lock().unwrap();
+            // What is slow to come is asked for again: the first of its kind counts.
+            if seen.last().is_none_or(|(before, ..)| *before != kind) {
+                seen.push((kind, attempts(), has_key()));
+            }
         }
         vec![message]
     });
@@ -156,7 +160,7 @@ async fn attempt_and_key_are_on_the_disk_before_the_sensor_hears_of_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_code_that_is_revoked_during_its_run_pairs_nobody() {
     let (_place, unit, gateway) = bench().await;
-    let issued = Ceremony::Issued { ttl: Duration::from_secs(60) };
+    let issued = Ceremony::Issued { ttl: Duration::from_secs(600) };
     let mut events = gateway.pairing.pair(Gateway::request("line0", Some("pump-3"), issued));
     let Some(PairEvent::Code { id, code, .. }) = events.recv().await else { panic!("no code") };
     let codes = gateway.codes.clone();

@@ -100,7 +100,7 @@ async fn a_sensor_is_paired_by_the_code_on_its_label() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_code_of_the_gateway_is_entered_at_the_sensor() {
     let (_place, unit, gateway) = bench().await;
-    let issued = Ceremony::Issued { ttl: Duration::from_secs(60) };
+    let issued = Ceremony::Issued { ttl: Duration::from_secs(600) };
     let mut events = gateway.pairing.pair(Gateway::request("th-0001", Some("pump-3"), issued));
     let Some(PairEvent::Code { code, .. }) = events.recv().await else { panic!("no code") };
     unit.enter(&code);
@@ -204,9 +204,21 @@ async fn a_second_pairing_at_one_port_is_told_to_wait() {
     let (_place, unit, gateway) = bench().await;
     // The sensor is deaf, so that the first pairing waits for it.
     unit.bend(|way, message| if way == Way::ToSensor { vec![] } else { vec![message] });
-    let first = gateway.pairing.pair(Gateway::request("line0", None, Ceremony::Label(label())));
-    let failure = gateway.pair_label("line0", "pump-3", &label()).await.failure();
-    assert_eq!((failure.cause, failure.exit_code), (Cause::Occupied, 2));
-    assert_eq!(Outcome::of(first).await.failure().cause, Cause::NoAnswer);
+    let label = label();
+    let mut was_told = false;
+    for _ in 0..10 {
+        let pair = || gateway.pair_label("line0", "pump-3", &label);
+        let (one, other) = tokio::join!(pair(), pair());
+        let (one, other) = (one.failure(), other.failure());
+        // Whichever came first. On a stalled machine the second may come only when the first has given up.
+        let (first, second) = if one.cause == Cause::Occupied { (other, one) } else { (one, other) };
+        assert_eq!(first.cause, Cause::NoAnswer);
+        if second.cause != Cause::NoAnswer {
+            assert_eq!((second.cause, second.exit_code), (Cause::Occupied, 2));
+            was_told = true;
+            break;
+        }
+    }
+    assert!(was_told, "no second pairing was told to wait");
     gateway.stop().await;
 }

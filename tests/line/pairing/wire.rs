@@ -27,7 +27,7 @@ fn drops(kind: Kind, mut count: u32) -> impl FnMut(Way, Vec<u8>) -> Vec<Vec<u8>>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_answers_burn_nothing() {
     let (_place, unit, gateway) = bench().await;
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     unit.bend(|_, mut message| {
         if matches!(Kind::of(&message), Ok(Kind::M2 | Kind::M4)) {
             message.truncate(message.len() / 2);
@@ -43,7 +43,7 @@ async fn malformed_answers_burn_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_share_costs_one_attempt_and_both_ends_fail() {
     let (_place, unit, gateway) = bench().await;
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     unit.bend(|_, mut message| {
         if Kind::of(&message) == Ok(Kind::M3) {
             let last = message.len() - 1;
@@ -73,7 +73,7 @@ async fn an_old_transcript_played_again_pairs_nobody() {
         }
         vec![message]
     });
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     unit.enter(&code);
     until("paired", || gateway.is_paired("pump-3")).await;
     let before = gateway.pairing_of("pump-3");
@@ -84,7 +84,7 @@ async fn an_old_transcript_played_again_pairs_nobody() {
         let again = old.iter().find(|old| Kind::of(old) == kind).cloned();
         vec![again.unwrap_or(message)]
     });
-    let code = gateway.make_code(Duration::from_secs(60));
+    let code = gateway.make_code(Duration::from_secs(600));
     unit.enter(&code);
     until("the run failed", || unit.look(|seen| seen.events.iter().any(|e| matches!(e, Event::PairingFailed(_)))))
         .await;
