@@ -42,17 +42,17 @@ impl Demo {
         Self { child, temp, lines }
     }
 
-    /// Waits until it says something.
-    fn until(&self, words: &str) {
+    /// Waits until it says something; or else, what it said.
+    fn says(&self, words: &str) -> Result<(), String> {
         let deadline = Instant::now() + DEADLINE;
         let mut said = String::new();
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             if line.contains(words) {
-                return;
+                return Ok(());
             }
             said = said + &line + "\n";
         }
-        panic!("it did not say {words:?}, but:\n{said}");
+        Err(format!("it did not say {words:?}, but:\n{said}"))
     }
 
     fn signal(&self, signal: Signal) {
@@ -100,49 +100,69 @@ fn all_gone(processes: &HashMap<u32, String>) {
     }
 }
 
+/// Its time runs from the first pairing on: where a machine was too slow for what is to be seen, a longer one is tried.
+fn in_time(times: [&str; 3], look: impl Fn(Demo) -> Result<(), String>) {
+    let mut why = String::new();
+    for time in times {
+        match look(Demo::start(time)) {
+            Ok(()) => return,
+            Err(not_seen) => why = not_seen,
+        }
+    }
+    panic!("{why}");
+}
+
+/// Whether it is so; else the figures.
+fn seen(it: bool, figures: &Value) -> Result<(), String> {
+    it.then_some(()).ok_or_else(|| figures.to_string())
+}
+
 #[test]
 fn it_ends_by_itself_and_every_reading_arrived_once() {
-    let demo = Demo::start("12s");
-    demo.until("demo-2: paired");
-    let processes = demo.processes();
-    assert_eq!(processes.len(), 4, "two sensors, the daemon, the subscriber: {processes:?}");
-    let (code, figures) = demo.end();
-    assert_eq!(code, Some(0), "{figures}");
-    let figure = |name: &str| figures[name].as_u64().unwrap_or_else(|| panic!("{name}: {figures}"));
-    assert_eq!((figure("paired"), figure("lost"), figure("duplicates")), (2, 0, 0), "{figures}");
-    assert!(figure("sent") > 50 && figure("acknowledged") == figure("sent"), "{figures}");
-    assert_eq!(figure("received"), figure("sent"), "{figures}");
-    assert!(figure("tokens_refreshed") >= 2, "tokens live 10 s: {figures}");
-    all_gone(&processes);
+    in_time(["12s", "30s", "60s"], |demo| {
+        demo.says("demo-2: paired")?;
+        let processes = demo.processes();
+        assert_eq!(processes.len(), 4, "two sensors, the daemon, the subscriber: {processes:?}");
+        let (code, figures) = demo.end();
+        // A pairing has ten seconds, too.
+        seen(figures["paired"] == 2, &figures)?;
+        assert_eq!(code, Some(0), "{figures}");
+        let figure = |name: &str| figures[name].as_u64().unwrap_or_else(|| panic!("{name}: {figures}"));
+        assert_eq!(figure("lost"), 0, "{figures}");
+        assert_eq!((figure("acknowledged"), figure("received")), (figure("sent"), figure("sent")), "{figures}");
+        all_gone(&processes);
+        // A token lives 10 s: on a stalled machine one may end before it is renewed, and what was under way comes twice.
+        seen(figure("sent") > 50 && figure("duplicates") == 0 && figure("tokens_refreshed") >= 2, &figures)
+    });
 }
 
 #[test]
 fn a_subscriber_that_is_killed_shows_in_the_figures() {
-    let demo = Demo::start("8s");
-    demo.until("demo-2: paired");
-    demo.kill_one("demo-subscriber");
-    let (code, figures) = demo.end();
-    assert_eq!(code, Some(8), "{figures}");
-    assert!(figures["lost"].as_u64() > Some(10) && figures["acknowledged"] == figures["sent"], "{figures}");
+    in_time(["8s", "20s", "60s"], |demo| {
+        demo.says("demo-2: paired")?;
+        demo.kill_one("demo-subscriber");
+        let (code, figures) = demo.end();
+        assert_eq!(figures["acknowledged"], figures["sent"], "{figures}");
+        seen(code == Some(8) && figures["lost"].as_u64() > Some(10), &figures)
+    });
 }
 
 #[test]
 fn a_daemon_that_is_killed_shows_in_the_figures() {
-    let demo = Demo::start("8s");
-    demo.until("demo-2: paired");
-    demo.kill_one(" run ");
-    let (code, figures) = demo.end();
-    assert_eq!(code, Some(8), "{figures}");
-    let figure = |name: &str| figures[name].as_u64().unwrap();
-    assert!(figure("received") + 10 < figure("sent"), "{figures}");
-    assert!(figure("acknowledged") + 10 < figure("sent"), "{figures}");
+    in_time(["8s", "20s", "60s"], |demo| {
+        demo.says("demo-2: paired")?;
+        demo.kill_one(" run ");
+        let (code, figures) = demo.end();
+        let is_short = |name: &str| figures[name].as_u64().unwrap() + 10 < figures["sent"].as_u64().unwrap();
+        seen(code == Some(8) && is_short("received") && is_short("acknowledged"), &figures)
+    });
 }
 
 #[test]
 fn no_process_stays_however_it_is_ended() {
     for (signal, figures_come) in [(Signal::INT, true), (Signal::TERM, true), (Signal::KILL, false)] {
         let demo = Demo::start("100s");
-        demo.until("demo-1: paired");
+        demo.says("demo-1: paired").unwrap();
         let processes = demo.processes();
         demo.signal(signal);
         if figures_come {
