@@ -82,8 +82,10 @@ impl Line {
         }
     }
 
-    /// Forgets what the unit says unasked, after its start for one, until it is quiet.
+    /// Forgets what the unit says unasked, after its start for one, until it has answered and is quiet.
     pub(crate) fn settle(&mut self) {
+        // Before its answer it may be slow, not quiet.
+        self.answers();
         let mut quiet_since = Instant::now();
         while quiet_since.elapsed() < QUIET {
             self.listen();

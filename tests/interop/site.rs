@@ -9,7 +9,7 @@ use rumqttc::{AsyncClient, Broker, Event, Incoming, MqttOptions, QoS};
 use tokio::runtime::Handle;
 
 use crate::daemon::{Daemon, quoted};
-use crate::support::{Mosquitto, free_port, within};
+use crate::support::{Mosquitto, within};
 use crate::until;
 
 /// Where BlueZ is looked for.
@@ -65,7 +65,7 @@ impl Site {
              [pairing]\nmin_suite = {suite}\n[broker]\nurl = \"mqtt://127.0.0.1:{}\"\n",
             self.broker.port()
         );
-        let _ = writeln!(config, "[issuer]\nlisten = \"127.0.0.1:{}\"", free_port());
+        let _ = writeln!(config, "[issuer]\nlisten = \"127.0.0.1:0\"");
         let _ = match &bus {
             Some(_) => writeln!(config, "[ble]\nenabled = \"on\""),
             None => writeln!(config, "[uart.ports.line1]\npath = {}", quoted(&folder.join("line"))),
