@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -18,8 +18,8 @@ use serde_json::{Value as Json, json};
 
 use crate::daemon::{Daemon, Sensor, quoted};
 use crate::fixtures::{reader, request};
-use crate::node::{RESOURCE, RabbitMq};
-use crate::support::{free_port, within};
+use crate::node::{RESOURCE, RabbitMq, patient};
+use crate::support::{free_port, until, within};
 
 const OWN: &str = "claw/v1/default/gw-1/_gateway";
 
@@ -61,7 +61,7 @@ impl Site {
         let mut options = MqttOptions::new(client_id, Broker::tcp("127.0.0.1", self.broker.addr().port()));
         options.set_credentials(client_id, token.to_owned());
         options.set_max_packet_size(1 << 20, 1 << 20);
-        AsyncClient::builder(options).capacity(16).build()
+        patient(AsyncClient::builder(options).capacity(16).build())
     }
 
     /// A client that is none of the gateway's, with rights on these topics.
@@ -311,15 +311,11 @@ fn its_token_is_refreshed_and_nobody_misses_it(site: &Site, ear: &Ear) {
 
 async fn what_came_while_it_was_away_is_carried_out_in_time_or_refused(site: &mut Site, ear: &Ear) {
     site.daemon.kill();
-    while !ear.own("status").iter().any(|said| said["state"] == "offline") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("its will is said", || ear.own("status").iter().any(|said| said["state"] == "offline")).await;
     let short = claims("late-1", "revoke", &json!({ "device": "pump-3" }), 2);
     site.commands(&short).await;
     site.commands(&claims("kept-1", "config", &json!({ "patch": { "log.level": "debug" } }), 300)).await;
-    while now_s() <= short["exp"].as_u64().unwrap() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until("the short one is over", || now_s() > short["exp"].as_u64().unwrap()).await;
     site.daemon.resume();
     site.daemon
         .wait("both are answered", |_| !ear.own("reply/late-1").is_empty() && !ear.own("reply/kept-1").is_empty());
@@ -353,9 +349,11 @@ async fn more_than_it_takes_at_a_time_is_done_to_the_last_one(site: &mut Site, e
 async fn what_it_cannot_take_is_thrown_away(site: &Site, ear: &Ear) {
     assert!(site.sends(&format!("{OWN}/down/cmd/revoke"), &"x".repeat(100_000)).await);
     site.daemon.wait("it is told", |daemon| daemon.log().contains("is no command"));
-    let heard = |daemon: &Daemon| daemon.log().matches("commands from the cloud are heard").count();
-    let before = heard(&site.daemon);
-    site.daemon.wait("it hears again", |daemon| heard(daemon) > before);
+    // Since then, and not before: what is kept meanwhile is thrown away with it.
+    site.daemon.wait("it hears again", |daemon| {
+        let log = daemon.log();
+        log.rsplit_once("is no command").is_some_and(|(_, since)| since.contains("commands from the cloud are heard"))
+    });
     site.commands(&claims("next-1", "config", &json!({ "patch": { "log.level": null } }), 300)).await;
     site.daemon.wait("the next one is answered", |_| !ear.own("reply/next-1").is_empty());
     assert_eq!(site.daemon.log().matches("is no command").count(), 1, "{}", site.folder.path().display());

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clawgate::token::key::SigningKey;
+use rumqttc_v4::{AsyncClient, EventLoop};
 
 use crate::support::free_port;
 
@@ -45,6 +46,12 @@ impl RabbitMq {
             .stderr(Stdio::null())
             .spawn()
             .expect("epmd is installed (apt-get install rabbitmq-server)");
+        // A node that finds none starts one of its own, which nobody ends.
+        let end = Instant::now() + BOOT;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, mapper_port)).is_err() {
+            assert!(Instant::now() < end, "epmd does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let in_folder = |name: &str| folder.path().join(name);
         let node = Command::new("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -122,6 +129,12 @@ impl Drop for RabbitMq {
             let _ = child.wait();
         }
     }
+}
+
+/// A client that waits for a slow broker's answer instead of taking it for a refusal.
+pub(crate) fn patient((client, mut events): (AsyncClient, EventLoop)) -> (AsyncClient, EventLoop) {
+    events.network_options.set_connection_timeout(BOOT.as_secs());
+    (client, events)
 }
 
 /// docs/brokers.md shows the same lines, but for the prefetch: a burst is to be one.

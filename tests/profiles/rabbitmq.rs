@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::back_half::{Gateway, pairing, submit};
 use crate::fixtures;
 use crate::line::Line;
-use crate::node::{RESOURCE, RabbitMq};
+use crate::node::{RESOURCE, RabbitMq, patient};
 use crate::support::{until, within};
 
 const TOPIC: &str = "claw/v1/default/site-1/pump-3/up/telemetry";
@@ -84,7 +84,7 @@ impl Site {
     fn connect(&self, client_id: &str, username: &str, token: &str) -> (AsyncClient, rumqttc_v4::EventLoop) {
         let mut options = MqttOptions::new(client_id, Broker::tcp("127.0.0.1", self.broker.addr().port()));
         options.set_credentials(username, token.to_owned());
-        AsyncClient::builder(options).capacity(16).build()
+        patient(AsyncClient::builder(options).capacity(16).build())
     }
 
     /// Subscribes to what all devices send.
@@ -216,7 +216,8 @@ async fn what_a_token_does_not_allow_ends_the_connection(site: &Site) {
     }
     until("what was in scope arrives", || subscriber.count(TOPIC) == 1).await;
     assert_eq!(subscriber.heard.lock().unwrap().len(), 1, "nothing else does");
-    assert!(site.broker.log().contains("access to topic 'claw.v1.default.site-1.pump-4.up.telemetry'"));
+    let refusal = "access to topic 'claw.v1.default.site-1.pump-4.up.telemetry'";
+    until("the broker says why", || site.broker.log().contains(refusal)).await;
     // The gateway does not come so far: a token for another device is not used at all.
     let (gateway, lane, mut feed) = {
         let gateway = Gateway::start(site.broker.addr().port(), |options| {

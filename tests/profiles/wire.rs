@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::back_half::{Gateway, submit};
 use crate::fixtures::request;
-use crate::support::{token, until, within};
+use crate::support::{DEADLINE, token, until, within};
 
 /// The listener's end, where one connection after the other is taken.
 struct Cloud {
@@ -37,7 +37,11 @@ impl Cloud {
 
     /// The gateway with one device under this token, on its way here.
     fn gateway(&self, profile: Profile, token: Arc<AccessToken>) -> (Gateway, clawgate::spool::Lane, TokenFeed) {
-        let gateway = Gateway::start(self.port(), |options| options.profile = profile);
+        let gateway = Gateway::start(self.port(), |options| {
+            options.profile = profile;
+            // It connects once, however slowly it is answered.
+            options.connect_timeout = DEADLINE;
+        });
         let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(token));
         let lane = gateway.attach_with("pump-3", handle);
         (gateway, lane, feed)

@@ -60,6 +60,7 @@ impl MqttClient {
         let host = if how.tls.is_some() { "localhost".to_owned() } else { how.addr.ip().to_string() };
         let mut options = MqttOptions::new(how.client_id, (host, how.addr.port()));
         options.set_keep_alive(30);
+        options.set_connect_timeout(DEADLINE);
         match how.by {
             By::EnhancedAuth => {
                 options.set_authentication_method(Some("OAUTH2-JWT".to_owned()));
