@@ -107,7 +107,8 @@ impl Speaker {
                 End::Failed(failure) => {
                     tracing::warn!(error = %failure, "the gateway's own connection is down");
                     self.standing.send_replace(Standing::Down(failure.to_string()));
-                    memory.discard = matches!(failure, Failure::TooLarge(_));
+                    // An attempt that fails in between has thrown nothing away.
+                    memory.discard |= matches!(failure, Failure::TooLarge(_));
                     if matches!(failure, Failure::Tls(_) | Failure::TakenOver) {
                         memory.backoff.exhaust();
                     }

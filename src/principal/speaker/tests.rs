@@ -63,3 +63,48 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
     let again = tokio::time::timeout(Duration::from_millis(500), listener.accept()).await;
     assert!(again.is_err(), "it has nothing to show");
 }
+
+#[tokio::test]
+async fn what_cannot_be_taken_is_thrown_away_also_where_the_next_attempt_fails() {
+    let issuer = LocalIssuer::new("urn:test", SigningKey::generate().unwrap(), DenyList::in_memory(), Clock::system());
+    let request = TokenRequest {
+        tenant: "default".to_owned(),
+        gateway: "gw-1".to_owned(),
+        device: DeviceId::gateway(),
+        scope: vec![Scope::StatusWrite, Scope::CommandRead],
+        life: Duration::from_secs(3600),
+        audience: "claw".to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
+    };
+    let token = Arc::new(issuer.issue(&request).await.unwrap());
+    let (_feed, handle) = TokenFeed::new(DeviceId::gateway(), TokenState::Valid(token));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());
+    options.profile = Profile::of(BrokerProfile::Rabbitmq);
+    options.backoff = (Duration::from_millis(10), Duration::from_millis(10));
+    let principal = Principal::new(options, Clock::system()).unwrap();
+    let (inbox, _commands) = Principal::inbox();
+    let _speaking = tokio::spawn(async move { principal.connect(handle, inbox, CancellationToken::new()).await });
+
+    // What the broker says to each connection, after its CONNECT: a message of 2 MB; nothing, it hangs up; welcome.
+    let mut kept = Vec::new();
+    for answer in [&[0x20, 2, 1, 0, 0x32, 0x80, 0x89, 0x7a][..], &[], &[0x20, 2, 0, 0]] {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = BytesMut::new();
+        let connect = loop {
+            match Packet::read(&mut buffer, 1 << 16) {
+                Ok(Packet::Connect(connect)) => break connect,
+                Ok(packet) => panic!("no CONNECT: {packet:?}"),
+                Err(_) => assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "it left without a word"),
+            }
+        };
+        kept.push(!connect.clean_session);
+        stream.write_all(answer).await.unwrap();
+        if !answer.is_empty() {
+            while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {}
+        }
+    }
+    assert_eq!(kept, [true, false, false]);
+}
