@@ -22,6 +22,9 @@ use crate::secret::Secret;
 /// A key or a passphrase is not longer.
 const MOST_BYTES: u64 = 64 * 1024;
 
+/// Bits of a file's mode that let every user of the machine at it.
+pub(crate) const EVERYBODY: u32 = 0o007;
+
 /// A place of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
@@ -171,7 +174,7 @@ impl Secrets {
     /// [`SourceError`].
     pub fn read(&self, source: &SecretSource) -> Result<Secret<Vec<u8>>, SourceError> {
         match source {
-            SecretSource::File(path) => read_file(path, 0o007),
+            SecretSource::File(path) => read_file(path, EVERYBODY),
             // Who may read those, systemd sees to.
             SecretSource::Credential(name) => match &self.credentials_dir {
                 Some(dir) => read_file(&dir.join(name), 0),

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Config, ConfigError, IssuerKind};
 use crate::clock::Clock;
 use crate::http_client;
-use crate::relay::{ClientKey, TlsFiles};
+use crate::relay::{ClientKey, Profile, TlsFiles};
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets, SourceError};
 use crate::token::key::SigningKey;
@@ -76,6 +76,13 @@ pub(crate) fn look(config: &Config, ask_vault: bool) -> Vec<Looked> {
                 key.map(drop).map_err(|error| error.to_string())
             }));
         }
+    }
+    if let Some(path) = &config.broker.authorizer_key {
+        let opens =
+            || Profile::of(config.broker.profile).with_authorizer("", Some((String::new(), path.clone()))).load();
+        all.push(see("broker.authorizer_key", &SecretSource::File(path.clone()), &|_| {
+            opens().map_err(|error| error.to_string())
+        }));
     }
     if let Some(ca) = config.broker.ca.as_ref().filter(|_| config.broker.url.as_ref().is_some_and(|url| url.tls)) {
         let opens =

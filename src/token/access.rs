@@ -30,6 +30,14 @@ pub enum TokenError {
         /// Expires at, seconds since 1970.
         exp: u64,
     },
+    /// `nbf` is well after `iat`: no broker takes it yet.
+    #[error("the token is good from {nbf} on, {} s after it was issued: no broker takes it before", nbf - iat)]
+    NotYet {
+        /// Issued at, seconds since 1970.
+        iat: u64,
+        /// Not before, seconds since 1970.
+        nbf: u64,
+    },
 }
 
 /// The claims of an access token (RFC 9068, section 2.2).
@@ -47,6 +55,9 @@ pub struct Claims {
     pub iat: u64,
     /// Expires at, seconds since 1970.
     pub exp: u64,
+    /// Not good before, seconds since 1970; from its issue on when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<u64>,
     /// Its own id, for the deny list.
     pub jti: String,
     /// Scopes, separated by spaces; empty where the issuer granted none of those that were asked for, and said 200.
@@ -77,6 +88,11 @@ impl Claims {
     #[must_use]
     pub fn certificate(&self) -> Option<&Thumbprint> {
         self.cnf.as_ref()?.certificate.as_ref()
+    }
+
+    /// How long it is not good yet at `now`, in seconds. Between a broker's clock and an issuer's there is a tolerance.
+    pub(crate) fn early(&self, now: u64) -> Option<u64> {
+        self.nbf?.checked_sub(now).filter(|early| *early > CLOCK_TOLERANCE.as_secs())
     }
 
     /// What the token is limited to.
@@ -123,6 +139,10 @@ impl AccessToken {
             .checked_sub(claims.iat)
             .filter(|life| *life > 0)
             .ok_or(TokenError::EmptyLife { iat: claims.iat, exp: claims.exp })?;
+        // By the issuer's own times: the clock here may be any.
+        if let Some(nbf) = claims.nbf.filter(|_| claims.early(claims.iat).is_some()) {
+            return Err(TokenError::NotYet { iat: claims.iat, nbf });
+        }
         let received = clock.boot();
         let expires = received.saturating_add(left_of(Duration::from_secs(life), &claims, clock.wall()));
         Ok(Self { jwt: Secret::new(jwt), claims, received, expires })
@@ -220,14 +240,32 @@ mod tests {
 
     const ISSUED: u64 = 1_700_000_000;
 
-    fn left_at(wall: Duration) -> Duration {
-        let clock = Clock::manual(wall);
-        let claims = serde_json::json!({
+    fn received(more: serde_json::Value, clock: &Clock) -> Result<AccessToken, TokenError> {
+        let mut claims = serde_json::json!({
             "iss": "i", "sub": "pump-3", "aud": "claw", "client_id": "g", "jti": "x", "scope": "",
             "iat": ISSUED, "exp": ISSUED + 4,
         });
-        let jwt = SigningKey::generate().unwrap().sign("at+jwt", &claims).unwrap();
-        AccessToken::received(jwt, &clock).unwrap().left(&clock)
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        AccessToken::received(SigningKey::generate().unwrap().sign("at+jwt", &claims).unwrap(), clock)
+    }
+
+    fn left_at(wall: Duration) -> Duration {
+        let clock = Clock::manual(wall);
+        received(serde_json::json!({}), &clock).unwrap().left(&clock)
+    }
+
+    #[test]
+    fn a_token_that_is_good_only_later_is_not_taken_whatever_the_clock_here_says() {
+        for wall in [0, ISSUED, ISSUED + 100] {
+            let clock = Clock::manual(Duration::from_secs(wall));
+            let from = |nbf: u64| received(serde_json::json!({ "nbf": nbf, "exp": ISSUED + 600 }), &clock);
+            for good in [0, ISSUED, ISSUED + 30] {
+                from(good).unwrap();
+            }
+            let refused = from(ISSUED + 31).unwrap_err();
+            assert!(refused.to_string().contains("31 s after it was issued"), "{refused}");
+            assert!(received(serde_json::json!({ "nbf": "soon" }), &clock).is_err());
+        }
     }
 
     #[test]

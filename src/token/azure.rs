@@ -16,7 +16,7 @@ use super::scope::{mqtt_client_id, to_claim};
 use super::{AccessToken, Claims, Issuer, IssuerError, TokenFuture, TokenRequest};
 use crate::clock::Clock;
 use crate::relay::percent;
-use crate::secret_source::read_file;
+use crate::secret_source::{EVERYBODY, read_file};
 
 /// Bytes of a symmetric key: IoT Hub and its provisioning service take 16 to 64.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
@@ -60,6 +60,7 @@ impl SasIssuer {
             claw_addresses: request.limits.addresses.clone(),
             claw_rate: request.limits.per_second,
             claw_stage: Some(request.stage),
+            nbf: None,
             cnf: None,
             act: None,
         };
@@ -100,7 +101,7 @@ fn device_key(keys: &Path, device: &str) -> Result<Zeroizing<Vec<u8>>, String> {
 
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    let text = read_file(path, 0o007).map_err(|error| format!("issuer.device_keys {error}"))?;
+    let text = read_file(path, EVERYBODY).map_err(|error| format!("issuer.device_keys {error}"))?;
     let key = STANDARD.decode(text.expose().trim_ascii()).map(Zeroizing::new);
     key.ok()
         .filter(|key| KEY_BYTES.contains(&key.len()))

@@ -22,6 +22,9 @@ pub enum Refusal {
     /// Its time is over.
     #[error("the token expired {0} s ago")]
     Expired(u64),
+    /// Its time has not begun.
+    #[error("the token is not good before {0} s from now")]
+    NotYet(u64),
     /// It stands on the deny list.
     #[error("the token was revoked")]
     Revoked,
@@ -58,8 +61,8 @@ impl Verifier {
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[audience]);
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-        // The expiry is checked below, against the issuer's own time and without leeway.
-        validation.validate_exp = false;
+        // Its times are checked below, against the issuer's own time, the expiry without leeway.
+        (validation.validate_exp, validation.validate_nbf) = (false, false);
         Self(Arc::new(Inner { keys, validation, deny, time }))
     }
 
@@ -111,11 +114,14 @@ impl Verifier {
     /// Whether claims that were verified once still hold: not expired, not revoked.
     ///
     /// # Errors
-    /// [`Refusal::Expired`] or [`Refusal::Revoked`].
+    /// [`Refusal::Expired`], [`Refusal::NotYet`] or [`Refusal::Revoked`].
     pub fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
         let now = self.0.time.now();
         if claims.exp <= now {
             return Err(Refusal::Expired(now - claims.exp));
+        }
+        if let Some(early) = claims.early(now) {
+            return Err(Refusal::NotYet(early));
         }
         if self.0.deny.denies(claims) { Err(Refusal::Revoked) } else { Ok(()) }
     }
@@ -227,6 +233,9 @@ mod tests {
             ("exp", json!(null)),
             ("exp", json!(NOW)),
             ("iat", json!(-1)),
+            ("nbf", json!(NOW + 31)),
+            ("nbf", json!(-1)),
+            ("nbf", json!("x")),
             ("sub", json!(7)),
             ("claw_rate", json!(0)),
             ("claw_addresses", json!(["0.0.0.0/0", "x"])),
@@ -235,6 +244,11 @@ mod tests {
             let mut other = claims();
             other[name] = value.clone();
             assert!(verifier.verify(key.sign("at+jwt", &other).unwrap().as_bytes()).is_err(), "{name}: {value}");
+        }
+        for good in [0, NOW, NOW + 30] {
+            let mut from = claims();
+            from["nbf"] = json!(good);
+            verifier.verify(key.sign("at+jwt", &from).unwrap().as_bytes()).unwrap();
         }
         let text = claims().to_string();
         let twice = text.replacen('{', &format!(r#"{{"exp":{},"#, NOW + 600), 1);

@@ -8,20 +8,15 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 
 use super::percent;
+use crate::secret_source::{EVERYBODY, SourceError, read_file};
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProfileError {
     /// The key's file.
-    #[error("broker.authorizer_key {}: {source}; check the path and who may read it", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("broker.authorizer_key {0}")]
+    File(#[source] SourceError),
     /// It does not hold what it should.
     #[error("broker.authorizer_key {} holds no RSA private key in PEM form: {source}", .path.display())]
     Key {
@@ -90,11 +85,11 @@ impl Authorizer {
     }
 }
 
+/// The key in a file that not every user may read.
 fn rsa_key(path: &Path) -> Result<EncodingKey, ProfileError> {
-    let pem = std::fs::read(path).map(zeroize::Zeroizing::new);
-    let pem = pem.map_err(|source| ProfileError::File { path: path.to_owned(), source })?;
+    let pem = read_file(path, EVERYBODY).map_err(ProfileError::File)?;
     let unusable = |source| ProfileError::Key { path: path.to_owned(), source };
-    let key = EncodingKey::from_rsa_pem(&pem).map_err(unusable)?;
+    let key = EncodingKey::from_rsa_pem(pem.expose()).map_err(unusable)?;
     // A public key is taken until it shall sign.
     jsonwebtoken::crypto::sign(b"", &key, Algorithm::RS256).map_err(unusable)?;
     Ok(key)
@@ -110,6 +105,8 @@ fn rs256(token: &str, key: &EncodingKey) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::process::Command;
 
@@ -127,6 +124,9 @@ mod tests {
         };
         openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], &key);
         openssl(&["pkey", "-pubout", "-in", key.to_str().unwrap()], &public);
+        for file in [&key, &public] {
+            std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+        }
         (key, public)
     }
 
@@ -158,6 +158,19 @@ mod tests {
             jsonwebtoken::crypto::verify(&URL_SAFE_NO_PAD.encode(&raw), token, &key, Algorithm::RS256).unwrap()
         };
         assert!(verify(b"a.b.c") && !verify(b"a.b.d"));
+    }
+
+    #[test]
+    fn a_key_that_every_user_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, _) = key_pair(folder.path());
+        let load = |mode| {
+            std::fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+            Authorizer::new("claw", Some(("token".to_owned(), key.clone()))).load()
+        };
+        load(0o640).unwrap();
+        let refused = load(0o644).unwrap_err().to_string();
+        assert!(refused.contains("authorizer_key") && refused.contains("chmod o-rwx"), "{refused}");
     }
 
     #[test]

@@ -314,6 +314,7 @@ mod tests {
             claw_addresses: Vec::new(),
             claw_rate: None,
             claw_stage: None,
+            nbf: None,
             cnf: None,
             act: None,
         }

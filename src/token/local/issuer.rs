@@ -111,6 +111,7 @@ impl LocalIssuer {
             client_id: wanted.client_id,
             iat,
             exp: iat.saturating_add(life.as_secs()),
+            nbf: None,
             jti: BASE64URL.encode(id),
             scope: wanted.scope,
             claw_aif: wanted.topics,

@@ -176,6 +176,9 @@ impl Decisions {
     ) -> Result<(Claims, Signer), String> {
         let (claims, signer) = self.keys.verify(token)?;
         self.still_good(&claims).map_err(|refusal| refusal.to_string())?;
+        if let Some(early) = claims.early(self.time()) {
+            return Err(format!("the token of {} is not good before {early} s from now", claims.sub));
+        }
         // Whoever it is and calls itself, it has a token that is good elsewhere.
         if let Some(address) = claims.off_list(peer) {
             *notice = self.notices.off_list(&claims, peer.mqtt_id, address, Instant::now());

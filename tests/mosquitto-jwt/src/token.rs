@@ -15,6 +15,8 @@ use crate::rate::Owner;
 const MAX_TOKEN: usize = 8 * 1024;
 /// Scope of a token that only reads.
 const TELEMETRY_READ: &str = "telemetry:read";
+/// How far the issuer's clock may be ahead of the broker's, in seconds.
+const TOLERANCE_S: u64 = 30;
 
 /// What a token says.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +25,7 @@ pub(crate) struct Claims {
     pub(crate) client_id: String,
     pub(crate) iat: u64,
     pub(crate) exp: u64,
+    nbf: Option<u64>,
     pub(crate) jti: String,
     #[serde(default)]
     scope: String,
@@ -74,6 +77,11 @@ impl Claims {
             }
         }
         Ok(())
+    }
+
+    /// How long it is not good yet at `now`, in seconds.
+    pub(crate) fn early(&self, now: u64) -> Option<u64> {
+        self.nbf?.checked_sub(now).filter(|early| *early > TOLERANCE_S)
     }
 
     /// The client's address, where the token does not allow it.

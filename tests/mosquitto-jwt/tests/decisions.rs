@@ -146,15 +146,22 @@ impl Key {
     }
 
     fn token_to(&self, device: &str, actions: &[&str], life_s: u64) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let claims = json!({
+        let now = now_s();
+        self.signed(&json!({
             "iss": "i", "aud": "claw", "sub": device, "client_id": "g", "iat": now, "exp": now + life_s, "jti": device,
             "claw_aif": [[format!("up/{device}"), actions]],
-        });
+        }))
+    }
+
+    fn signed(&self, claims: &Value) -> String {
         let header = Header { typ: Some("at+jwt".to_owned()), kid: Some(self.id()), ..Header::new(Algorithm::ES256) };
         let key = EncodingKey::from_ec_der(self.secret().to_pkcs8_der().unwrap().as_bytes());
-        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+        jsonwebtoken::encode(&header, claims, &key).unwrap()
     }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A plugin and its key file.
@@ -276,4 +283,19 @@ fn the_same_key_as_pem_or_in_a_set_is_the_same_key() {
     let pem = Key(1).secret().public_key().to_public_key_pem(LineEnding::LF).unwrap();
     assert_eq!(site.replaced(&pem), Ok(true));
     assert!(site.overdue().is_empty() && site.admits(2, "b", &Key(1).token("b")));
+}
+
+#[test]
+fn a_token_that_is_good_only_later_admits_nobody() {
+    let mut site = Site::new("later", &[Key(1)]);
+    let mut admits = |nbf: Value| {
+        let now = now_s();
+        let claims = json!({
+            "iss": "i", "aud": "claw", "sub": "d", "client_id": "g", "iat": now, "exp": now + 7200, "jti": "d", "nbf": nbf,
+        });
+        site.admits(1, "d", &Key(1).signed(&claims))
+    };
+    assert!(admits(json!(0)) && admits(json!(now_s())));
+    assert!(!admits(json!(now_s() + 3600)));
+    assert!(!admits(json!("soon")));
 }
