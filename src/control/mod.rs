@@ -17,6 +17,7 @@ mod keys;
 mod links;
 mod live;
 mod once;
+mod permitted;
 mod reads;
 mod refusals;
 pub mod role;

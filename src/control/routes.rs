@@ -14,6 +14,7 @@ use super::calls::Calls;
 use super::ending::{Ending, to_its_end};
 use super::failure::Failure;
 use super::once::Once;
+use super::permitted::while_allowed;
 use super::reads::Reads;
 use super::role::Caller;
 use super::role::Role::{self, Admin, Operator, Viewer};
@@ -140,5 +141,5 @@ async fn pass(
     if let Some(failure) = response.extensions().get::<Failure>().filter(|_| changes) {
         note(failure).await;
     }
-    response
+    while_allowed(response, move || caller.require(needed, &gateway.config().control.roles).is_ok())
 }

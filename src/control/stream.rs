@@ -19,6 +19,9 @@ const LINES: usize = 64;
 /// Time a client may leave a full queue unread.
 const READ_TIME: Duration = Duration::from_secs(10);
 
+/// The media type of such an answer.
+pub(super) const NDJSON: &str = "application/x-ndjson";
+
 /// The sending end of a streamed answer.
 pub struct Lines(mpsc::Sender<Bytes>);
 
@@ -30,7 +33,7 @@ pub struct Gone;
 pub(super) fn ndjson() -> (Lines, Response) {
     let (sender, receiver) = mpsc::channel(LINES);
     let body = Body::new(LineBody(receiver).boxed());
-    (Lines(sender), ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    (Lines(sender), ([(CONTENT_TYPE, NDJSON)], body).into_response())
 }
 
 impl Lines {
@@ -57,7 +60,7 @@ impl Lines {
 pub(super) fn written() -> (Written, Response) {
     let (sender, receiver) = mpsc::channel(LINES);
     let body = Body::new(LineBody(receiver).boxed());
-    (Written(sender), ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    (Written(sender), ([(CONTENT_TYPE, NDJSON)], body).into_response())
 }
 
 /// The writing end of [`written`].

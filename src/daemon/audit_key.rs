@@ -2,6 +2,8 @@
 //! use, the log goes over to it by a line that the old one signed, the store follows. The log says which key it is signed
 //! by, so a crash between any two steps is put right when it is opened.
 
+use std::sync::{Mutex, PoisonError};
+
 use zeroize::Zeroizing;
 
 use crate::audit::{Actor, Audit, AuditError, AuditKeys, Digest, Retention};
@@ -32,11 +34,15 @@ where
     Ok(audit)
 }
 
+/// One change at a time: with two, the log could be signed by one key and the store keep the other.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Signs the log with a new key from now on; its public half.
 pub(crate) fn rotate<E>(store: &Store, audit: &Audit, actor: Actor) -> Result<Digest, E>
 where
     E: From<StoreError> + From<AuditError>,
 {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut fresh = Zeroizing::new([0u8; 32]);
     getrandom::fill(fresh.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
     let fresh = Secret::new(*fresh);
@@ -131,5 +137,23 @@ mod tests {
         let third = rotate::<StartError>(&store, &log(&store), Actor::Daemon).unwrap();
         assert!(third != second);
         assert_eq!(goes_on(&store, first), third);
+    }
+
+    #[test]
+    fn a_change_waits_for_the_one_that_is_under_way() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store(temp.path());
+        let audit = log(&store);
+        let first = audit.key();
+        std::thread::scope(|threads| {
+            let turn = TURN.lock().unwrap();
+            let other = threads.spawn(|| rotate::<StartError>(&store, &audit, Actor::Daemon).unwrap());
+            // Nothing is claimed of how fast it is: one that does not wait is done long before.
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!other.is_finished() && store.secret(NEXT).unwrap().is_none());
+            drop(turn);
+            other.join().unwrap();
+        });
+        assert!(audit.key() != first);
     }
 }

@@ -32,19 +32,25 @@ pub(crate) async fn text(gateway: Gateway) -> ([(axum::http::HeaderName, &'stati
 pub(super) async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
     gateway.metrics().limit("metrics_connections", MAX_CONNECTIONS);
     let router = Router::new().route("/metrics", get(move || text(gateway.clone())));
+    answer(listener, router, SCRAPE_TIME, stop).await;
+}
+
+/// Answers so many at a time; whoever comes besides waits for a place. A scrape that is under way is no reason to wait
+/// when the daemon stops.
+async fn answer(listener: TcpListener, router: Router, scrape_time: Duration, stop: CancellationToken) {
     let mut scrapes = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+        let place = async {
+            while scrapes.len() >= MAX_CONNECTIONS {
+                scrapes.join_next().await;
+            }
+            listener.accept().await
         };
+        let Some(accepted) = stop.run_until_cancelled(place).await else { return };
         let Ok((stream, _)) = accepted else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        while scrapes.len() >= MAX_CONNECTIONS {
-            scrapes.join_next().await;
-        }
         let service = TowerToHyperService::new(router.clone());
         scrapes.spawn(async move {
             let served = http1::Builder::new()
@@ -52,7 +58,45 @@ pub(super) async fn serve(listener: TcpListener, gateway: Gateway, stop: Cancell
                 .header_read_timeout(Duration::from_secs(5))
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(SCRAPE_TIME, served).await;
+            let _ = tokio::time::timeout(scrape_time, served).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpStream;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn scrapers_that_are_stuck_do_not_delay_a_stop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (begun, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        let stuck = {
+            let begun = Arc::clone(&begun);
+            move || async move {
+                begun.add_permits(1);
+                std::future::pending::<()>().await;
+            }
+        };
+        let router = Router::new().route("/metrics", get(stuck));
+        let serving = tokio::spawn(answer(listener, router, Duration::from_secs(3600), stop.clone()));
+        let mut scrapers = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut scraper = TcpStream::connect(address).await.unwrap();
+            scraper.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            scrapers.push(scraper);
+        }
+        // On one thread: when the last one is stuck, there is nothing left to do but to wait for a place.
+        let _all = begun.acquire_many(u32::try_from(MAX_CONNECTIONS).unwrap()).await.unwrap();
+        stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
+        ended.expect("it ends although every place is taken").unwrap();
     }
 }

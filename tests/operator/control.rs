@@ -1,10 +1,11 @@
 //! The control socket against users who may not, and clients who will not.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -51,6 +52,15 @@ fn a_user_may_do_what_his_role_allows_and_is_told_what_is_missing() {
     let refused = as_stranger(&["token", "rotate", "pump"]);
     assert!(refused.err.contains("needs the role admin"), "{refused:?}");
     assert_eq!(as_stranger(&["audit", "export"]).code, 1);
+
+    // What he follows ends with the role.
+    let mut watch = site.command(&program, &["watch"]);
+    let mut watching = watch.uid(STRANGER).gid(STRANGER).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut words = BufReader::new(watching.stderr.take().unwrap()).lines();
+    assert!(words.next().unwrap().unwrap().contains("Following"));
+    reload("");
+    let ended = until("the stream of a user without a role ends", || watching.try_wait().unwrap());
+    assert!(!ended.success(), "nobody takes it for the daemon's end");
 
     // Who was refused what stands in the audit log; a user who goes on and on is counted.
     let refused = site.audit().into_iter().filter(|line| line["action"] == "control.call").collect::<Vec<_>>();
