@@ -26,6 +26,7 @@ mod start;
 mod stop;
 mod tasks;
 mod token_audit;
+mod turns;
 pub(crate) mod view;
 mod watchdog;
 

@@ -14,15 +14,22 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or what the registry said.
     pub(crate) async fn unpair(&self, id: &DeviceId, actor: Actor) -> Result<bool, Failure> {
+        let _turn = self.0.service.turn(id).await;
         let known = self.known(id).await?;
-        let told = self.links().unpair(id).await;
+        self.forget(&known, actor).await
+    }
+
+    /// Forgets these pairings of a device: one that is made meanwhile stays. Whoever calls has its turn.
+    pub(super) async fn forget(&self, known: &Device, actor: Actor) -> Result<bool, Failure> {
+        let id = &known.id;
+        let told = self.links().unpair(known).await;
         self.0.relay.detach(id).await;
         let revoked = self.keeper().remove(id, "unpaired").await;
         if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of an unpaired device could not be revoked at the issuer");
         }
-        let (store, wanted) = (self.store().clone(), id.clone());
-        blocking(move || store.remove_device(&wanted)).await?;
+        let (store, gone) = (self.store().clone(), known.clone());
+        blocking(move || store.remove_device(&gone)).await?;
         let mut lost = 0;
         for pairing in known.pairings() {
             match self.0.spool.purge(pairing).await {
@@ -42,6 +49,7 @@ impl Gateway {
     /// # Errors
     /// `not_found`, a name that is taken, or what the registry said.
     pub(crate) async fn rename(&self, id: &DeviceId, name: &DeviceId, actor: Actor) -> Result<(), Failure> {
+        let _turns = self.0.service.turns(id, name).await;
         let (store, from, to) = (self.store().clone(), id.clone(), name.clone());
         blocking(move || store.rename_device(&from, &to)).await?;
         // The old name's topics and token end; what waits goes out under the new name.
@@ -50,7 +58,7 @@ impl Gateway {
         if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of the old name could not be revoked at the issuer");
         }
-        self.0.service.attach(&self.known(name).await?).map_err(|error| Failure::internal(&error))?;
+        self.0.service.attach_again(name).await.map_err(|error| Failure::internal(&error))?;
         self.links().renamed(id).await;
         let details = serde_json::json!({ "to": name, "token_revoked": revoked.is_ok() });
         self.record(Event::done(actor, Action::DeviceRename, id.as_str()).with(details)).await;
@@ -70,12 +78,12 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or what the spool said.
     pub(crate) async fn replay_dead_letters(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
-        let (known, pairing) = self.lane_of(id).await?;
+        let _turn = self.0.service.turn(id).await;
+        let (_, pairing) = self.lane_of(id).await?;
         let count = self.0.spool.replay_dead_letters(pairing).await?;
         if count > 0 && self.0.spool.lane(pairing).serve(id).len() > 1 {
             // Some are of an earlier pairing, whose lane the connection has done with.
-            self.0.relay.detach(id).await;
-            self.0.service.attach(&known).map_err(|error| Failure::internal(&error))?;
+            self.0.service.attach_again(id).await.map_err(|error| Failure::internal(&error))?;
         }
         let details = serde_json::json!({ "messages": count });
         self.record(Event::done(actor, Action::DeadLettersReplay, id.as_str()).with(details)).await;
@@ -127,10 +135,7 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why the issuer was not told.
     pub(crate) async fn revoke_token(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<(), Failure> {
-        // On disk first: a restart must not give the device another token.
-        let (store, device, reason) = (self.0.store.clone(), id.clone(), why.to_owned());
-        blocking(move || store.revoke_device(&device, &reason)).await?;
-        let revoked = self.keeper().revoke(id, why).await;
+        let revoked = self.0.service.revoke(id, why).await?;
         let mut event = Event::done(actor, Action::TokenRevoke, id.as_str()).because(why);
         if let Err(error) = &revoked {
             event = event.ended(Outcome::Failed).with(serde_json::json!({ "error": error.to_string() }));
@@ -139,3 +144,6 @@ impl Gateway {
         Ok(revoked?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,8 +119,8 @@ impl Desk {
 
     async fn carry_out(&self, claims: &Claims) -> String {
         tracing::info!(key = claims.iss, jti = claims.jti, command = claims.cmd.as_str(), "a command is carried out");
-        let done = tokio::time::timeout(LIMIT, self.execute(claims)).await;
-        let done = done.unwrap_or_else(|_| Err(Failure::not_done_within(LIMIT)));
+        let done = within(LIMIT, execute(self.gateway.clone(), claims.clone())).await;
+        let done = done.unwrap_or_else(|| Err(Failure::not_done_within(LIMIT)));
         match done {
             Ok(result) => {
                 self.note(claims, Outcome::Ok, None, Value::Null).await;
@@ -136,21 +136,6 @@ impl Desk {
                     }),
                 )
             }
-        }
-    }
-
-    async fn execute(&self, claims: &Claims) -> Result<Value, Failure> {
-        let actor = Actor::Cloud { key: Some(claims.iss.clone()) };
-        let args = claims.args.clone();
-        match claims.cmd {
-            CommandName::Revoke => revoke(&self.gateway, args_of(args)?, actor).await,
-            CommandName::Code => mint(&self.gateway, args, actor).await,
-            CommandName::Config => {
-                let patch = args_of::<Patch>(args)?.patch;
-                let changed = overlay::change(&self.gateway, patch, format!("{actor}, command {}", claims.jti)).await?;
-                Ok(json!({ "changed": changed }))
-            }
-            CommandName::Approve => approve(&self.gateway, args_of(args)?, actor).await,
         }
     }
 
@@ -202,6 +187,30 @@ impl Desk {
         let mut event = Event::done(Actor::Cloud { key: Some(claims.iss.clone()) }, action, claims.jti.as_str());
         event.reason = why.map(str::to_owned);
         self.gateway.record(event.ended(outcome).with(details)).await;
+    }
+}
+
+/// What comes of the work within so long. It goes on after that: a device must not be left half unpaired.
+async fn within<T: Send + 'static>(limit: Duration, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    match tokio::time::timeout(limit, tokio::spawn(work)).await {
+        Ok(Ok(done)) => Some(done),
+        // It panicked: the log says where.
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+async fn execute(gateway: Gateway, claims: Claims) -> Result<Value, Failure> {
+    let actor = Actor::Cloud { key: Some(claims.iss) };
+    let args = claims.args;
+    match claims.cmd {
+        CommandName::Revoke => revoke(&gateway, args_of(args)?, actor).await,
+        CommandName::Code => mint(&gateway, args, actor).await,
+        CommandName::Config => {
+            let patch = args_of::<Patch>(args)?.patch;
+            let changed = overlay::change(&gateway, patch, format!("{actor}, command {}", claims.jti)).await?;
+            Ok(json!({ "changed": changed }))
+        }
+        CommandName::Approve => approve(&gateway, args_of(args)?, actor).await,
     }
 }
 
@@ -280,4 +289,21 @@ async fn mint(gateway: &Gateway, mut args: Value, actor: Actor) -> Result<Value,
     let (record, code) = control::mint(gateway, asked, actor).await?;
     let sealed = encrypt(&recipient, code.to_string().as_bytes()).map_err(|error| Failure::internal(&error))?;
     Ok(json!({ "id": record.id, "ttl_s": record.request.ttl.as_secs(), "code_jwe": sealed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_command_began_is_done_to_its_end() {
+        let (told, hears) = tokio::sync::oneshot::channel();
+        let work = async move {
+            tokio::time::sleep(LIMIT * 2).await;
+            told.send(()).unwrap();
+        };
+        assert!(within(LIMIT, work).await.is_none(), "the answer comes in time");
+        hears.await.expect("the work went on");
+        assert_eq!(within(LIMIT, async { 7 }).await, Some(7));
+    }
 }

@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::disk::Disk;
+use super::turns::{Turn, Turns};
 use crate::audit::{Action, Actor, Audit, Event};
+use crate::blocking::blocking;
 use crate::config::Config;
 use crate::ids::DeviceId;
 use crate::pairing::{BoxFuture, Commission, CommissionError, Wait};
 use crate::relay::{Relay, RelayDevice};
 use crate::spool::Spool;
-use crate::store::{Decision, Device, Store};
-use crate::token::keeper::{Grant, TokenKeeper};
+use crate::store::{Decision, Device, Store, StoreError};
+use crate::token::keeper::{Grant, KeeperError, TokenKeeper};
 use crate::token::scope::Scope;
 use crate::token::{AccessToken, Stage, TokenHandle, TokenState};
 
@@ -44,6 +47,9 @@ pub(super) struct Service {
     audience: String,
     stage: Stage,
     audit: Audit,
+    turns: Turns,
+    /// Held from a look into the registry until the keeper knows what was seen there.
+    pub(super) admission: Arc<Mutex<()>>,
 }
 
 impl Service {
@@ -52,7 +58,8 @@ impl Service {
         let life = Arc::new(ArcSwap::from_pointee(config.issuer.life));
         let decision_time = Arc::new(ArcSwap::from_pointee(config.pairing.approval_time));
         let (audience, stage) = (config.audience().to_owned(), config.gateway.stage);
-        Self { store, spool, keeper, relay, life, decision_time, audience, stage, audit }
+        let (turns, admission) = (Turns::default(), Arc::default());
+        Self { store, spool, keeper, relay, life, decision_time, audience, stage, audit, turns, admission }
     }
 
     /// Attaches a device to token and relay; never waits for the cloud.
@@ -90,14 +97,49 @@ impl Service {
             .then(|| format!("it waits for the backend: clawgate devices approve {id}, or reject {id}"))
     }
 
-    /// A device that was held gets its token, if nothing else holds it.
-    pub(super) fn admit(&self, device: &Device) -> Result<(), CommissionError> {
-        if let Some(why) = self.held(device) {
+    /// Waits until nobody else unpairs, renames, decides about or brings that device into service.
+    pub(super) async fn turn(&self, id: &DeviceId) -> Turn {
+        self.turns.of(id).await
+    }
+
+    /// The same for two names.
+    pub(super) async fn turns(&self, one: &DeviceId, other: &DeviceId) -> (Turn, Option<Turn>) {
+        self.turns.of_both(one, other).await
+    }
+
+    /// Attaches a device anew as the registry has it now. Whoever calls has its turn.
+    pub(super) async fn attach_again(&self, id: &DeviceId) -> Result<TokenHandle, CommissionError> {
+        self.relay.detach(id).await;
+        let _admission = self.admission.lock().await;
+        self.attach(&self.device(id).await?)
+    }
+
+    /// A device that was held gets its token, if nothing else keeps it from that. Whoever calls has its turn.
+    pub(super) async fn admit(&self, id: &DeviceId) -> Result<(), CommissionError> {
+        let _admission = self.admission.lock().await;
+        let device = self.device(id).await?;
+        if let Some(why) = &device.revoked {
+            let text = format!("it was revoked meanwhile ({why}), and gets no token");
+            return Err(failed(&text, &format!("To let it back in, pair it again: clawgate pair {id}")));
+        }
+        if let Some(why) = self.held(&device) {
             return Err(failed(&why, ""));
         }
-        let retry = format!("Try again: clawgate token rotate {}", device.id);
-        let added = self.keeper.add(&device.id, self.grant(device));
+        let retry = format!("Try again: clawgate token rotate {id}");
+        let added = self.keeper.add(id, self.grant(&device));
         added.map(drop).map_err(|error| failed(&error.to_string(), &retry))
+    }
+
+    /// Cuts a device off, on the disk first: neither a restart nor whoever admits it at this moment gives it another
+    /// token. Then the issuer is told; what came of that.
+    pub(super) async fn revoke(&self, id: &DeviceId, why: &str) -> Result<Result<(), KeeperError>, StoreError> {
+        let told = {
+            let _admission = self.admission.lock().await;
+            let (store, device, reason) = (self.store.clone(), id.clone(), why.to_owned());
+            blocking(move || store.revoke_device(&device, &reason)).await?;
+            self.keeper.revoke(id, why)
+        };
+        Ok(told.await)
     }
 
     /// Another time that pairings show that they wait.
@@ -114,21 +156,20 @@ impl Service {
         }
     }
 
-    /// Another life of tokens: every device that may have one gets a new one.
-    pub(super) fn set_life(&self, life: Duration, devices: &[Device]) {
+    /// Another life of tokens: every device that has one gets a new one.
+    pub(super) fn set_life(&self, life: Duration) {
         self.life.store(Arc::new(life));
-        for device in devices.iter().filter(|device| device.revoked.is_none() && self.held(device).is_none()) {
-            if let Err(error) = self.keeper.add(&device.id, self.grant(device)) {
-                tracing::warn!(device = %device.id, %error, "the device keeps its token's old life until it is refreshed");
-            }
+        for device in self.keeper.set_life(life) {
+            tracing::warn!(%device, "the device keeps its token's old life: too much is asked of it at a time");
         }
     }
 
     async fn first_token(&self, id: &DeviceId, tell: &(dyn Fn(Wait) + Send + Sync)) -> Result<String, CommissionError> {
-        let known = self.device(id).await?;
-        // Paired again, it has another lane.
-        self.relay.detach(id).await;
-        let handle = self.attach(&known)?;
+        let handle = {
+            let _turn = self.turn(id).await;
+            // Paired again, it has another lane.
+            self.attach_again(id).await?
+        };
         match settled(&handle, **self.decision_time.load(), tell).await {
             TokenState::Valid(token) => {
                 self.note_issue(id, &token).await;
@@ -212,11 +253,10 @@ impl Service {
 
     async fn device(&self, id: &DeviceId) -> Result<Device, CommissionError> {
         let (store, wanted) = (self.store.clone(), id.clone());
-        match tokio::task::spawn_blocking(move || store.device(&wanted)).await {
-            Ok(Ok(Some(device))) => Ok(device),
-            Ok(Ok(None)) => Err(failed("it is not in the registry", "Pair it again.")),
-            Ok(Err(error)) => Err(failed(&error.to_string(), "See clawgate status.")),
-            Err(error) => Err(failed(&error.to_string(), "See the log of clawgate.")),
+        match blocking(move || store.device(&wanted)).await {
+            Ok(Some(device)) => Ok(device),
+            Ok(None) => Err(failed("it is not in the registry", "Pair it again.")),
+            Err(error) => Err(failed(&error.to_string(), "See clawgate status.")),
         }
     }
 }

@@ -21,7 +21,12 @@ impl Gateway {
     /// # Errors
     /// `not_found`, `bad_request` where it waits for nothing, or what the registry said.
     pub(crate) async fn decide(&self, id: &DeviceId, verdict: Verdict, why: &str, actor: Actor) -> Result<(), Failure> {
-        let (mut known, pairing) = self.lane_of(id).await?;
+        let _turn = self.0.service.turn(id).await;
+        let (known, pairing) = self.lane_of(id).await?;
+        if let (Some(why), Verdict::Approve) = (&known.revoked, verdict) {
+            let text = format!("{id} was revoked ({why}): a yes gives it no token.");
+            return Err(Failure::usage(text, format!("To let it back in, pair it again: clawgate pair {id}")));
+        }
         match (&known.info.decision, verdict) {
             (Decision::Waiting { .. }, _) => {}
             (Decision::Approved { .. }, Verdict::Approve) => return Ok(()),
@@ -36,14 +41,13 @@ impl Gateway {
         }
         if verdict == Verdict::Reject {
             self.record(Event::done(actor.clone(), Action::DeviceReject, id.as_str()).because(why)).await;
-            return self.unpair(id, actor).await.map(drop);
+            return self.forget(&known, actor).await.map(drop);
         }
         let at_ms = self.clock().wall_ms();
         let yes = Decision::Approved { at_ms, by: actor.clone(), why: why.chars().take(256).collect() };
-        let (store, wanted, decision) = (self.store().clone(), id.clone(), yes.clone());
-        blocking(move || store.decide(&wanted, pairing, &decision)).await?;
+        let (store, wanted) = (self.store().clone(), id.clone());
+        blocking(move || store.decide(&wanted, pairing, &yes)).await?;
         self.record(Event::done(actor, Action::DeviceApprove, id.as_str()).because(why)).await;
-        known.info.decision = yes;
-        self.0.service.admit(&known).map_err(|error| Failure::internal(&error))
+        self.0.service.admit(id).await.map_err(|error| Failure::internal(&error))
     }
 }

@@ -199,9 +199,7 @@ async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
         gateway.0.log.set_level(new.log.level);
     }
     if old.issuer.life != new.issuer.life {
-        let store = gateway.store().clone();
-        let devices = blocking(move || store.devices()).await.map_err(|error| error.to_string())?;
-        gateway.0.service.set_life(new.issuer.life, &devices);
+        gateway.0.service.set_life(new.issuer.life);
     }
     let hears = |keys: &CommandKeys| !keys.is_empty();
     let renew = hears(&command_keys) != hears(&gateway.0.command_keys.load()) || old.issuer.life != new.issuer.life;

@@ -16,12 +16,12 @@ use super::order::Order;
 use super::port::Owner;
 use super::sensor::Sensor;
 use crate::blocking::blocking;
-use crate::ids::{DeviceId, PairingId};
+use crate::ids::PairingId;
 use crate::logging::Burst;
 use crate::metrics;
 use crate::pairing::engine::Engine;
 use crate::session::{Happened, Session, SessionEnd, SessionParts, record};
-use crate::store::Keyed;
+use crate::store::{Device, Keyed};
 
 /// The first probe is repeated after this time, then ever more seldom.
 const FIRST_PROBE: Duration = Duration::from_millis(250);
@@ -394,7 +394,7 @@ impl<'a> Attendance<'a> {
                 let _ = answer.send(self.identify(seconds).await);
             }
             Order::Pair(job) => self.begin(*job).await,
-            Order::Unpair(device, answer) => self.unpair(&device, answer),
+            Order::Unpair(known, answer) => self.unpair(&known, answer),
             Order::Renew(device, answer) => {
                 let session = self.session.as_mut().filter(|session| *session.device() == device);
                 let renewed = session.map(Session::renew);
@@ -422,15 +422,18 @@ impl<'a> Attendance<'a> {
         self.link.send(message[..length].to_vec()).await.map_err(|end| end.to_string())
     }
 
-    fn unpair(&mut self, device: &DeviceId, answer: oneshot::Sender<bool>) {
-        let command = match &mut self.session {
-            Some(session) if session.device() == device => session.command(Action::Unpair),
-            _ => None,
+    fn unpair(&mut self, known: &Device, answer: oneshot::Sender<bool>) {
+        // Paired again meanwhile, its new key stays.
+        let meant = |session: &&mut Session| {
+            *session.device() == known.id && known.pairings().any(|pairing| pairing == session.pairing())
         };
-        if let Some(id) = command {
+        let command = self.session.as_mut().filter(meant).map(|session| session.command(Action::Unpair));
+        if let Some(Some(id)) = command {
             self.unpairing = Some((id, answer, Instant::now() + UNPAIRING));
-        } else {
-            let _ = answer.send(false);
+            return;
+        }
+        let _ = answer.send(false);
+        if command.is_some() {
             self.end_session();
         }
     }

@@ -28,7 +28,7 @@ use crate::pairing::engine::{Engine, EngineParts};
 use crate::pairing::{Commission, PairingPolicy};
 use crate::session::FirstReadings;
 use crate::spool::Spool;
-use crate::store::Store;
+use crate::store::{Device, Store};
 use crate::token::Stage;
 
 /// Orders that wait at one port.
@@ -242,15 +242,15 @@ impl Links {
         }
     }
 
-    /// Ends the session of a device; before that, if there is one, tells the sensor to erase its key.
-    /// Returns whether the sensor confirmed. The registry is the caller's to change.
-    pub async fn unpair(&self, device: &DeviceId) -> bool {
-        let Some(handle) = self.handles().into_iter().find(|handle| handle.view.device().as_ref() == Some(device))
+    /// Ends the session of a device under a pairing that is known of it; before that, if there is one, tells the
+    /// sensor to erase its key. Returns whether the sensor confirmed. The registry is the caller's to change.
+    pub async fn unpair(&self, known: &Device) -> bool {
+        let Some(handle) = self.handles().into_iter().find(|handle| handle.view.device().as_ref() == Some(&known.id))
         else {
             return false;
         };
         let (answer, answered) = oneshot::channel();
-        handle.order(Order::Unpair(device.clone(), answer)).await;
+        handle.order(Order::Unpair(known.clone(), answer)).await;
         answered.await.unwrap_or(false)
     }
 

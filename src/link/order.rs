@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use super::sensor::Sensor;
 use crate::ids::DeviceId;
 use crate::pairing::engine::LabelJob;
+use crate::store::Device;
 
 /// One thing to do at a port.
 #[derive(Debug)]
@@ -15,8 +16,8 @@ pub(crate) enum Order {
     Identify(u16, oneshot::Sender<Result<(), String>>),
     /// Pair by the code on the sensor's label.
     Pair(Box<LabelJob>),
-    /// End the session of the device, and have the sensor erase its key; whether it did.
-    Unpair(DeviceId, oneshot::Sender<bool>),
+    /// End the session of the device under one of these pairings, and have the sensor erase its key; whether it did.
+    Unpair(Device, oneshot::Sender<bool>),
     /// The device has another name: its session ends, and the next one goes by that.
     Renamed(DeviceId),
     /// New session keys for the device, while its session goes on; whether there is one.

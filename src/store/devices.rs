@@ -134,6 +134,10 @@ const COLUMNS: &str = "id, hardware_id, info, created_ms, confirmed_ms, current_
 /// What [`Sealed::read`] takes.
 const SEALED_COLUMNS: &str = "current_sealed, pending_sealed";
 
+fn with_keys(condition: &str) -> String {
+    format!("SELECT {COLUMNS}, {SEALED_COLUMNS} FROM devices WHERE {condition}")
+}
+
 fn place<'a>(id: &'a DeviceId, slot: &'a str) -> Place<'a> {
     Place { table: "devices", row: id.as_str(), name: slot }
 }
@@ -251,8 +255,7 @@ impl Store {
     /// As [`Self::devices_with_keys`].
     pub(crate) fn device_with_keys(&self, id: &DeviceId) -> Result<Option<Keyed>, StoreError> {
         let under = self.sealer();
-        let sql = format!("SELECT {COLUMNS}, {SEALED_COLUMNS} FROM devices WHERE id = ?1");
-        let sealed = self.db().query_row(&sql, [id.as_str()], Sealed::read).optional();
+        let sealed = self.db().query_row(&with_keys("id = ?1"), [id.as_str()], Sealed::read).optional();
         sealed.map_err(failed("read a device"))?.map(|sealed| sealed.open(&under)).transpose()
     }
 
@@ -365,44 +368,65 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownDevice`], [`StoreError::NameTaken`], [`StoreError::Database`].
     pub(crate) fn rename_device(&self, from: &DeviceId, to: &DeviceId) -> Result<(), StoreError> {
-        let known = self.device_with_keys(from)?.ok_or_else(|| StoreError::UnknownDevice(from.to_string()))?;
-        if let Some(other) = self.device(to)? {
-            return Err(StoreError::NameTaken { device: to.clone(), hardware_id: other.hardware_id });
-        }
+        let error = failed("rename a device");
         let under = self.sealer();
+        let mut db = self.db();
+        // One transaction: a key that became pending in between would be lost.
+        let transaction = db.transaction().map_err(&error)?;
+        let known = transaction
+            .query_row(&with_keys("id = ?1"), [from.as_str()], Sealed::read)
+            .optional()
+            .map_err(&error)?
+            .ok_or_else(|| StoreError::UnknownDevice(from.to_string()))?
+            .open(&under)?;
+        let taken = transaction
+            .query_row("SELECT hardware_id FROM devices WHERE id = ?1", [to.as_str()], |row| row.get(0))
+            .optional()
+            .map_err(&error)?;
+        if let Some(hardware_id) = taken {
+            return Err(StoreError::NameTaken { device: to.clone(), hardware_id });
+        }
         let seal = |pairing: Option<PairingId>, name: &str| {
             let key = known.keys.iter().find(|key| Some(key.pairing) == pairing);
             key.map(|key| under.seal(place(to, name), key.record.expose())).transpose()
         };
         let current = seal(known.device.current, "current")?;
         let pending = seal(known.device.pending.as_ref().map(|pending| pending.pairing), "pending")?;
-        self.db()
+        transaction
             .execute(
                 "UPDATE devices SET id = ?2, current_sealed = ?3, pending_sealed = ?4 WHERE id = ?1",
                 (from.as_str(), to.as_str(), current, pending),
             )
-            .map(drop)
-            .map_err(failed("rename a device"))
+            .map_err(&error)?;
+        transaction.commit().map_err(error)
     }
 
-    /// Forgets a device with its keys and clock anchors.
+    /// Forgets the pairings that are `known` of a device, with their keys and clock anchors, and the device with them.
+    /// One that was made since stays, and the device with it.
     ///
     /// # Errors
     /// [`StoreError::UnknownDevice`], [`StoreError::Database`].
-    pub fn remove_device(&self, id: &DeviceId) -> Result<(), StoreError> {
+    pub fn remove_device(&self, known: &Device) -> Result<(), StoreError> {
         let error = failed("remove a device");
+        let id = known.id.as_str();
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
-        transaction
-            .execute(
-                "DELETE FROM anchors WHERE pairing IN (SELECT current_pairing FROM devices WHERE id = ?1
-                 UNION SELECT pending_pairing FROM devices WHERE id = ?1)",
-                [id.as_str()],
-            )
-            .map_err(&error)?;
-        if transaction.execute("DELETE FROM devices WHERE id = ?1", [id.as_str()]).map_err(&error)? == 0 {
-            return Err(StoreError::UnknownDevice(id.to_string()));
+        let is_there = "SELECT 1 FROM devices WHERE id = ?1";
+        if transaction.query_row(is_there, [id], |_| Ok(())).optional().map_err(&error)?.is_none() {
+            return Err(StoreError::UnknownDevice(known.id.to_string()));
         }
+        for pairing in known.pairings() {
+            transaction.execute("DELETE FROM anchors WHERE pairing = ?1", [pairing.0]).map_err(&error)?;
+            for sql in [
+                "UPDATE devices SET current_pairing = NULL, current_sealed = NULL WHERE id = ?1 AND current_pairing = ?2",
+                "UPDATE devices SET pending_pairing = NULL, pending_sealed = NULL, pending_info = NULL,
+                 pending_code = NULL, pending_ms = NULL WHERE id = ?1 AND pending_pairing = ?2",
+            ] {
+                transaction.execute(sql, (id, pairing.0)).map_err(&error)?;
+            }
+        }
+        let without = "DELETE FROM devices WHERE id = ?1 AND current_pairing IS NULL AND pending_pairing IS NULL";
+        transaction.execute(without, [id]).map_err(&error)?;
         transaction.commit().map_err(error)
     }
 

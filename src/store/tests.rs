@@ -161,10 +161,35 @@ fn a_renamed_device_keeps_its_keys_and_a_removed_one_is_gone() {
     store.set_anchor(PairingId([1; 8]), 9, Duration::from_secs(1)).unwrap();
     store.rename_device(&id("pump-3"), &id("well")).unwrap();
     assert_eq!(slots(&store), [("well".to_owned(), Some(1), Some(2))]);
-    store.remove_device(&id("well")).unwrap();
+    let known = store.device(&id("well")).unwrap().unwrap();
+    store.remove_device(&known).unwrap();
     assert_eq!(slots(&store), []);
     assert_eq!(store.anchor(PairingId([1; 8]), 9).unwrap(), None);
-    assert!(matches!(store.remove_device(&id("well")), Err(StoreError::UnknownDevice(_))));
+    assert!(matches!(store.remove_device(&known), Err(StoreError::UnknownDevice(_))));
+}
+
+#[test]
+fn a_pairing_that_was_made_while_the_one_before_is_unpaired_stays() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    let look = || store.device(&id("pump-3")).unwrap().unwrap();
+    // Its key is pending when the old one goes.
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([1; 8])).unwrap();
+    let known = look();
+    store.put_pending(&pairing("pump-3", "th-1", 2)).unwrap();
+    store.remove_device(&known).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), None, Some(2))]);
+    store.confirm_pending(&id("pump-3"), PairingId([2; 8])).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), Some(2), None)]);
+    // It is proven already.
+    let known = look();
+    store.put_pending(&pairing("pump-3", "th-1", 3)).unwrap();
+    store.confirm_pending(&id("pump-3"), PairingId([3; 8])).unwrap();
+    store.remove_device(&known).unwrap();
+    assert_eq!(slots(&store), [("pump-3".to_owned(), Some(3), None)]);
+    store.remove_device(&look()).unwrap();
+    assert_eq!(slots(&store), []);
 }
 
 #[test]

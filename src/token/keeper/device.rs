@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::KeeperError;
@@ -27,6 +28,8 @@ type Answer = oneshot::Sender<Result<(), KeeperError>>;
 pub(super) enum Command {
     /// Other rights; lifts a revocation.
     Grant(Box<TokenRequest>),
+    /// Tokens that live so long, where the device has one.
+    Life(Duration),
     /// No token until the next grant.
     Hold {
         /// What it will have then.
@@ -73,6 +76,8 @@ pub(super) struct DeviceTask {
     /// Tokens in a row that the broker refused and that are of no time that this machine knows.
     out_of_time: u32,
     untold: Option<Untold>,
+    /// Somebody else has the device's name, and waits for the end of this task.
+    hurry: CancellationToken,
 }
 
 impl DeviceTask {
@@ -84,6 +89,7 @@ impl DeviceTask {
         status: SharedStatus,
         clock: Clock,
         requests: Arc<Semaphore>,
+        hurry: CancellationToken,
     ) -> Self {
         let due = Some(clock.boot()).filter(|_| !matches!(*feed.state.borrow(), TokenState::Held { .. }));
         status.state(&feed.state.borrow());
@@ -109,6 +115,7 @@ impl DeviceTask {
             refused_before: false,
             out_of_time: 0,
             untold,
+            hurry,
         }
     }
 
@@ -126,6 +133,7 @@ impl DeviceTask {
                 Some(wish) = self.feed.wishes.recv() => self.refused(wish).await,
                 () = sleep_until(&self.clock, self.due) => self.act().await,
                 () = sleep_until(&self.clock, expiry) => self.expired(),
+                () = self.hurry.cancelled(), if forgotten => return self.tell_once_more().await,
             }
         }
     }
@@ -147,8 +155,9 @@ impl DeviceTask {
         match command {
             Command::Grant(request) => {
                 let same = *request == self.request && self.current().is_some();
+                // Told of later, it would hit what comes of this grant.
+                self.tell_once_more().await;
                 self.request = *request;
-                self.untold = None;
                 if !same {
                     self.refused_before = false;
                     self.failures = 0;
@@ -158,10 +167,19 @@ impl DeviceTask {
                     self.ask(Vec::new()).await;
                 }
             }
+            Command::Life(life) => {
+                self.request.life = life;
+                if matches!(*self.feed.state.borrow(), TokenState::Valid(_) | TokenState::Waiting { .. }) {
+                    self.ask(Vec::new()).await;
+                }
+            }
             Command::Rotate(answer) if matches!(*self.feed.state.borrow(), TokenState::Revoked { .. }) => {
                 let _ = answer.send(Err(KeeperError::Revoked(self.request.device.clone())));
             }
-            Command::Hold { request, why } => self.hold(*request, why),
+            Command::Hold { request, why } => {
+                self.tell_once_more().await;
+                self.hold(*request, why);
+            }
             Command::Rotate(answer) if self.held().is_some() => {
                 let (device, reason) = (self.request.device.clone(), self.held().unwrap_or_default());
                 let _ = answer.send(Err(KeeperError::Held { device, reason }));
@@ -242,6 +260,13 @@ impl DeviceTask {
                         self.due = Some(self.clock.boot());
                         drop(asking);
                         answer_all(waiting, Err("the device's rights changed meanwhile; ask again"));
+                        return;
+                    }
+                    Some(Command::Life(life)) => {
+                        self.request.life = life;
+                        self.due = Some(self.clock.boot());
+                        drop(asking);
+                        answer_all(waiting, Err("the life of tokens changed meanwhile; ask again"));
                         return;
                     }
                     Some(Command::Hold { request, why }) => {
@@ -392,6 +417,15 @@ impl DeviceTask {
             self.untold = Some(untold);
         }
         Err(KeeperError::NotYetAtIssuer(words))
+    }
+
+    /// The device's name is granted something again: the issuer is told of a revocation now or never.
+    async fn tell_once_more(&mut self) {
+        if let Err(error) = self.tell_revocation().await {
+            self.untold = None;
+            let device = &self.request.device;
+            warn!(%device, %error, "the issuer was not told of a revocation: the token of before is good until it expires");
+        }
     }
 
     fn wait(&mut self, last_error: Option<String>) {

@@ -100,6 +100,8 @@ struct Inner {
     options: KeeperOptions,
     clock: Clock,
     devices: Mutex<HashMap<DeviceId, Entry>>,
+    /// Of devices that were removed, and whose revocation the issuer may not know yet.
+    leaving: Arc<Mutex<HashMap<DeviceId, End>>>,
     requests: Arc<Semaphore>,
     journal: Journal,
     tasks: TaskTracker,
@@ -111,6 +113,16 @@ struct Entry {
     handle: TokenHandle,
     state: watch::Sender<TokenState>,
     status: SharedStatus,
+    end: End,
+}
+
+/// The end of a device's task.
+#[derive(Clone)]
+struct End {
+    /// It shall not wait for a better time to tell the issuer of a revocation.
+    hurry: CancellationToken,
+    /// It has ended.
+    ended: CancellationToken,
 }
 
 impl TokenKeeper {
@@ -122,6 +134,7 @@ impl TokenKeeper {
             options,
             clock,
             devices: Mutex::default(),
+            leaving: Arc::default(),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             journal: Journal::default(),
             tasks: TaskTracker::new(),
@@ -194,10 +207,14 @@ impl TokenKeeper {
             return Err(KeeperError::TooMany);
         }
         let device = request.device.clone();
+        // Whoever had the name before: told of later, its revocation would hit the tokens of this one.
+        let before = devices.remove(&device).map(|entry| entry.end);
+        let before: Vec<End> = before.into_iter().chain(locked(&self.0.leaving).remove(&device)).collect();
         let (feed, handle) = TokenFeed::new(device.clone(), state);
         let state = feed.state.clone();
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let status = SharedStatus::new(device.clone(), self.0.journal.clone());
+        let end = End { hurry: CancellationToken::new(), ended: CancellationToken::new() };
         let task = DeviceTask::new(
             Arc::clone(&self.0.issuer),
             request,
@@ -206,13 +223,26 @@ impl TokenKeeper {
             status.clone(),
             self.0.clock.clone(),
             Arc::clone(&self.0.requests),
+            end.hurry.clone(),
         );
-        let stop = self.0.stop.clone();
+        let (stop, ended) = (self.0.stop.clone(), end.ended.clone());
+        let (leaving, name) = (Arc::clone(&self.0.leaving), device.clone());
         self.0.tasks.spawn(async move {
+            let ended = ended.drop_guard();
+            let work = async {
+                for before in before {
+                    before.hurry.cancel();
+                    before.ended.cancelled().await;
+                }
+                task.run().await;
+            };
             // Dropping the task drops a request in flight with it.
-            let _ = stop.run_until_cancelled(task.run()).await;
+            let _ = stop.run_until_cancelled(work).await;
+            let mut leaving = locked(&leaving);
+            drop(ended);
+            leaving.retain(|device, end| *device != name || !end.ended.is_cancelled());
         });
-        devices.insert(device, Entry { commands, handle: handle.clone(), state, status });
+        devices.insert(device, Entry { commands, handle: handle.clone(), state, status, end });
         Ok(handle)
     }
 
@@ -235,8 +265,23 @@ impl TokenKeeper {
     /// As [`TokenKeeper::revoke`]; the device is forgotten in any case.
     pub async fn remove(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
         let revoked = self.revoke(device, why).await;
-        self.devices().remove(device);
+        if let Some(entry) = self.devices().remove(device) {
+            let mut leaving = locked(&self.0.leaving);
+            if !entry.end.ended.is_cancelled() {
+                leaving.insert(device.clone(), entry.end);
+            }
+        }
         revoked
+    }
+
+    /// Another life of the tokens of all devices: those that have one get a new one. Which could not be told.
+    pub(crate) fn set_life(&self, life: Duration) -> Vec<DeviceId> {
+        let devices = self.devices();
+        let told = |(device, entry): (&DeviceId, &Entry)| {
+            let is_gateway = *device == DeviceId::gateway();
+            (!is_gateway && entry.commands.try_send(Command::Life(life)).is_err()).then(|| device.clone())
+        };
+        devices.iter().filter_map(told).collect()
     }
 
     /// Gets a new token now, also for a quarantined device. Whoever asks while a request is in flight gets its result.
@@ -244,31 +289,32 @@ impl TokenKeeper {
     /// # Errors
     /// [`KeeperError`] when no token came.
     pub async fn rotate(&self, device: &DeviceId) -> Result<TokenStatus, KeeperError> {
-        self.ask(device, Command::Rotate).await?;
+        let (answer, answered) = oneshot::channel();
+        self.ask(device, Command::Rotate(answer))?;
+        answered.await.map_err(|_| KeeperError::Busy(device.clone()))??;
         self.status(device).ok_or_else(|| KeeperError::Unknown(device.clone()))
     }
 
-    /// Makes the device's tokens worthless, here at once and at the issuer before this returns.
+    /// Makes the device's tokens worthless, here at once and at the issuer before what this gives is ready. Who grants
+    /// the device something from now on lets it back in.
     ///
     /// # Errors
     /// [`KeeperError::NotYetAtIssuer`] when only the first was possible; the issuer is asked again until the last token
     /// is expired anyway. [`KeeperError::NotAtIssuer`] when it said no.
-    pub async fn revoke(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
-        let why = why.to_owned();
-        self.ask(device, |answer| Command::Revoke { why, answer }).await
+    pub fn revoke(&self, device: &DeviceId, why: &str) -> impl Future<Output = Result<(), KeeperError>> + use<> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.ask(device, Command::Revoke { why: why.to_owned(), answer });
+        let busy = KeeperError::Busy(device.clone());
+        async move {
+            asked?;
+            answered.await.map_err(|_| busy)?
+        }
     }
 
-    async fn ask(
-        &self,
-        device: &DeviceId,
-        command: impl FnOnce(oneshot::Sender<Result<(), KeeperError>>) -> Command,
-    ) -> Result<(), KeeperError> {
-        let (answer, answered) = oneshot::channel();
+    fn ask(&self, device: &DeviceId, command: Command) -> Result<(), KeeperError> {
         let commands = self.devices().get(device).map(|entry| entry.commands.clone());
         let commands = commands.ok_or_else(|| KeeperError::Unknown(device.clone()))?;
-        let busy = || KeeperError::Busy(device.clone());
-        commands.try_send(command(answer)).map_err(|_| busy())?;
-        answered.await.map_err(|_| busy())?
+        commands.try_send(command).map_err(|_| KeeperError::Busy(device.clone()))
     }
 
     /// The token of one device.
@@ -312,8 +358,12 @@ impl TokenKeeper {
     }
 
     fn devices(&self) -> MutexGuard<'_, HashMap<DeviceId, Entry>> {
-        self.0.devices.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0.devices)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for TokenKeeper {

@@ -16,6 +16,8 @@ struct Script {
     failures: Mutex<VecDeque<IssuerError>>,
     issued: AtomicUsize,
     revoked: AtomicUsize,
+    /// What was asked, in order: `issue` and `revoke`.
+    asked: Mutex<Vec<&'static str>>,
     revoke_fails: AtomicUsize,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
@@ -31,6 +33,7 @@ impl Issuer for Script {
             tokio::time::sleep(takes).await;
             self.in_flight.fetch_sub(1, Ordering::SeqCst);
             self.issued.fetch_add(1, Ordering::SeqCst);
+            self.asked.lock().unwrap().push("issue");
             let failure = self.failures.lock().unwrap().pop_front();
             match failure {
                 Some(failure) => Err(failure),
@@ -42,6 +45,7 @@ impl Issuer for Script {
     fn revoke<'a>(&'a self, _: &'a TokenRequest, _: Option<&'a AccessToken>, _: &'a str) -> TokenFuture<'a, ()> {
         Box::pin(async move {
             self.revoked.fetch_add(1, Ordering::SeqCst);
+            self.asked.lock().unwrap().push("revoke");
             let fails = self.revoke_fails.load(Ordering::SeqCst);
             self.revoke_fails.store(fails.saturating_sub(1), Ordering::SeqCst);
             if fails > 0 { Err(busy(None)) } else { Ok(()) }
@@ -77,6 +81,7 @@ impl Bed {
             failures: Mutex::default(),
             issued: AtomicUsize::new(0),
             revoked: AtomicUsize::new(0),
+            asked: Mutex::default(),
             revoke_fails: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             most_in_flight: AtomicUsize::new(0),
@@ -379,6 +384,73 @@ async fn the_issuer_is_told_of_a_revocation_although_the_device_is_forgotten() {
     bed.keeper.remove(&id("pump-3"), "unpaired").await.unwrap_err();
     bed.pass(Duration::from_secs(30)).await;
     assert_eq!(bed.script.revoked.load(Ordering::SeqCst), 3);
+}
+
+/// The issuer cannot be told of a revocation when it is made; the device is granted something again before it is told.
+async fn late_revocation(away: impl AsyncFnOnce(&TokenKeeper) -> KeeperError) -> Vec<&'static str> {
+    let bed = Bed::new();
+    bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    bed.script.revoke_fails.store(1, Ordering::SeqCst);
+    away(&bed.keeper).await;
+    let handle = bed.add("pump-3");
+    bed.pass(LIFE / 2).await;
+    Bed::jti(&handle);
+    bed.keeper.shutdown().await;
+    bed.script.asked.lock().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_is_late_never_comes_after_the_first_token_of_the_next_pairing() {
+    let in_order = ["issue", "revoke", "revoke", "issue"];
+    let unpaired = late_revocation(async |keeper| keeper.remove(&id("pump-3"), "unpaired").await.unwrap_err());
+    assert_eq!(unpaired.await, in_order, "unpaired and paired again");
+    let revoked = late_revocation(async |keeper| keeper.revoke(&id("pump-3"), "stolen").await.unwrap_err());
+    assert_eq!(revoked.await, in_order, "revoked and paired again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_takes_no_revocation_keeps_no_pairing_from_its_token() {
+    let bed = Bed::new();
+    bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    bed.script.revoke_fails.store(usize::MAX, Ordering::SeqCst);
+    bed.keeper.remove(&id("pump-3"), "unpaired").await.unwrap_err();
+    let handle = bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    Bed::jti(&handle);
+    let told = bed.script.revoked.load(Ordering::SeqCst);
+    bed.pass(LIFE / 2).await;
+    assert_eq!(bed.script.revoked.load(Ordering::SeqCst), told, "it is not told any more");
+    assert!(locked(&bed.keeper.0.leaving).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_counts_from_when_it_is_asked_for() {
+    let bed = Bed::new();
+    let handle = bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    // Whoever lets it in after that does, whichever of the two is waited for first.
+    let revoked = bed.keeper.revoke(&id("pump-3"), "stolen");
+    bed.add("pump-3");
+    revoked.await.unwrap();
+    bed.pass(Duration::from_secs(1)).await;
+    Bed::jti(&handle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_life_of_tokens_lets_nobody_in_who_is_out() {
+    let bed = Bed::new();
+    let valid = bed.add("pump-3");
+    bed.add("pump-4");
+    bed.keeper.hold(&id("pump-5"), grant(), "it waits").unwrap();
+    bed.pass(Duration::from_secs(1)).await;
+    bed.keeper.revoke(&id("pump-4"), "stolen").await.unwrap();
+    let before = Bed::jti(&valid);
+    assert!(bed.keeper.set_life(LIFE * 2).is_empty());
+    bed.pass(Duration::from_secs(1)).await;
+    assert_ne!(Bed::jti(&valid), before);
+    assert_eq!((bed.state("pump-4"), bed.state("pump-5")), ("revoked".to_owned(), "held".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
