@@ -48,7 +48,7 @@ impl Bed {
     }
 
     async fn subscriber(&self) -> MqttClient {
-        let client = self.connect("dash", &self.subscriber_token(60)).await.unwrap();
+        let client = self.connect("dash", &self.subscriber_token(600)).await.unwrap();
         assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
         client
     }
@@ -76,7 +76,7 @@ async fn what_a_device_may_publish_reaches_a_subscriber_and_nothing_else_does() 
     let bed = Bed::start().await;
     let mut subscriber = bed.subscriber().await;
     for by in [By::EnhancedAuth, By::Password] {
-        let token = bed.token("pump-3", 60).await;
+        let token = bed.token("pump-3", 600).await;
         let device = MqttClient::connect(Connect { by, ..bed.how("g.pump-3", &token) }).await.unwrap();
         for elsewhere in ["claw/v1/default/g/pump-4/up/telemetry", "claw/v1/default/g/pump-3/down/cmd/x", "x"] {
             assert_eq!(device.publish(elsewhere, "stray").await, "NotAuthorized", "{elsewhere}");
@@ -93,9 +93,9 @@ async fn what_a_device_may_publish_reaches_a_subscriber_and_nothing_else_does() 
 #[tokio::test]
 async fn who_has_no_good_token_is_not_admitted() {
     let bed = Bed::start().await;
-    let good = bed.token("pump-3", 60).await;
-    let strangers = token(&issuer(), "pump-3", 60).await;
-    let for_others = bed.issuer.issue(&TokenRequest { audience: "other".to_owned(), ..request("pump-3", 60) }).await;
+    let good = bed.token("pump-3", 600).await;
+    let strangers = token(&issuer(), "pump-3", 600).await;
+    let for_others = bed.issuer.issue(&TokenRequest { audience: "other".to_owned(), ..request("pump-3", 600) }).await;
     let refused = [
         ("g.pump-3", "", "no token"),
         ("g.pump-3", "a.b.c", "garbage"),
@@ -121,7 +121,7 @@ async fn an_expired_token_is_refused_and_its_live_connection_cut() {
         Some((bed.connect("g.pump-3", &short).await.ok()?, short))
     };
     let (mut device, short) = before_it_ends(connect).await;
-    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 600).await).await.unwrap();
     device.ended().await;
     assert_eq!(bed.connect("g.pump-3", &short).await.err().as_deref(), Some("NotAuthorized"));
     assert_eq!(other.publish("claw/v1/default/g/pump-4/up/telemetry", "1").await, "Success");
@@ -131,12 +131,12 @@ async fn an_expired_token_is_refused_and_its_live_connection_cut() {
 async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
     let bed = Bed::start().await;
     let mut subscriber = bed.subscriber().await;
-    let token = bed.token("pump-3", 60).await;
+    let token = bed.token("pump-3", 600).await;
     let state = "claw/v1/default/g/pump-3/up/state";
     let how = Connect { will: Some((state, "offline")), ..bed.how("g.pump-3", &token) };
     let mut revoked = MqttClient::connect(how).await.unwrap();
-    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
-    bed.issuer.revoke(&request("pump-3", 60), None, "stolen").await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 600).await).await.unwrap();
+    bed.issuer.revoke(&request("pump-3", 600), None, "stolen").await.unwrap();
     revoked.ended().await;
     assert_eq!(bed.connect("g.pump-3", &token).await.err().as_deref(), Some("NotAuthorized"));
     assert!(other.is_connected());
@@ -146,23 +146,25 @@ async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
         said.iter().any(|message| message.topic == state && message.payload == "offline"),
         "the cloud learns that the device is gone: {said:?}"
     );
-    bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.expect("a token issued after the revocation is good");
+    bed.connect("g.pump-3", &bed.token("pump-3", 600).await)
+        .await
+        .expect("a token issued after the revocation is good");
 }
 
 #[tokio::test]
 async fn a_key_that_is_withdrawn_cuts_who_came_in_by_it() {
     let bed = Bed::start().await;
-    let old = bed.token("pump-3", 60).await;
+    let old = bed.token("pump-3", 600).await;
     let mut device = bed.connect("g.pump-3", &old).await.unwrap();
     // A change in peace cuts nobody.
     bed.issuer.ring().rotate(bed.issuer.now(), Duration::ZERO).unwrap();
-    let mut neighbour = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    let mut neighbour = bed.connect("g.pump-4", &bed.token("pump-4", 600).await).await.unwrap();
     assert_eq!(device.publish(UP, "21.5").await, "Success");
     bed.issuer.replace_keys().unwrap();
     device.ended().await;
     neighbour.ended().await;
     assert!(bed.connect("g.pump-3", &old).await.is_err());
-    let back = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    let back = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
     assert_eq!(back.publish(UP, "21.5").await, "Success");
     bed.broker.stop().await;
 }
@@ -186,8 +188,8 @@ async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
 #[tokio::test]
 async fn re_authentication_with_a_bad_or_anothers_token_ends_the_connection() {
     let bed = Bed::start().await;
-    for bad in ["garbage".to_owned(), bed.token("pump-4", 60).await, bed.token("pump-3", 1).await] {
-        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    for bad in ["garbage".to_owned(), bed.token("pump-4", 600).await, bed.token("pump-3", 1).await] {
+        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
         // The last one is good, but only for a second.
         let _ = device.reauthenticate(&bad).await;
         device.ended().await;
@@ -211,7 +213,7 @@ async fn who_may_read_less_under_a_fresh_token_gets_no_more_of_what_it_may_not()
     reader.ended().await;
     let mut reader = MqttClient::connect(Connect { keeps_session: true, ..bed.how("dash", &less) }).await.unwrap();
     for (device, topic) in [("pump-4", "claw/v1/default/g/pump-4/up/telemetry"), ("pump-3", UP)] {
-        let publisher = bed.connect(&format!("g.{device}"), &bed.token(device, 60).await).await.unwrap();
+        let publisher = bed.connect(&format!("g.{device}"), &bed.token(device, 600).await).await.unwrap();
         assert_eq!(publisher.publish(topic, device).await, "Success");
     }
     assert_eq!(reader.next().await.payload, "pump-3");
@@ -223,12 +225,12 @@ async fn a_token_for_some_addresses_is_taken_as_password_from_them_and_in_no_way
     let bed = Bed::start().await;
     for (addresses, by_password) in [("127.0.0.0/8", None), ("192.0.2.0/24", Some("NotAuthorized"))] {
         let limits = Limits::new(vec![addresses.parse().unwrap()], None).unwrap();
-        let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 60) }).await.unwrap();
+        let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 600) }).await.unwrap();
         let answer = |by| MqttClient::connect(Connect { by, ..bed.how("g.pump-3", token.bearer()) });
         assert_eq!(answer(By::Password).await.err().as_deref(), by_password, "{addresses}");
         assert_eq!(answer(By::EnhancedAuth).await.err().as_deref(), Some("BadAuthenticationMethod"), "{addresses}");
         // Nor is it a way in for a connection that stands already.
-        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
         let _ = device.reauthenticate(token.bearer()).await;
         device.ended().await;
     }
@@ -239,7 +241,7 @@ async fn who_shows_a_token_from_elsewhere_is_told_of_whatever_it_calls_itself() 
     let bed = Bed::start().await;
     let mut told = bed.broker.off_list();
     let limits = Limits::new(vec!["127.0.0.1/32".parse().unwrap()], None).unwrap();
-    let request = TokenRequest { limits: limits.clone(), ..request("pump-3", 60) };
+    let request = TokenRequest { limits: limits.clone(), ..request("pump-3", 600) };
     let token = bed.issuer.issue(&request).await.unwrap();
     for client_id in ["g.pump-3", "somebody"] {
         let answer = thief::connects_from(thief::ELSEWHERE, bed.broker.addr(), client_id, token.bearer()).await;
@@ -265,7 +267,7 @@ async fn a_token_that_is_bound_to_a_certificate_is_refused_where_none_can_be_see
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), rcgen::generate_simple_self_signed(["g".to_owned()]).unwrap().cert.pem()).unwrap();
     let issuer = bed.issuer.clone().bound_to(Some(Thumbprint::of_file(file.path()).unwrap()));
-    let token = token(&issuer, "pump-3", 60).await;
+    let token = token(&issuer, "pump-3", 600).await;
     for by in [By::EnhancedAuth, By::Password] {
         let answer = MqttClient::connect(Connect { by, ..bed.how("g.pump-3", &token) }).await;
         assert_eq!(answer.err().as_deref(), Some("NotAuthorized"), "{by:?}");
@@ -276,7 +278,7 @@ async fn a_token_that_is_bound_to_a_certificate_is_refused_where_none_can_be_see
 async fn who_publishes_faster_than_its_token_allows_waits_for_its_turn_and_loses_nothing() {
     let bed = Bed::start().await;
     let limits = Limits::new(Vec::new(), NonZeroU32::new(20)).unwrap();
-    let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 60) }).await.unwrap();
+    let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 600) }).await.unwrap();
     let begun = Instant::now();
     // Twice: coming back does not fill the purse.
     for _ in 0..2 {
@@ -292,7 +294,7 @@ async fn who_publishes_faster_than_its_token_allows_waits_for_its_turn_and_loses
 #[tokio::test]
 async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
     let bed = Bed::start().await;
-    let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
     assert_eq!(device.retain("claw/v1/default/g/pump-3/up/state", "online").await, "Success");
     let message = bed.subscriber().await.next().await;
     assert!(message.retain && message.payload == "online");
@@ -308,9 +310,9 @@ async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_
         (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some(subscriber)
     };
     before_it_ends(subscribe).await.ended().await;
-    let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success");
-    let fresh = bed.subscriber_token(60);
+    let fresh = bed.subscriber_token(600);
     let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
     assert_eq!(MqttClient::connect(how).await.unwrap().next().await.payload, "1");
 }
@@ -331,7 +333,7 @@ async fn over_tls_a_pinned_ca_is_enough_to_connect() {
     let issuer = issuer();
     let options = BrokerOptions { listen: "127.0.0.1:0".parse().unwrap(), tls: Some(files), max_clients: 16 };
     let broker = Broker::start(options, issuer.verifier("claw").unwrap()).await.unwrap();
-    let token = token(&issuer, "pump-3", 60).await;
+    let token = token(&issuer, "pump-3", 600).await;
     let how = Connect { tls: Some(tls), ..Connect::to(broker.addr(), "g.pump-3", &token) };
     let device = MqttClient::connect(how).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success");

@@ -70,7 +70,7 @@ impl Bed {
     }
 
     async fn subscriber(&self) -> MqttClient {
-        let client = self.connect("dash", &self.subscriber_token(60)).await.unwrap();
+        let client = self.connect("dash", &self.subscriber_token(600)).await.unwrap();
         assert_eq!(client.subscribe(ALL).await, "Success(AtLeastOnce)");
         client
     }
@@ -85,7 +85,7 @@ async fn what_a_device_may_publish_reaches_a_subscriber_and_nothing_else_does() 
     let bed = Bed::start();
     let mut subscriber = bed.subscriber().await;
     for by in [By::EnhancedAuth, By::Password] {
-        let token = bed.token("pump-3", 60).await;
+        let token = bed.token("pump-3", 600).await;
         let device = MqttClient::connect(Connect { by, ..bed.how("g.pump-3", &token) }).await.unwrap();
         for elsewhere in ["claw/v1/default/g/pump-4/up/telemetry", "claw/v1/default/g/pump-3/down/cmd/x", "x"] {
             assert_eq!(device.publish(elsewhere, "stray").await, "NotAuthorized", "{elsewhere}");
@@ -100,15 +100,15 @@ async fn what_a_device_may_publish_reaches_a_subscriber_and_nothing_else_does() 
 #[tokio::test]
 async fn who_has_no_good_token_is_not_admitted() {
     let bed = Bed::start();
-    let good = bed.token("pump-3", 60).await;
-    let for_others = bed.issuer.issue(&TokenRequest { audience: "other".to_owned(), ..request("pump-3", 60) }).await;
+    let good = bed.token("pump-3", 600).await;
+    let for_others = bed.issuer.issue(&TokenRequest { audience: "other".to_owned(), ..request("pump-3", 600) }).await;
     let stranger = LocalIssuer::new(
         "https://issuer.test",
         SigningKey::generate().unwrap(),
         DenyList::in_memory(),
         Clock::system(),
     );
-    let strangers = stranger.issue(&request("pump-3", 60)).await.unwrap();
+    let strangers = stranger.issue(&request("pump-3", 600)).await.unwrap();
     for (client_id, token, what) in [
         ("g.pump-3", "", "no token"),
         ("g.pump-3", "a.b.c", "garbage"),
@@ -132,7 +132,7 @@ async fn an_expired_token_is_refused_and_its_live_connection_cut() {
         Some((bed.connect("g.pump-3", &short).await.ok()?, short))
     };
     let (mut device, short) = before_it_ends(connect).await;
-    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 600).await).await.unwrap();
     device.ended().await;
     assert_eq!(bed.connect("g.pump-3", &short).await.err().as_deref(), Some("NotAuthorized"));
     let published = other.publish("claw/v1/default/g/pump-4/up/telemetry", "1").await;
@@ -143,18 +143,20 @@ async fn an_expired_token_is_refused_and_its_live_connection_cut() {
 async fn a_revoked_device_is_cut_live_and_its_neighbour_goes_on() {
     let bed = Bed::start();
     let mut subscriber = bed.subscriber().await;
-    let token = bed.token("pump-3", 60).await;
+    let token = bed.token("pump-3", 600).await;
     let state = "claw/v1/default/g/pump-3/up/state";
     let how = Connect { will: Some((state, "offline")), ..bed.how("g.pump-3", &token) };
     let mut revoked = MqttClient::connect(how).await.unwrap();
-    let other = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
-    bed.issuer.revoke(&request("pump-3", 60), None, "stolen").await.unwrap();
+    let other = bed.connect("g.pump-4", &bed.token("pump-4", 600).await).await.unwrap();
+    bed.issuer.revoke(&request("pump-3", 600), None, "stolen").await.unwrap();
     revoked.ended().await;
     assert_eq!(bed.connect("g.pump-3", &token).await.err().as_deref(), Some("NotAuthorized"));
     assert!(other.is_connected());
     let message = subscriber.next().await;
     assert_eq!((&*message.topic, &*message.payload), (state.as_bytes(), &b"offline"[..]), "the cloud learns of it");
-    bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.expect("a token issued after the revocation is good");
+    bed.connect("g.pump-3", &bed.token("pump-3", 600).await)
+        .await
+        .expect("a token issued after the revocation is good");
 }
 
 #[tokio::test]
@@ -176,9 +178,9 @@ async fn a_fresh_token_keeps_a_live_connection_beyond_the_life_of_the_first() {
 #[tokio::test]
 async fn re_authentication_with_anothers_token_ends_the_connection() {
     let bed = Bed::start();
-    let others = bed.token("pump-4", 60).await;
+    let others = bed.token("pump-4", 600).await;
     for bad in ["garbage", &others] {
-        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+        let mut device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
         let _ = device.reauthenticate(bad).await;
         device.ended().await;
     }
@@ -187,7 +189,7 @@ async fn re_authentication_with_anothers_token_ends_the_connection() {
 #[tokio::test]
 async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
     let bed = Bed::start();
-    let device = bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    let device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
     device.retain("claw/v1/default/g/pump-3/up/state", "online").await;
     let message = bed.subscriber().await.next().await;
     assert!(message.retain && message.payload == "online");
@@ -204,7 +206,7 @@ async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_
     };
     let (mut subscriber, short) = before_it_ends(subscribe).await;
     subscriber.ended().await;
-    let token = bed.token("pump-3", 60).await;
+    let token = bed.token("pump-3", 600).await;
     let device = bed.connect("g.pump-3", &token).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success", "{}", bed.broker.log());
     bed.broker.stop();
@@ -212,7 +214,7 @@ async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_
     let device = bed.connect("g.pump-3", &token).await.unwrap();
     assert_eq!(device.publish(UP, "2").await, "Success", "{}", bed.broker.log());
     assert_eq!(bed.connect("dash", &short).await.err().as_deref(), Some("NotAuthorized"));
-    let fresh = bed.subscriber_token(60);
+    let fresh = bed.subscriber_token(600);
     let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
     let mut subscriber = MqttClient::connect(how).await.unwrap();
     assert_eq!((&*subscriber.next().await.payload, &*subscriber.next().await.payload), (&b"1"[..], &b"2"[..]));

@@ -147,7 +147,7 @@ fn gateway(folder: &Path, issuer: &LocalIssuer, broker: SocketAddr) -> Gateway {
 
 /// Delivers one reading twice, as a gateway may after a restart.
 async fn deliver_twice(issuer: &LocalIssuer, addr: SocketAddr, topic: &str, id: &str) {
-    let token = issuer.issue(&fixtures::request("gw-1", "pump-4", 60)).await.unwrap();
+    let token = issuer.issue(&fixtures::request("gw-1", "pump-4", 600)).await.unwrap();
     let how = Connect { by: By::Password, ..Connect::to(addr, "gw-1.pump-4", token.bearer()) };
     let device = MqttClient::connect(how).await.unwrap();
     for _ in 0..2 {

@@ -62,5 +62,5 @@ async fn a_person_may_still_have_the_keys_read_by_a_signal() {
     bed.publish(&[&bed.issuer]);
     bed.broker.hang_up();
     bed.said("keys read again").await;
-    bed.connect("g.pump-3", &bed.token("pump-3", 60).await).await.unwrap();
+    bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
 }

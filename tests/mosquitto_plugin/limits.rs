@@ -17,7 +17,7 @@ use super::*;
 impl Bed {
     /// A device's token that says this, too.
     async fn token_with(&self, device: &str, more: Value) -> String {
-        let token = self.issuer.issue(&request(device, 60)).await.unwrap();
+        let token = self.issuer.issue(&request(device, 600)).await.unwrap();
         let mut claims = serde_json::to_value(token.claims()).unwrap();
         claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.key.sign("at+jwt", &claims).unwrap()
@@ -58,7 +58,7 @@ impl Bed {
 async fn a_token_that_is_bound_to_a_certificate_is_no_good_with_another() {
     let mut bed = Bed::over_tls("true");
     let bound = bed.token_with("pump-3", bed.bound_to("ours")).await;
-    let unbound = bed.token("pump-3", 60).await;
+    let unbound = bed.token("pump-3", 600).await;
     let otherwise = bed.token_with("pump-3", json!({ "cnf": { "jkt": "x" } })).await;
     bed.shows(Some("ours"));
     assert!(bed.lets_in(&bound).await, "{}", bed.broker.log());
@@ -78,7 +78,7 @@ async fn what_the_issuer_writes_is_what_the_broker_reads() {
         [("127.0.0.0/8", "ours", true), ("127.0.0.0/8", "theirs", false), ("192.0.2.0/24", "ours", false)]
     {
         let limits = Limits::new(vec![addresses.parse().unwrap()], NonZeroU32::new(5)).unwrap();
-        let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 60) }).await.unwrap();
+        let token = bed.issuer.issue(&TokenRequest { limits, ..request("pump-3", 600) }).await.unwrap();
         bed.shows(Some(certificate));
         assert_eq!(bed.lets_in(token.bearer()).await, good, "{addresses} {certificate}: {}", bed.broker.log());
     }
@@ -157,7 +157,7 @@ async fn who_publishes_faster_than_its_token_allows_is_cut_off_and_its_neighbour
     let mut subscriber = bed.subscriber().await;
     let token = bed.token_with("pump-3", json!({ "claw_rate": 1 })).await;
     let mut device = bed.connect("g.pump-3", &token).await.unwrap();
-    let neighbour = bed.connect("g.pump-4", &bed.token("pump-4", 60).await).await.unwrap();
+    let neighbour = bed.connect("g.pump-4", &bed.token("pump-4", 600).await).await.unwrap();
     let begun = Instant::now();
     let mut within_rate = 0;
     while device.publish(UP, &within_rate.to_string()).await == "Success" {
