@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use back_half::{Gateway, submit};
 use clawgate::relay::{RelayDevice, RelayState};
-use clawgate::token::{TokenState, TokenWish};
+use clawgate::token::{TokenFeed, TokenState, TokenWish};
 use support::{token, until, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -417,6 +417,24 @@ async fn a_device_whose_token_nobody_keeps_any_more_does_not_connect_again_and_a
     until("it says so", || gateway.state() == RelayState::Paused).await;
     assert!(gateway.last_error().contains("restart"), "{}", gateway.last_error());
     assert_eq!(gateway.relay.status()[0].connects, 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_is_said_to_wait_for_a_token_only_where_it_has_none() {
+    let gateway = Gateway::start(support::free_port(), |_| ());
+    let waiting = TokenState::Waiting { since: Duration::ZERO, last_error: None, approval: None };
+    let valid = TokenState::Valid(Arc::new(token("pump-2", "first", Duration::from_secs(600))));
+    let revoked = TokenState::Revoked { reason: "revoked by uid 0".to_owned() };
+    let mut feeds = Vec::new();
+    for (device, state) in [("pump-1", waiting), ("pump-2", valid), ("pump-3", revoked)] {
+        let (feed, handle) = TokenFeed::new(device.parse().unwrap(), state);
+        gateway.attach_with(device, handle);
+        feeds.push(feed);
+    }
+    // No task has begun: they do when this one waits.
+    let states: Vec<RelayState> = gateway.relay.status().iter().map(|it| it.state).collect();
+    assert_eq!(states, [RelayState::WaitingForToken, RelayState::Connecting, RelayState::Paused]);
     gateway.stop().await;
 }
 

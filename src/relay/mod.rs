@@ -48,7 +48,7 @@ use crate::config::{BrokerProfile, Payload, Reauth};
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics::RelayMetrics;
 use crate::spool::Lane;
-use crate::token::TokenHandle;
+use crate::token::{TokenHandle, TokenState};
 use device::Task;
 use message::Composer;
 use status::Cell;
@@ -276,6 +276,12 @@ impl Relay {
         let site = (options.tenant.as_str(), options.gateway.as_str());
         let composer = Composer::new(site, &device.id, options.payload, options.profile.clone(), device.description);
         let cell = Arc::new(Cell::new(device.id.clone(), self.shared.clock.clone(), &self.shared.metrics));
+        // Until its task begins: it lacks no token that it has.
+        cell.enter(match *token.watch().borrow() {
+            TokenState::Valid(_) => RelayState::Connecting,
+            TokenState::Waiting { .. } => RelayState::WaitingForToken,
+            TokenState::Quarantined { .. } | TokenState::Held { .. } | TokenState::Revoked { .. } => RelayState::Paused,
+        });
         let stop = CancellationToken::new();
         let Some(task) = Task::new(
             Arc::clone(&self.shared),
