@@ -304,6 +304,52 @@ async fn no_acknowledgement_comes_before_its_fsync() {
     assert!(syncs >= 20, "{syncs} fsyncs for 20 acknowledgements, one after the other");
 }
 
+/// Not a test of its own: the process that
+/// [`what_a_killed_process_wrote_reaches_the_disk_before_the_next_one_calls_it_safe`] watches.
+#[tokio::test]
+async fn heir_victim() {
+    let Ok(path) = std::env::var("CLAWGATE_HEIR_VICTIM") else { return };
+    let spool = open(Path::new(&path)).unwrap();
+    let safe = spool.lane(PUMP).hello(9, 1).safe;
+    // Without closing it, which would make a checkpoint and its fsyncs.
+    std::process::exit(if safe == 20 { 7 } else { 8 });
+}
+
+#[tokio::test]
+async fn what_a_killed_process_wrote_reaches_the_disk_before_the_next_one_calls_it_safe() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("not run: seeing fsyncs needs strace");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.db");
+    let spool = open(&path).unwrap();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(spool.clone().run(stop.clone()));
+    let lane = spool.lane(PUMP);
+    (1..=20).for_each(|seq| assert_eq!(lane.submit(reading(seq)).unwrap(), Submitted::Accepted));
+    safe(&lane, 20).await;
+    // What a kill between the write and its fsync leaves: these files have not been synced.
+    let left = folder.path().join("left.db");
+    fs::copy(&path, &left).unwrap();
+    fs::copy(folder.path().join("spool.db-wal"), folder.path().join("left.db-wal")).unwrap();
+    let trace = folder.path().join("trace");
+    let status = Command::new("strace")
+        .args(["-f", "-y", "-qq", "-e", "trace=fsync,fdatasync", "-o"])
+        .arg(&trace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "heir_victim"])
+        .env("CLAWGATE_HEIR_VICTIM", &left)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(7), "it calls them safe");
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert!(trace.lines().any(|line| line.contains("left.db-wal") && line.ends_with("= 0")), "{trace}");
+    stop.cancel();
+    within("it ends", task).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_failed_fsync_is_never_taken_as_success() {
     if Command::new("strace").arg("-V").output().is_err() {

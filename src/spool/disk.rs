@@ -14,7 +14,7 @@ use super::entry::{DeadLetter, Kind};
 use super::error::SpoolError;
 use super::parts::ChunkRef;
 use crate::ids::{DeviceId, PairingId, ReadingId};
-use file::{classify, connect, create, damaged, inspect};
+use file::{classify, connect, create, damaged, inspect, settle};
 pub(super) use writer::Writer;
 
 /// An empty spool whose file is larger than this gives the space back.
@@ -51,6 +51,7 @@ impl Disk {
         if !inspect(path)? {
             create(path)?;
         }
+        settle(path)?;
         let connection = connect(path)?;
         let mut disk = Self {
             path: path.to_owned(),

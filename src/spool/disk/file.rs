@@ -72,6 +72,24 @@ pub(super) fn inspect(path: &Path) -> Result<bool, SpoolError> {
     }
 }
 
+/// What a process that was killed had written stands in the log, whether the disk has it or not; who opens the file next
+/// takes it for safe. So it has to reach the disk first. While the file is open nothing but its log may be: the lock
+/// would go with the second handle.
+pub(super) fn settle(path: &Path) -> Result<(), SpoolError> {
+    let log = sibling(path, "-wal");
+    let io = |source| SpoolError::Io { path: log.clone(), source };
+    match File::open(&log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => opened.and_then(|log| log.sync_all()).and_then(|()| sync_folder(path)).map_err(io),
+    }
+}
+
+/// The entries of the folder that `path` is in reach the disk.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
 /// Makes an empty spool under another name and moves it into place whole, so that a file that is there is
 /// always one that was complete.
 pub(super) fn create(path: &Path) -> Result<(), SpoolError> {
@@ -94,9 +112,7 @@ pub(super) fn create(path: &Path) -> Result<(), SpoolError> {
         connection.close().map_err(|(_, error)| error)
     })();
     made.map_err(|error: rusqlite::Error| classify(&fresh, error))?;
-    fs::rename(&fresh, path).map_err(io)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    fs::rename(&fresh, path).and_then(|()| sync_folder(path)).map_err(io)
 }
 
 /// Opens a file that [`inspect`] found good, checks it whole, and prepares it for writing.
