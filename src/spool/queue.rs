@@ -388,7 +388,8 @@ impl Queue {
             return;
         }
         self.settled.deletes.push(chunk.id);
-        self.settled.mark = None;
+        // Of this row; a dead letter that was replayed into the midst of another leaves that one's.
+        self.settled.mark = self.settled.mark.filter(|(marked, _)| *marked != row);
         self.live.remove(at);
     }
 
@@ -484,6 +485,25 @@ mod tests {
         queue.buried(&dying);
         assert!(queue.is_ready());
         assert_eq!(queue.take(usize::MAX).len(), 10);
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_replayed_into_the_midst_of_a_row_leaves_it_known_how_far_that_is_through() {
+        let mut queue = queue(10);
+        let of_row =
+            |id, seq| ChunkRef { id, epoch: 1, first_seq: seq, last_seq: seq, count: 1, done: 0, bytes: 1, gap: false };
+        (1..=3).for_each(|seq| assert_eq!(queue.submit(incoming(1, seq), Duration::ZERO), Submitted::Accepted));
+        queue.push_backlog(of_row(7, 99));
+        queue.submit(incoming(1, 4), Duration::ZERO);
+        let rows = queue.begin_refill();
+        let letter = Entry::from_disk(7, 1, 99, Kind::Telemetry, Capture::Exact, Bytes::new());
+        queue.end_refill(vec![(rows[0], vec![letter])]);
+        let drafts = queue.drafts(256, 1 << 20);
+        queue.committed(&drafts[0], 9, 100);
+        queue.written();
+        assert!(queue.take(4).into_iter().all(|taken| queue.confirm(taken.ticket)));
+        let settled = queue.settled();
+        assert_eq!((settled.deletes, settled.mark), (vec![7], Some((9, 3))));
     }
 
     #[test]
