@@ -214,7 +214,7 @@ impl Connection {
     pub(crate) async fn answers(&mut self, out: &mut Vec<Answer>) -> Result<(), Failure> {
         poll_fn(|context| {
             let end = self.pump.poll(context);
-            self.flight.take_in(&mut lock(&self.seen), out);
+            self.flight.take_in(&mut lock(&self.seen), out, Instant::now());
             // With answers in hand the end can wait: it is told again.
             if out.is_empty() { end.map(Err) } else { Poll::Ready(Ok(())) }
         })
@@ -226,7 +226,7 @@ impl Connection {
         self.flight.oldest().is_none()
     }
 
-    /// When the oldest publish that is not answered was queued.
+    /// Since when an answer is waited for.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.flight.oldest()
     }
@@ -320,21 +320,28 @@ type Publish = (Option<Ticket>, Instant);
 struct Flight {
     queued: VecDeque<Publish>,
     sent: VecDeque<(u16, Publish)>,
+    /// When one was answered in its turn: those behind it were not waited for before.
+    answered: Option<Instant>,
 }
 
 impl Flight {
-    /// When the oldest was queued.
+    /// Since when the oldest is waited for: since it was queued, or the one before it was answered. A slow line, or a broker
+    /// that takes few at once, is no dead one.
     fn oldest(&self) -> Option<Instant> {
-        self.sent.front().map(|(_, publish)| publish).or_else(|| self.queued.front()).map(|(_, since)| *since)
+        let oldest = self.sent.front().map(|(_, publish)| publish).or_else(|| self.queued.front());
+        oldest.map(|(_, queued)| self.answered.map_or(*queued, |answered| answered.max(*queued)))
     }
 
-    fn take_in(&mut self, seen: &mut Vec<Seen>, out: &mut Vec<Answer>) {
+    fn take_in(&mut self, seen: &mut Vec<Seen>, out: &mut Vec<Answer>, now: Instant) {
         for seen in seen.drain(..) {
             match seen {
                 Seen::Sent(id) => self.sent.extend(self.queued.pop_front().map(|publish| (id, publish))),
                 Seen::Answered(id, reason) => {
                     // A broker answers in order (MQTT 5, 4.6): nearly always the first.
                     let at = self.sent.iter().position(|(sent, _)| *sent == id);
+                    if at == Some(0) {
+                        self.answered = Some(now);
+                    }
                     if let Some((_, (ticket, sent))) = at.and_then(|at| self.sent.remove(at)) {
                         out.push(Answer { ticket, sent, reason });
                     }
@@ -360,15 +367,33 @@ mod tests {
         let mut answers = Vec::new();
         let ok = PubAckReason::Success;
         let mut seen = vec![Seen::Sent(7), Seen::Sent(8), Seen::Sent(1), Seen::Answered(1, ok), Seen::Answered(7, ok)];
-        flight.take_in(&mut seen, &mut answers);
+        flight.take_in(&mut seen, &mut answers, Instant::now());
         assert_eq!(tickets(&answers), [ticket(1), ticket(0)]);
         answers.clear();
         // Nobody was told of 9, and 7 is through: neither settles anything.
         let mut seen = vec![Seen::Answered(9, ok), Seen::Answered(7, ok), Seen::Sent(7), Seen::Answered(7, ok)];
-        flight.take_in(&mut seen, &mut answers);
+        flight.take_in(&mut seen, &mut answers, Instant::now());
         assert_eq!(tickets(&answers), [ticket(2)]);
         assert!(flight.oldest().is_some(), "the relay's own message is not answered yet");
-        flight.take_in(&mut vec![Seen::Answered(8, ok)], &mut answers);
+        flight.take_in(&mut vec![Seen::Answered(8, ok)], &mut answers, Instant::now());
         assert!(flight.oldest().is_none());
+    }
+
+    #[test]
+    fn a_broker_that_answers_one_after_the_other_is_not_called_dead_for_those_behind() {
+        let long_ago = Instant::now();
+        let now = long_ago + Duration::from_secs(60);
+        let mut flight = Flight::default();
+        flight.queued.extend((0..4).map(|pos| (Some(Ticket::of(pos)), long_ago)));
+        let mut answered = |seen: Vec<Seen>| {
+            flight.take_in(&mut { seen }, &mut Vec::new(), now);
+            flight.oldest()
+        };
+        let ok = PubAckReason::Success;
+        assert_eq!(answered(vec![Seen::Sent(1), Seen::Sent(2), Seen::Sent(3)]), Some(long_ago));
+        assert_eq!(answered(vec![Seen::Answered(2, ok)]), Some(long_ago), "the first still waits for its own answer");
+        assert_eq!(answered(vec![Seen::Answered(1, ok)]), Some(now), "nobody waited for the third before");
+        assert_eq!(answered(vec![Seen::Answered(3, ok)]), Some(now), "nor for one that could not be sent yet");
+        assert_eq!(answered(vec![Seen::Sent(4), Seen::Answered(4, ok)]), None);
     }
 }
