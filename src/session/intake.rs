@@ -19,7 +19,6 @@ use crate::blocking::blocking;
 use crate::ids::PairingId;
 use crate::metrics;
 use crate::spool::{Capture, Incoming, Kind, Lane, Progress, SpoolError, Submitted};
-use crate::store::StoreError;
 
 /// The least time between two answers to readings that are not the next: one loss makes a whole window of
 /// them, and the sensor goes back once.
@@ -83,8 +82,8 @@ impl Intake {
     }
 
     /// The sensor says where it stands. An acknowledgement of what is here already is due now.
-    pub(super) async fn hello(&mut self, hello: &Hello<'_>) -> Result<(), StoreError> {
-        let Some((lane, _)) = &self.lane else { return Ok(()) };
+    pub(super) async fn hello(&mut self, hello: &Hello<'_>) {
+        let Some((lane, _)) = &self.lane else { return };
         let (store, pairing) = (self.parts.store.clone(), lane.pairing());
         let (number, uptime, synced) = (hello.epoch, Duration::from_millis(hello.uptime_ms), hello.synced);
         let progress = lane.hello(number, hello.lowest);
@@ -92,14 +91,15 @@ impl Intake {
         let anchor = blocking(move || {
             if synced { store.anchor(pairing, number) } else { store.set_anchor(pairing, number, uptime).map(Some) }
         });
-        let zero_unix_ms = match anchor.await? {
-            Some(anchor) => anchor.zero_unix_ms,
-            None => milliseconds(self.parts.clock.wall()).saturating_sub(milliseconds(uptime)),
-        };
+        let anchor = anchor.await.unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "readings that come after a restart of clawgate may get a time of their own");
+            None
+        });
+        let now = || milliseconds(self.parts.clock.wall()).saturating_sub(milliseconds(uptime));
+        let zero_unix_ms = anchor.map_or_else(now, |anchor| anchor.zero_unix_ms);
         self.epoch = Some(Epoch { number, next: progress.next, zero_unix_ms });
         self.acknowledged = None;
         self.cadence.want(Instant::now());
-        Ok(())
     }
 
     /// Takes what comes next; the rest is dropped.

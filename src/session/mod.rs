@@ -298,7 +298,7 @@ impl Session {
         match App::decode(&plaintext) {
             Ok(App::Hello(hello)) => {
                 self.hello_due = None;
-                self.intake.hello(&hello).await?;
+                self.intake.hello(&hello).await;
                 self.acknowledge(Instant::now());
             }
             Ok(App::Readings(readings)) => self.intake.readings(&readings, &plaintext),

@@ -1,5 +1,6 @@
 //! Sessions over a real line: readings arrive once and in order whatever happens to the wire or to either end.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -116,6 +117,33 @@ async fn a_sensor_that_loses_power_is_back_within_seconds() {
         gateway.cloud.readings().into_iter().map(|(epoch, _)| epoch).collect();
     assert_eq!(epochs.len(), 2, "a new reading was taken for an old one");
     gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sensor_that_starts_while_the_disk_is_full_is_relayed_all_the_same() {
+    let place = Place::new();
+    let state = place.state();
+    std::fs::create_dir_all(&state).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&state).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return eprintln!("not run: mounting a small file system needs root");
+    }
+    let port = place.port("usb-sensor");
+    let unit = Unit::plug_in(&port, "th-0001");
+    let gateway = Gateway::start(&place, &[&port]);
+    gateway.meets_a_sensor().await;
+    unit.press_button().await;
+    unit.measure(1);
+    gateway.pair_label("line0", "pump-3", &label()).await.assert_paired();
+    let ballast = state.join("ballast");
+    assert!(std::fs::write(&ballast, vec![0; 16 << 20]).is_err(), "the disk is full now");
+    unit.power_cycle();
+    unit.measure(10);
+    until("the readings of its new life", || gateway.cloud.readings().len() == 11).await;
+    until("every reading acknowledged", || unit.look(|seen| seen.held == 0)).await;
+    std::fs::remove_file(&ballast).unwrap();
+    gateway.stop().await;
+    assert!(Command::new("umount").arg("-l").arg(&state).status().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
