@@ -11,12 +11,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use back_half::{Gateway, submit};
-use clawgate::relay::{RelayDevice, RelayState};
+use bytes::Bytes;
+use clawgate::clock::Clock;
+use clawgate::ids::{DeviceId, PairingId};
+use clawgate::metrics::Metrics;
+use clawgate::relay::{Relay, RelayDevice, RelayOptions, RelayState};
+use clawgate::spool::{Incoming, Spool, SpoolOptions};
 use clawgate::token::{TokenFeed, TokenState, TokenWish};
-use support::{token, until, within};
+use support::{token, token_feed, until, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// What the broker does about one publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -444,12 +450,58 @@ async fn presence_that_is_too_large_for_the_broker_holds_no_reading_up() {
     let broker = Scripted::start_saying(vec![0x20, 8, 0, 0, 5, 0x27, 0, 0, 3, 232], |_, _| Reply::Ack(0)).await;
     let gateway = Gateway::start(broker.port, |_| ());
     let lane = gateway.spool.lane(back_half::pairing("pump-3"));
-    let (_feed, handle) = support::token_feed("pump-3");
+    let (_feed, handle) = token_feed("pump-3");
     let description = serde_json::json!({ "capabilities": "x".repeat(2000) });
     let device = RelayDevice { id: "pump-3".parse().unwrap(), pairing: lane.pairing(), description };
     gateway.relay.attach(device, lane.clone(), handle);
     submit(&lane, 1..=3);
     all_confirmed(&gateway, 3).await;
     assert_eq!(gateway.spool.status().dead_letters, 0);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_pairing_left_holds_up_nothing_when_it_is_through_while_there_is_no_connection() {
+    let broker = Scripted::start(0, |_, _| Reply::Ack(0)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&folder.path().join("spool.db"), SpoolOptions::default(), Clock::system()).unwrap();
+    let mut options = RelayOptions::new("127.0.0.1".into(), broker.port, "default".into(), "site-1".into());
+    options.idle = Duration::from_millis(50);
+    let relay = Relay::new(options, Clock::system(), Metrics::new().relay).unwrap();
+    let device: DeviceId = "pump-3".parse().unwrap();
+    let (old, new) = (spool.lane(PairingId([1; 8])), spool.lane(PairingId([2; 8])));
+    assert_eq!(old.serve(&device).len(), 1);
+    // It goes to the dead letters, and has to wait for the disk.
+    old.submit(Incoming { content: Bytes::from_static(b"not senml"), ..back_half::reading(1) }).unwrap();
+    submit(&new, 1..=3);
+    let (_feed, handle) = token_feed("pump-3");
+    let description = serde_json::Value::Null;
+    relay.attach(RelayDevice { id: device.clone(), pairing: new.pairing(), description }, new, handle);
+    until("it is refused, and nothing can be sent", || {
+        let status = relay.device_status(&device).unwrap();
+        status.refused == 1 && status.state == RelayState::Idle
+    })
+    .await;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(spool.clone().run(stop.clone()));
+    until("the others arrive", || broker.seen() == [1, 2, 3]).await;
+    within("the relay ends", relay.shutdown()).await;
+    stop.cancel();
+    within("the spool ends", task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_within_ends_the_connection_and_neither_the_device_nor_its_neighbour() {
+    let broker = Scripted::start(0, |_, _| Reply::Ack(0)).await;
+    // Instants do not go so far: what waits for an answer panics.
+    let gateway = Gateway::start(broker.port, |options| options.ack_timeout = Duration::MAX);
+    let (lane, feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=3);
+    until("it begins anew", || gateway.relay.status()[0].connects > 2).await;
+    until("it is said", || gateway.state() == RelayState::BackingOff).await;
+    assert!(gateway.last_error().contains("an error in clawgate itself"), "{}", gateway.last_error());
+    assert_eq!(gateway.spool.status().depth, 3, "the queue is kept");
+    feed.state.send_replace(TokenState::Revoked { reason: "revoked by uid 0".to_owned() });
+    until("it is still listened to", || gateway.state() == RelayState::Paused).await;
     gateway.stop().await;
 }

@@ -150,6 +150,7 @@ fn relay(gateway: &Gateway, id: &DeviceId) -> Relay {
     let none = Relay { state: "none".to_owned(), ..Relay::default() };
     gateway.0.relay.device_status(id).map_or(none, |status| Relay {
         state: match status.state {
+            RelayState::Starting => "starting",
             RelayState::WaitingForToken => "waiting_for_token",
             RelayState::Queued => "queued",
             RelayState::Connecting => "connecting",

@@ -4,9 +4,14 @@ mod renewal;
 mod serving;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +28,7 @@ use crate::metrics::Reason;
 use crate::spool::Lane;
 use crate::token::scope::Action;
 use crate::token::{AccessToken, TokenHandle, TokenState};
-use serving::Serving;
+use serving::{Serving, next};
 
 /// Why a connection was left.
 #[derive(Debug)]
@@ -102,14 +107,31 @@ impl Task {
         })
     }
 
+    /// Until the device is detached. A panic ends the connection, and not the device with it: what was in flight is
+    /// published again, on a later one.
     pub(super) async fn run(mut self) {
+        while unwound(self.work()).await {
+            tracing::error!(device = %self.device, "the device's connection failed within; it begins anew");
+            self.lane.requeue();
+            self.cell.failed(&"an error in clawgate itself ended the connection; the journal has it, please report it");
+            self.cell.enter(RelayState::BackingOff);
+            self.count_end("panic");
+            let stop = self.stop.clone();
+            tokio::select! {
+                () = tokio::time::sleep(self.backoff.next()) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn work(&mut self) {
         let stop = self.stop.clone();
         let mut wanted = true;
         while !stop.is_cancelled() {
             if !wanted {
                 self.cell.enter(RelayState::Idle);
                 tokio::select! {
-                    () = self.lane.ready() => {}
+                    () = self.something_waits() => {}
                     () = stop.cancelled() => return,
                 }
             }
@@ -130,6 +152,19 @@ impl Task {
                     () = stop.cancelled() => return,
                 }
             }
+        }
+    }
+
+    /// Waits for something to publish, and has done with the lanes that are through meanwhile. Cancel safe.
+    async fn something_waits(&mut self) {
+        while !next(&self.lane, !self.later.is_empty()).await {
+            self.next_lane();
+        }
+    }
+
+    fn next_lane(&mut self) {
+        if let Some(next) = self.later.pop_front() {
+            self.lane = next;
         }
     }
 
@@ -242,10 +277,9 @@ impl Task {
         self.cell.enter(RelayState::Connected);
         self.cell.healthy();
         self.cell.count(|figures| figures.connects += 1);
-        shared.metrics.connections.inc();
+        let _live = Live::new(&shared.metrics.connections);
         let mut serving = Serving::new(connection, token);
         let end = self.serve(&mut serving).await;
-        shared.metrics.connections.dec();
         self.suspect(&end, &serving.connection.lost());
         if !matches!(end, End::Failed(_)) {
             serving.connection.close(options.drain).await;
@@ -260,4 +294,30 @@ impl Task {
         let why = format!("the token does not allow publishing to {missing}");
         Some(End::Refused { jti: token.jti().to_owned(), why })
     }
+}
+
+/// A live connection, as it is counted; however it ends.
+struct Live(Gauge);
+
+impl Live {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Does the work; whether a panic ended it.
+async fn unwound(work: impl Future<Output = ()>) -> bool {
+    let mut work = pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(polled) => polled.map(|()| false),
+        Err(_) => Poll::Ready(true),
+    })
+    .await
 }

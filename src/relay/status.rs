@@ -15,6 +15,8 @@ use crate::metrics::{Device, RelayMetrics};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RelayState {
+    /// It has just been attached, or waits for the connection before it to end.
+    Starting,
     /// There is no usable token yet.
     WaitingForToken,
     /// As many connections are up as are allowed; it waits for its turn.
@@ -99,7 +101,7 @@ impl Cell {
             device,
             clock,
             inner: Mutex::new(Inner {
-                state: RelayState::WaitingForToken,
+                state: RelayState::Starting,
                 since,
                 last_error: None,
                 figures: Figures::default(),

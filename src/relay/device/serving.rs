@@ -68,6 +68,8 @@ impl Task {
             }
             self.rate.set(it.token.claims().claw_rate);
             let room = self.rate.room(Instant::now());
+            // Before it is looked who waits for room: who comes after that look is heard.
+            let crowded = shared.crowded.notified();
             let deadline = self.deadline(it);
             tokio::select! {
                 biased;
@@ -105,14 +107,14 @@ impl Task {
                     }
                 }
                 // How long it may still be idle is reckoned anew.
-                () = shared.crowded.notified(), if it.draining.is_none() => {}
+                () = crowded, if it.draining.is_none() => {}
                 ready = next(&self.lane, !self.later.is_empty()),
                     if it.draining.is_none() && room > 0 && (self.careful == 0 || it.connection.is_idle()) =>
                 {
                     if ready {
                         self.publish(it, room);
-                    } else if let Some(next) = self.later.pop_front() {
-                        self.lane = next;
+                    } else {
+                        self.next_lane();
                     }
                 }
             }
@@ -293,7 +295,7 @@ impl Task {
 }
 
 /// Waits for something to publish; `false` when an older lane is through.
-async fn next(lane: &Lane, older: bool) -> bool {
+pub(super) async fn next(lane: &Lane, older: bool) -> bool {
     if older {
         return lane.ready_or_empty().await;
     }
