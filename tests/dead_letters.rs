@@ -18,8 +18,9 @@ const SMALL: &str = "max_packet_size 1100\n";
 
 /// A client that hears of readings from now on.
 async fn subscribed(broker: &Mosquitto) -> (AsyncClient, EventLoop) {
-    let (client, mut events) =
-        AsyncClient::builder(MqttOptions::new("looker", ("127.0.0.1", broker.port()))).capacity(16).build();
+    let mut options = MqttOptions::new("looker", ("127.0.0.1", broker.port()));
+    options.set_connect_timeout(support::DEADLINE);
+    let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
     client.subscribe("claw/v1/+/+/+/up/telemetry", QoS::AtLeastOnce).await.unwrap();
     let stands = async { while !matches!(events.poll().await, Ok(Event::Incoming(Incoming::SubAck(_)))) {} };
     support::within("the subscription stands", stands).await;

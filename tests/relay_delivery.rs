@@ -95,7 +95,8 @@ async fn presence_is_retained_and_the_will_speaks_for_a_gateway_that_died() {
     until("presence is retained", || late.on("/up/state").first().is_some_and(|message| message.retained)).await;
     assert_eq!(state(&late.on("/up/state")[0]), ("online".to_owned(), "Cel".to_owned()));
     // Cut the connection without a word: another client takes the id over and leaves.
-    let options = rumqttc::MqttOptions::new("site-1.pump-3", rumqttc::Broker::tcp("127.0.0.1", broker.port()));
+    let mut options = rumqttc::MqttOptions::new("site-1.pump-3", rumqttc::Broker::tcp("127.0.0.1", broker.port()));
+    options.set_connect_timeout(DEADLINE);
     let (_client, mut events) = rumqttc::AsyncClient::builder(options).capacity(1).build();
     events.poll().await.unwrap();
     until("the will is published", || late.on("/up/state").iter().any(|message| state(message).0 == "offline")).await;

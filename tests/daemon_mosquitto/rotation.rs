@@ -71,6 +71,7 @@ impl Site {
                 options.set_credentials("dash", token.bearer().to_owned());
                 options.set_clean_start(false);
                 options.set_session_expiry_interval(Some(3600));
+                options.set_connect_timeout(support::DEADLINE);
                 options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
                 let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
                 client.subscribe("claw/v1/default/+/+/up/telemetry", QoS::AtLeastOnce).await.unwrap();

@@ -9,7 +9,7 @@ use rumqttc::{AsyncClient, Broker, Event, Incoming, MqttOptions, QoS};
 use tokio::runtime::Handle;
 
 use crate::daemon::{Daemon, quoted};
-use crate::support::{Mosquitto, within};
+use crate::support::{DEADLINE, Mosquitto, within};
 use crate::until;
 
 /// Where BlueZ is looked for.
@@ -29,6 +29,7 @@ impl Site {
         let broker = Mosquitto::start();
         let mut options = MqttOptions::new("matrix", Broker::tcp("127.0.0.1", broker.port()));
         options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_keep_alive(30);
+        options.set_connect_timeout(DEADLINE);
         let arrived = Arrived::default();
         let into = Arc::clone(&arrived);
         runtime.block_on(async move {
