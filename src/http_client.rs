@@ -210,7 +210,12 @@ mod tests {
         proxy.set_nonblocking(true).unwrap();
         let serving = std::thread::spawn(move || {
             let mut client = server.accept().unwrap().0;
-            let _ = client.read(&mut [0; 4096]).unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                asked.extend(byte);
+            }
             client.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         });
         let mut child = Command::new(std::env::current_exe().unwrap());

@@ -236,9 +236,11 @@ mod tests {
 
     #[tokio::test]
     async fn it_ends_when_told_and_leaves_nothing_on_disk() {
-        let broker = Broker::start(options("127.0.0.1:0"), verifier()).await.unwrap();
+        // An address of its own: what listens there can be nobody else's.
+        let broker = Broker::start(options("127.0.84.1:0"), verifier()).await.unwrap();
         let addr = broker.addr();
         broker.stop().await;
+        crate::testing::let_go();
         assert!(tokio::net::TcpStream::connect(addr).await.is_err());
         assert!(!std::path::Path::new("mqtt_storage").exists());
     }
