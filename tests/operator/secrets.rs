@@ -11,8 +11,9 @@ pub(crate) fn contents(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             contents(&path, found);
-        } else if path.is_file() {
-            found.push((path.display().to_string(), fs::read(&path).unwrap()));
+        } else if let Ok(bytes) = fs::read(&path) {
+            // Some files are written beside their places and moved there: what is gone is found under its name.
+            found.push((path.display().to_string(), bytes));
         }
     }
 }
