@@ -19,6 +19,8 @@ use crate::control::failure::Failure;
 
 /// For a process to be ready.
 const READY: Duration = Duration::from_secs(20);
+/// For a sensor to say that it makes no more readings: those that it made after the count would pass for lost.
+const SILENT: Duration = Duration::from_secs(15);
 /// Between two readings of a sensor.
 const EVERY: &str = "100ms";
 
@@ -72,7 +74,7 @@ impl Sensor {
     pub(super) async fn silence(&mut self) {
         // A sensor that is gone is silent too.
         if self.process.say("silence").await.is_ok() {
-            let _ = timeout(Duration::from_secs(2), async {
+            let _ = timeout(SILENT, async {
                 while self.process.line().await.is_some_and(|line| line != "silent") {}
             })
             .await;

@@ -224,6 +224,7 @@ fn provoke(rig: &Rig, address: &str) {
 /// The sensor falls silent; then the cloud has confirmed each reading that it made, once.
 fn everything_made_is_confirmed(rig: &Rig, unit: &mut crate::rig::Unit) {
     unit.tell("silence");
+    rig.daemon.wait("it makes no more", |_| unit.notes("silent") > 0);
     rig.daemon.wait("every reading is confirmed", |_| {
         let made = unit.made();
         made > 0 && unit.acknowledged().len() == made && rig.status()["devices"][0]["waiting"] == 0

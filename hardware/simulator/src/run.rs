@@ -339,6 +339,7 @@ impl Unit<'_, '_, '_> {
             Command::Silence => {
                 self.bench.silent = true;
                 say("silent");
+                self.log(Entry::Note { text: "silent" })?;
             }
             Command::Status => self.tell_status(now_ms),
             Command::PowerCycle | Command::Quit => (),
