@@ -11,14 +11,14 @@ use crate::rig::Rig;
 fn a_sensor_is_found_paired_by_its_label_and_its_readings_arrive() {
     let rig = Rig::start();
     let mut unit = rig.sensor(1, &["--every", "50ms"]);
-    rig.daemon.wait("it is heard", |_| rig.found(&unit).is_some_and(|found| found["state"] == "closed"));
-    let found = rig.found(&unit).unwrap();
+    let found = rig.finds(&unit, "closed");
     assert_eq!((found["rssi_dbm"].as_i64(), found["name"].as_str()), (Some(-61), Some("TH-Kit")));
     rig.pair(&mut unit, "pump-1");
     rig.readings(&unit, 20);
-    let status = rig.status();
-    assert_eq!(status["health"], "ok", "{status}");
-    assert_eq!((&status["radios"][0]["id"], &status["radios"][0]["links"]), (&"hci0".into(), &1.into()), "{status}");
+    rig.daemon.wait("all is well, on one link", |_| {
+        let (status, hci0, one) = (rig.status(), "hci0".into(), 1.into());
+        status["health"] == "ok" && (&status["radios"][0]["id"], &status["radios"][0]["links"]) == (&hci0, &one)
+    });
     assert_eq!(rig.bluez.world().rude_connects, 0, "scanning pauses for a connect");
     // Paired, it is known by its rotating id alone, and only to us.
     rig.bluez.cut(&unit.address);
@@ -31,9 +31,8 @@ fn an_issued_code_is_entered_at_the_sensor_and_a_wrong_label_is_refused() {
     let rig = Rig::start();
     let mut unit = rig.sensor(1, &["--every", "50ms"]);
     unit.tell("button");
-    rig.daemon.wait("it is heard", |_| rig.found(&unit).is_some_and(|found| found["state"] == "pairable"));
     // Its short id is what a technician types.
-    let short = rig.found(&unit).unwrap()["id"].as_str().unwrap().to_owned();
+    let short = rig.finds(&unit, "pairable")["id"].as_str().unwrap().to_owned();
     assert_eq!(short.len(), 4);
     let wrong = rig.daemon.command(&["pair", &short]).env("OPENCLAW_PAIRING_CODE", "0000-0000").output().unwrap();
     assert_eq!(wrong.status.code(), Some(4), "{}{}", String::from_utf8_lossy(&wrong.stderr), rig.daemon.log());

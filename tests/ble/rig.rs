@@ -1,5 +1,7 @@
 //! A gateway in standalone mode and its sensors, on a fake BlueZ.
 
+use std::cell::RefCell;
+
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -59,6 +61,16 @@ impl Rig {
         self.scan().into_iter().rev().find(|found| found["link"].as_str().unwrap().ends_with(&unit.address))
     }
 
+    /// Waits until a scan shows it so, and gives what that scan says.
+    pub(crate) fn finds(&self, unit: &Unit, state: &str) -> Json {
+        let seen = RefCell::new(None);
+        self.daemon.wait(&format!("it is heard, {state}"), |_| {
+            *seen.borrow_mut() = self.found(unit).filter(|found| found["state"] == state);
+            seen.borrow().is_some()
+        });
+        seen.into_inner().unwrap()
+    }
+
     pub(crate) fn status(&self) -> Json {
         let done = self.daemon.cli(&["status", "--json"]);
         serde_json::from_slice(&done.stdout).unwrap_or_default()
@@ -67,8 +79,7 @@ impl Rig {
     /// Pairs by the label.
     pub(crate) fn pair(&self, unit: &mut Unit, name: &str) {
         unit.tell("button");
-        self.daemon
-            .wait("the open window is heard", |_| self.found(unit).is_some_and(|found| found["state"] == "pairable"));
+        self.finds(unit, "pairable");
         let done = self.try_pair(unit, name);
         assert!(done.status.success(), "{}{}", String::from_utf8_lossy(&done.stderr), self.daemon.log());
     }
