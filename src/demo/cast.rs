@@ -74,10 +74,8 @@ impl Sensor {
     pub(super) async fn silence(&mut self) {
         // A sensor that is gone is silent too.
         if self.process.say("silence").await.is_ok() {
-            let _ = timeout(SILENT, async {
-                while self.process.line().await.is_some_and(|line| line != "silent") {}
-            })
-            .await;
+            let _ = timeout(SILENT, async { while self.process.line().await.is_some_and(|line| line != "silent") {} })
+                .await;
         }
     }
 

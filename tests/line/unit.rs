@@ -95,8 +95,8 @@ impl Unit {
     }
 
     /// The same at a line that was made before.
-    pub(crate) fn plug_into(line: (SerialStream, SerialStream), port: &Path, device: &str, flash: Flash) -> Self {
-        let (wire, keep) = line;
+    pub(crate) fn plug_into(ends: (SerialStream, SerialStream), port: &Path, device: &str, flash: Flash) -> Self {
+        let (wire, keep) = ends;
         let slave = PathBuf::from(keep.name().unwrap());
         let aside = port.with_extension("new");
         std::os::unix::fs::symlink(&slave, &aside).unwrap();
