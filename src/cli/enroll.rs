@@ -42,6 +42,9 @@ pub(super) struct Kept {
     pub(super) thumbprint: String,
     #[serde(flatten)]
     pub(super) registered: Registered,
+    /// A change of it was asked for, and what the server answered is not kept (yet): the access token in it may be another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unanswered: bool,
 }
 
 /// The result.
@@ -90,7 +93,7 @@ pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Fa
         return Ok(Exit::Ok);
     };
     let registered = ask(&config, url, &jwk, &token)?;
-    let kept = Kept { issuer: url.to_owned(), thumbprint: jwk.kid.clone(), registered };
+    let kept = Kept { issuer: url.to_owned(), thumbprint: jwk.kid.clone(), registered, unanswered: false };
     keep(&beside, &kept).map_err(|error| {
         let text = format!(
             "Registered as {:?}, but {} cannot be written: {error}.",
@@ -287,7 +290,8 @@ mod tests {
             registration_client_uri: None,
             registration_access_token: Some("secret".to_owned()),
         };
-        let kept = Kept { issuer: "https://id.example".to_owned(), thumbprint: "t".to_owned(), registered };
+        let issuer = "https://id.example".to_owned();
+        let kept = Kept { issuer, thumbprint: "t".to_owned(), registered, unanswered: false };
         keep(&path, &kept).unwrap();
         assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
         // What a crash left, open to all.

@@ -30,7 +30,7 @@ use crate::token::local::{DenyError, DenyList, KeyBook, KeyRing, LocalIssuer, Pu
 use crate::token::oauth::{Families, OauthIssuer, OauthOptions};
 use crate::token::{BindingError, ClaimForm, ClientCertificate, Issuer, Stage, Thumbprint};
 use families::StoredFamilies;
-use late::LateOauth;
+pub(super) use late::LateOauth;
 pub use late::NoClient;
 use revocations::Revocations;
 
@@ -94,6 +94,8 @@ pub(super) struct Issuing {
     pub(super) issuer: Arc<dyn Issuer>,
     /// The same, where it is in this process.
     pub(super) local: Option<LocalIssuer>,
+    /// The client of an OAuth server, where the issuer is one.
+    pub(super) client: Option<LateOauth>,
     /// Where it is.
     pub(super) url: String,
     /// Takes what a reload changes, where it is in this process.
@@ -163,7 +165,14 @@ async fn local(
         tokio::join!(follow(changed, &server, &stop), revocations.keep(&stop));
         server.stop().await;
     });
-    Ok(Issuing { issuer: Arc::new(issuer.clone()), local: Some(issuer), url, terms: Some(sender), deny_behind })
+    Ok(Issuing {
+        issuer: Arc::new(issuer.clone()),
+        local: Some(issuer),
+        client: None,
+        url,
+        terms: Some(sender),
+        deny_behind,
+    })
 }
 
 /// Takes what a reload changes, until `stop`.
@@ -215,7 +224,14 @@ fn oauth(config: &Config, store: &Store, clock: &Clock, key: Option<&ClientKey>)
     if !matches!(key, SecretSource::Vault { .. }) {
         late.fetch()?;
     }
-    Ok(Issuing { issuer: Arc::new(late), local: None, url, terms: None, deny_behind: watch::channel(None).1 })
+    Ok(Issuing {
+        issuer: Arc::new(late.clone()),
+        local: None,
+        client: Some(late),
+        url,
+        terms: None,
+        deny_behind: watch::channel(None).1,
+    })
 }
 
 fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
@@ -226,6 +242,7 @@ fn azure_sas(config: &Config, clock: &Clock) -> Result<Issuing, IssuingError> {
     Ok(Issuing {
         issuer,
         local: None,
+        client: None,
         url: format!("https://{}", broker.host),
         terms: None,
         deny_behind: watch::channel(None).1,

@@ -160,6 +160,7 @@ pub(super) async fn start(
         terms: issuing.terms,
         keys: keys::Keys {
             issuer: issuing.local,
+            client: issuing.client,
             endings: Mutex::default(),
             behind: Mutex::default(),
             deny_behind: issuing.deny_behind,

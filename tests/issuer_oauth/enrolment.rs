@@ -127,6 +127,48 @@ async fn the_key_is_changed_at_a_server_that_lets_its_clients_and_the_old_one_is
     assert!(takes(&site.url, &id, keys.last().unwrap()).await);
 }
 
+/// Cut off after the server gave another registration access token with its answer, and before that was on the disk.
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_is_finished_and_what_is_left_to_a_person_is_said() {
+    const TOKEN: &str = "initial-canary-7c1f";
+    let site = Site::with_registration(TOKEN);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, kept) = (folder.path().join("gw.pem"), folder.path().join("gw.pem.registration"));
+    let id = enroll(folder.path(), &site.url, "", Some(TOKEN)).1["client_id"].as_str().unwrap().to_owned();
+    enroll(folder.path(), &site.url, &format!("client_id = {id:?}"), None);
+    let old = SigningKey::load(&file).unwrap();
+    let registration = || -> Value { serde_json::from_str(&std::fs::read_to_string(&kept).unwrap()).unwrap() };
+    let rotate = || run(folder.path(), &["key", "rotate", "client"], None);
+
+    let mut through = registration();
+    let place = through["registration_client_uri"].as_str().unwrap().to_owned();
+    let (_, path) = place.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let port = one_that_swallows_what_follows_a_change(&site.url, &kept);
+    through["registration_client_uri"] = json!(format!("http://127.0.0.1:{port}/{path}"));
+    std::fs::write(&kept, through.to_string()).unwrap();
+    says(&rotate(), "did not answer", "Run clawgate key rotate client again later");
+    assert_eq!(SigningKey::load(&file).unwrap().public().kid, old.public().kid, "the old key is in use as before");
+    assert_eq!(registration()["unanswered"], true);
+    let new = SigningKey::load(&folder.path().join("gw.pem.next")).unwrap();
+    assert!(takes(&site.url, &id, &old).await && takes(&site.url, &id, &new).await, "it has both");
+
+    let mut straight = registration();
+    straight["registration_client_uri"] = json!(place);
+    std::fs::write(&kept, straight.to_string()).unwrap();
+    let finished = rotate();
+    says(&finished, "401", &format!("take the old key ({}) out of the client {id}", old.public().kid));
+    let message = finished.1["message"].as_str().unwrap();
+    assert!(message.contains("cut off before the server's answer"), "{message}");
+    assert!(message.contains("The new key is in use"), "{message}");
+    assert_eq!(SigningKey::load(&file).unwrap().public().kid, new.public().kid);
+    assert_eq!(registration()["thumbprint"], new.public().kid);
+    assert!(!folder.path().join("gw.pem.next").exists());
+
+    // The next change is not hidden behind it, either.
+    says(&rotate(), "cut off before the server's answer", "have its administrator put the key there");
+    assert_eq!(SigningKey::load(&file).unwrap().public().kid, new.public().kid);
+}
+
 #[tokio::test]
 async fn where_a_person_changes_the_key_the_new_one_waits_until_the_server_takes_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -261,6 +303,47 @@ fn one_that_registers(head: &'static str, body: &'static str) -> u16 {
             "issuer": url, "token_endpoint": format!("{url}/token"), "registration_endpoint": format!("{url}/reg"),
         });
         answer("200 OK", &metadata.to_string());
+    })
+}
+
+/// Passes requests on to the server at `url`, and hangs up in place of the answer to a change. That one is awaited stands
+/// in the file `kept` then.
+fn one_that_swallows_what_follows_a_change(url: &str, kept: &Path) -> u16 {
+    let (server, kept) = (url.strip_prefix("http://").unwrap().to_owned(), kept.to_owned());
+    serve(move |stream| {
+        let mut reader = BufReader::new(&stream);
+        let mut lines = reader.by_ref().lines().map_while(Result::ok);
+        let asked = lines.next().unwrap_or_default();
+        let mut head = format!("{asked}\r\nhost: {server}\r\nconnection: close\r\n");
+        let mut length = 0;
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(": ").unwrap();
+            match name.to_lowercase().as_str() {
+                "host" | "connection" => continue,
+                "content-length" => length = value.parse().unwrap(),
+                _ => {}
+            }
+            head.push_str(&format!("{line}\r\n"));
+        }
+        let mut onward = TcpStream::connect(&server).unwrap();
+        write!(onward, "{head}\r\n").unwrap();
+        std::io::copy(&mut reader.by_ref().take(length), &mut onward).unwrap();
+        let mut answer = Vec::new();
+        onward.read_to_end(&mut answer).unwrap();
+        if asked.starts_with("GET") {
+            // It names the server's own place for the next request.
+            let answer = String::from_utf8(answer).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let port = stream.local_addr().unwrap().port();
+            let body = body.replace(&format!("http://{server}"), &format!("http://127.0.0.1:{port}"));
+            let is_length = |line: &&str| !line.to_lowercase().starts_with("content-length: ");
+            let head: Vec<_> = head.split("\r\n").filter(is_length).collect();
+            let _ = write!(&stream, "{}\r\ncontent-length: {}\r\n\r\n{body}", head.join("\r\n"), body.len());
+        } else {
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+            let noted: Value = serde_json::from_str(&std::fs::read_to_string(&kept).unwrap()).unwrap();
+            assert_eq!(noted["unanswered"], true, "it was asked before that was on the disk");
+        }
     })
 }
 

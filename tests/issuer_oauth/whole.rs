@@ -129,3 +129,84 @@ async fn a_bound_token_goes_with_the_gateways_certificate_and_is_listed_as_such(
     let device = shown(&["devices", "show", "pump-3"]);
     assert!(device.contains(ours.as_str()) && device.contains("token left"), "{device}");
 }
+
+/// Who changed the key that the gateway proves itself with, and which is in use, wherever it was changed.
+#[test]
+fn another_client_key_is_gone_over_to_listed_and_in_the_audit_log() {
+    const TOKEN: &str = "initial-canary-7c1f";
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::with_registration(TOKEN);
+    let file = folder.path().join("gw.pem");
+    let config = |client_id: &str| {
+        format!(
+            "mode = \"relay\"\n[gateway]\nid = \"gw-9\"\n[metrics]\nlisten = \"off\"\n[broker]\nurl = \"mqtt://127.0.0.1:1\"\n\
+             [issuer]\nkind = \"oauth\"\nurl = {:?}\naudience = {AUDIENCE:?}\nclient_id = {client_id:?}\nclient_key = {}\n",
+            site.url,
+            quoted(&file),
+        )
+    };
+    let enrolled = {
+        let at = folder.path().join("enroll.toml");
+        std::fs::write(&at, config("gw-9")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clawgate"));
+        let done = command.args(["enroll", "--json", "--config"]).arg(&at).env("OPENCLAW_ENROLL_TOKEN", TOKEN).output();
+        serde_json::from_slice::<serde_json::Value>(&done.unwrap().stdout).unwrap()
+    };
+    let old = enrolled["thumbprint"].as_str().unwrap().to_owned();
+    let own = folder.path().join("daemon");
+    std::fs::create_dir(&own).unwrap();
+    let its_config = own.join("clawgate.toml").display().to_string();
+    let rotate = ["key", "rotate", "client", "--config", &its_config];
+    let mut daemon = Daemon::start(&own, &config(enrolled["client_id"].as_str().unwrap()));
+    let listed = |daemon: &Daemon| -> Vec<(String, bool)> {
+        let keys = daemon.json(&["key", "ls"]).remove(0);
+        let ours = keys.as_array().unwrap().iter().filter(|key| key["kind"] == "client");
+        ours.map(|key| (key["id"].as_str().unwrap().to_owned(), key["protection"] == quoted(&file).trim_matches('"')))
+            .collect()
+    };
+    // Lines about this key: the action, who, the key, the one before.
+    let told = |daemon: &Daemon| -> Vec<(String, bool, String, String)> {
+        let lines = daemon.json(&["audit", "tail", "-n", "1000"]).remove(0);
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let about = lines.as_array().unwrap().iter().filter(|line| line["subject"] == "client");
+        about
+            .map(|line| {
+                let by_person = line["actor"]["uid"].is_number();
+                (text(&line["action"]), by_person, text(&line["details"]["id"]), text(&line["details"]["before"]))
+            })
+            .collect()
+    };
+    let line = |action: &str, by_person: bool, id: &str, before: &str| {
+        (action.to_owned(), by_person, id.to_owned(), before.to_owned())
+    };
+    daemon.wait("the first key is told of", |daemon| told(daemon) == [line("key.in_use", false, &old, "")]);
+    assert_eq!(listed(&daemon), [(old.clone(), true)]);
+
+    let rotated = daemon.json(&rotate).remove(0);
+    let new = rotated["thumbprint"].as_str().unwrap().to_owned();
+    assert!(new != old && rotated["in_use"] == true, "{rotated}");
+    assert!(rotated["daemon"].as_str().unwrap().starts_with("The daemon uses it"), "{rotated}");
+    assert_eq!(listed(&daemon), [(new.clone(), true)], "at once, with no refusal in between");
+    let mut all = vec![line("key.in_use", false, &old, ""), line("key.rotate", true, &new, "")];
+    all.push(line("key.in_use", false, &new, &old));
+    daemon.wait("the change is told of", |daemon| told(daemon).len() >= all.len());
+    assert_eq!(told(&daemon), all);
+
+    // While it is away: who did it is not known then, and the change is.
+    daemon.stop();
+    let rotated = daemon.json(&rotate).remove(0);
+    let newest = rotated["thumbprint"].as_str().unwrap().to_owned();
+    assert!(rotated["daemon"].as_str().unwrap().starts_with("The daemon was not told"), "{rotated}");
+    daemon.resume();
+    daemon.wait("the change is told of", |daemon| told(daemon).len() > all.len());
+    assert_eq!(told(&daemon).last().unwrap(), &line("key.in_use", false, &newest, &new));
+    assert_eq!(listed(&daemon), [(newest.clone(), true)]);
+    // It is told of once, over restarts too.
+    daemon.kill();
+    daemon.resume();
+    let last = daemon.json(&rotate).remove(0)["thumbprint"].as_str().unwrap().to_owned();
+    all.extend([line("key.in_use", false, &newest, &new), line("key.rotate", true, &last, "")]);
+    all.push(line("key.in_use", false, &last, &newest));
+    daemon.wait("the change is told of", |daemon| told(daemon).len() >= all.len());
+    assert_eq!(told(&daemon), all);
+}

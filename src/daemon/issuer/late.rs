@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::secret_source::{SecretSource, Secrets, SourceError};
 use crate::token::key::{KeyError, SigningKey};
@@ -38,7 +39,7 @@ pub enum NoClient {
 
 /// An issuer that is there once its key is.
 #[derive(Clone)]
-pub(super) struct LateOauth(Arc<Inner>);
+pub(in crate::daemon) struct LateOauth(Arc<Inner>);
 
 struct Inner {
     secrets: Secrets,
@@ -74,6 +75,30 @@ impl LateOauth {
     pub(super) fn fetch(&self) -> Result<(), NoClient> {
         self.0.made.store(Some(Arc::new(self.0.fetch()?)));
         Ok(())
+    }
+
+    /// The key that it proves itself with: its thumbprint; none while it could not be had.
+    pub(in crate::daemon) fn key(&self) -> Option<String> {
+        self.0.made.load().as_ref().map(|made| made.kid.clone())
+    }
+
+    /// Where its key is.
+    pub(in crate::daemon) fn place(&self) -> String {
+        self.0.source.to_string()
+    }
+
+    /// Goes over to the key that is in its place now; its thumbprint, and that of the one before.
+    ///
+    /// # Errors
+    /// [`NoClient`]; the one before is in use then.
+    pub(in crate::daemon) async fn go_over(&self) -> Result<(String, Option<String>), NoClient> {
+        // Nobody else looks meanwhile, and puts an older one back.
+        let mut looked = self.0.looked.lock().await;
+        let asking = Arc::clone(&self.0);
+        let made = Arc::new(blocking(move || asking.fetch()).await?);
+        *looked = None;
+        let kid = made.kid.clone();
+        Ok((kid, self.0.made.swap(Some(made)).map(|before| before.kid.clone())))
     }
 
     /// The client; another than the one with the key `refused`, where one is said.

@@ -1,6 +1,7 @@
 //! The gateway's own keys: which there are, how old they are, and a new one in place of an old one, by command or on
 //! schedule. What a rotation of each means stands in docs/keys.md.
 
+mod client;
 mod expiry;
 mod kept;
 mod schedule;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
+use super::issuer::LateOauth;
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::blocking::blocking;
 use crate::clock::is_synchronised;
@@ -44,11 +46,14 @@ pub(crate) enum Kind {
     Master,
     /// Between a device and the gateway.
     Device,
+    /// Proves the gateway at an OAuth server, where the issuer is one.
+    Client,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are shown.
-    pub(crate) const ALL: [Self; 5] = [Self::Issuer, Self::Audit, Self::Gateway, Self::Master, Self::Device];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Issuer, Self::Audit, Self::Gateway, Self::Master, Self::Device, Self::Client];
 
     /// Its name in commands, in the audit log and in the configuration.
     pub(crate) fn as_str(self) -> &'static str {
@@ -58,6 +63,7 @@ impl Kind {
             Self::Gateway => "gateway",
             Self::Master => "master",
             Self::Device => "device",
+            Self::Client => "client",
         }
     }
 
@@ -79,8 +85,8 @@ impl Kind {
             Self::Audit => config.audit,
             Self::Gateway => config.gateway,
             Self::Master => config.master,
-            // The protocol does it by itself.
-            Self::Device => None,
+            // The protocol does it by itself; the server has to know the other.
+            Self::Device | Self::Client => None,
         }
     }
 }
@@ -89,6 +95,8 @@ impl Kind {
 pub(super) struct Keys {
     /// The issuer, where it is in this process.
     pub(super) issuer: Option<LocalIssuer>,
+    /// The client of the OAuth server, where the issuer is one.
+    pub(super) client: Option<LateOauth>,
     /// What ends, as it was seen last.
     pub(super) endings: Mutex<Vec<Ending>>,
     /// Why the issuer's keys are not where brokers read them, or not kept.
@@ -109,6 +117,7 @@ impl Gateway {
         keys.extend(self.gateway_keys().await?);
         keys.extend(self.master_keys().await?);
         keys.extend(self.device_keys().await?);
+        keys.extend(self.client_keys().await?);
         Ok(keys)
     }
 
@@ -132,6 +141,7 @@ impl Gateway {
             Kind::Gateway => self.rotate_gateway().await,
             Kind::Master => self.rotate_master().await,
             Kind::Device => self.rotate_device(request.device.as_deref()).await,
+            Kind::Client => self.go_over_to_client_key().await,
         };
         let subject = request.device.as_deref().filter(|_| kind == Kind::Device);
         let subject = subject.map_or_else(|| kind.as_str().to_owned(), |device| format!("device {device}"));
@@ -284,6 +294,7 @@ pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
         gateway.record(Event::done(Actor::Daemon, Action::KeyRotate, Kind::Master.as_str()).with(details)).await;
     }
     let mut due = Due::default();
+    let mut client_key = None;
     let mut expiry_due = gateway.clock().boot();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         if gateway.clock().boot() >= expiry_due {
@@ -291,6 +302,7 @@ pub(super) async fn tend(gateway: Gateway, stop: CancellationToken) {
             let endings = expiry::look(&gateway).await;
             *gateway.0.keys.endings.lock().unwrap_or_else(PoisonError::into_inner) = endings;
         }
+        gateway.note_client_key(&mut client_key).await;
         if let Some(state) = tend_issuer(&gateway).await
             && signing.as_ref() != Some(&state.signing)
         {

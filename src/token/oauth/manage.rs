@@ -16,6 +16,9 @@ use crate::token::{Issuer as _, IssuerError, TokenRequest};
 const ITS_OWN: [&str; 4] =
     ["registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at"];
 
+/// What is registered of a client.
+pub(crate) struct Metadata(Map<String, Value>);
+
 /// A registration that this gateway may change by itself.
 pub(crate) struct Managed {
     transport: Transport,
@@ -38,8 +41,9 @@ impl Managed {
         Ok(Some(Self { transport, endpoint, token: Secret::new(token), registered }))
     }
 
-    /// The client has these keys there from now on, and no other. What else is registered stays as it is.
-    pub(crate) fn set_keys(&mut self, keys: &[&Jwk]) -> Result<(), LookError> {
+    /// What is registered, as it is written back. Like every answer, this one may have brought another access token, which
+    /// may be the only one that is good now.
+    pub(crate) fn look(&mut self) -> Result<Metadata, LookError> {
         let reply = self.transport.get_by(&self.endpoint, &self.token)?;
         self.follow(answer::registered(&self.endpoint, &reply)?)?;
         let mut metadata: Map<String, Value> = answer::parse(&self.endpoint, &reply)?;
@@ -48,7 +52,12 @@ impl Managed {
             return Err(IssuerError::Answer { endpoint: self.endpoint.clone(), reason }.into());
         }
         metadata.retain(|name, _| !ITS_OWN.contains(&name.as_str()));
-        let keys: Vec<_> = keys.iter().map(|key| as_client_key(key)).collect();
+        Ok(Metadata(metadata))
+    }
+
+    /// The client has these keys there from now on, and no other. What else is registered stays as it is.
+    pub(crate) fn set_keys(&mut self, Metadata(mut metadata): Metadata, keys: &[Jwk]) -> Result<(), LookError> {
+        let keys: Vec<_> = keys.iter().map(as_client_key).collect();
         metadata.insert("jwks".to_owned(), json!({ "keys": keys }));
         let reply = self.transport.put_json(&self.endpoint, &self.token, &Value::Object(metadata))?;
         self.follow(answer::registered(&self.endpoint, &reply)?)
