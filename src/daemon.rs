@@ -41,6 +41,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use decide::Verdict;
+pub(crate) use issuer::check_subscribers;
 pub use issuer::{IssuingError, NoClient};
 pub(crate) use keys::{Kind as KeyKind, ending_certificates};
 pub(crate) use metrics_http::text as metrics_text;

@@ -132,6 +132,13 @@ impl Reply {
     }
 }
 
+/// Whether it names something on the web at all.
+pub(crate) fn is_url(url: &str) -> bool {
+    url.parse::<Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
+}
+
 /// Whether a secret may go there: `https`, or `http` to this machine.
 pub(crate) fn is_safe(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };

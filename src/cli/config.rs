@@ -15,6 +15,7 @@ use super::terminal::{Terminal, clean, table};
 use crate::config;
 use crate::control::api::{ConfigKey, Configuration, Unset, UnsetRequest};
 use crate::control::failure::Failure;
+use crate::daemon::check_subscribers;
 use crate::principal::command::CommandKeys;
 
 /// The verbs below `config`.
@@ -71,6 +72,7 @@ fn examine(path: &Path) -> Result<Vec<String>, String> {
     config::stages::examine(path, &config).map_err(|error| error.to_string())?;
     let unseen = config::secrets::examine(path, &config).map_err(|error| error.to_string())?;
     CommandKeys::of(&config.cloud).map_err(|error| error.to_string())?;
+    check_subscribers(&config).map_err(|error| error.to_string())?;
     Ok(unseen)
 }
 

@@ -7,7 +7,7 @@ use super::args::Why;
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, span, table};
-use super::token::holder;
+use super::token::{holder, reason};
 use super::{order, path};
 use crate::control::api::{Decision, Device, RenameRequest, WhyRequest};
 use crate::control::failure::Failure;
@@ -127,7 +127,8 @@ fn show(device: &Device) -> String {
     rows.extend(device.token.refreshed_at.clone().map(|at| ("token renewed", at)));
     rows.extend(device.per_second.map(|rate| ("rate", format!("{rate} publishes a second"))));
     rows.extend(device.decision.as_ref().map(|decision| ("approval", approval(decision))));
-    let reasons = [("token reason", &device.token.reason), ("cloud error", &device.relay.error)];
+    let token_reason = device.token.reason.as_ref().map(|_| reason(&device.token));
+    let reasons = [("token reason", &token_reason), ("cloud error", &device.relay.error)];
     rows.extend(reasons.into_iter().filter_map(|(name, reason)| Some((name, reason.clone()?))));
     let lines: Vec<_> = rows.iter().map(|(name, value)| format!("{name:<13} {}", clean(value))).collect();
     lines.join("\n")

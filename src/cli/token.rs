@@ -57,6 +57,12 @@ pub(super) fn holder(token: &Token) -> String {
     }
 }
 
+/// Why there is none, and what comes next.
+pub(super) fn reason(token: &Token) -> String {
+    let reason = token.reason.as_deref().unwrap_or_default();
+    if token.next_step.is_empty() { reason.to_owned() } else { format!("{reason}. {}", token.next_step) }
+}
+
 fn list(tokens: &[Token]) -> String {
     if tokens.is_empty() {
         return "No device is paired, so there is no token.".to_owned();
@@ -71,7 +77,7 @@ fn list(tokens: &[Token]) -> String {
             token.bound_to.as_ref().map_or_else(|| holder(token), |print| format!("certificate {print:.8}...")),
             token.refreshed_at.clone().map_or_else(|| "-".to_owned(), |at| format!("{at} ({}x)", token.refreshed)),
             token.refresh_in_s.map_or_else(|| "-".to_owned(), span),
-            token.reason.clone().unwrap_or_default(),
+            reason(token),
         ]
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::locate::{key_at, line_of, line_of_key, nearest};
 use super::origin::Origins;
 use super::{BrokerConfig, BrokerUrl, CloudStatus, Config, IssuerConfig, IssuerKind, Mode, default_audience};
-use crate::http_client::is_safe;
+use crate::http_client::{is_safe, is_url};
 use crate::secret_source::SecretSource;
 use crate::token::Stage;
 
@@ -207,6 +207,7 @@ fn check(config: &Config) -> Result<(), Objection> {
         }
     }
     if let Some(audience) = &config.issuer.audience {
+        check_word("issuer.audience", audience)?;
         let own = config.gateway.stage;
         let others = [Stage::Dev, Stage::Staging, Stage::Prod].into_iter().filter(|other| *other != own);
         if let Some(other) = others.into_iter().find(|other| default_audience(*other) == audience) {
@@ -217,6 +218,11 @@ fn check(config: &Config) -> Result<(), Objection> {
             );
             return Err(("issuer.audience".to_owned(), text));
         }
+    }
+    if let Some(url) = config.issuer.url.as_ref().filter(|url| config.issuer.kind == IssuerKind::Local && !is_url(url))
+    {
+        let text = format!("{url:?}: it stands in every token, and keys are fetched there: http(s)://HOST is wanted");
+        return Err(objection("issuer.url", &text));
     }
     config.vault.check().map_err(|(key, text)| (key.to_owned(), text))?;
     check_secrets(config)?;
@@ -240,6 +246,14 @@ fn check(config: &Config) -> Result<(), Objection> {
             super::profile::check(config, url)
         }
     }
+}
+
+/// What stands in every token, or in every request for one.
+fn check_word(key: &str, text: &str) -> Result<(), Objection> {
+    if !text.is_empty() && text.len() <= 512 && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(objection(key, &format!("{text:?}: 1 to 512 plain characters without blanks are wanted; or leave it out")))
 }
 
 /// Who may command needs a key, something to command, and a connection to command over.
@@ -304,6 +318,7 @@ fn check_issuer(issuer: &IssuerConfig) -> Result<(), Objection> {
     if issuer.publish_dir.is_some() && issuer.kind != IssuerKind::Local {
         return Err(objection("issuer.publish_dir", "is for kind = \"local\": other issuers' keys are not here"));
     }
+    issuer.client_id.as_deref().map_or(Ok(()), |id| check_word("issuer.client_id", id))?;
     if issuer.kind != IssuerKind::Oauth {
         return Ok(());
     }
@@ -443,6 +458,23 @@ mod tests {
         let dev = load_text("mode = \"standalone\"\n[gateway]\nstage = \"dev\"\n", None).unwrap();
         assert_eq!(dev.audience(), "claw-dev");
         assert!(refusal("mode = \"standalone\"\n[gateway]\nstage = \"test\"\n").contains(":3: gateway.stage: "));
+    }
+
+    #[test]
+    fn an_audience_a_client_id_or_an_issuers_name_that_can_be_none_is_refused_with_its_line() {
+        for bad in ["", "  ", "a b", "claw\\u001b", "gär"] {
+            let text = refusal(&format!("mode = \"standalone\"\n[issuer]\naudience = \"{bad}\"\n"));
+            assert!(text.contains("clawgate.toml:3: issuer.audience: ") && text.is_ascii(), "{text}");
+        }
+        let oauth =
+            "[broker]\nurl = \"mqtt://b\"\n[issuer]\nkind = \"oauth\"\nurl = \"https://i\"\nclient_key = \"/k\"\n";
+        assert!(refusal(&format!("{oauth}client_id = \"\"\n")).contains(":7: issuer.client_id: "));
+        for bad in ["", "issuer", "ftp://i", "https://"] {
+            let text = refusal(&format!("mode = \"standalone\"\n[issuer]\nurl = \"{bad}\"\n"));
+            assert!(text.contains("clawgate.toml:3: issuer.url: "), "{text}");
+        }
+        load_text("mode = \"standalone\"\n[issuer]\nurl = \"http://issuer.lan/dev\"\naudience = \"urn:claw\"\n", None)
+            .unwrap();
     }
 
     #[test]

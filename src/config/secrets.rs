@@ -1,6 +1,7 @@
-//! Whether the secrets and the CAs that the configuration names can be had and used, as far as this process can tell:
+//! Whether the keys, secrets and CAs that the configuration names can be had and used, as far as this process can tell:
 //! for `config check` and `doctor`, before a daemon starts.
 
+use std::fs::File;
 use std::path::Path;
 
 use super::{Config, ConfigError, IssuerKind};
@@ -9,6 +10,8 @@ use crate::http_client;
 use crate::relay::{ClientKey, Profile, TlsFiles};
 use crate::secret::Secret;
 use crate::secret_source::{SecretSource, Secrets, SourceError};
+use crate::store;
+use crate::token::azure;
 use crate::token::key::SigningKey;
 
 /// How a secret or a CA looks from here.
@@ -61,7 +64,7 @@ pub(crate) fn look(config: &Config, ask_vault: bool) -> Vec<Looked> {
         };
         Looked { key, place: Some(source.to_string()), look }
     };
-    let mut all = Vec::new();
+    let mut all = files(config);
     if config.vault.url.is_some() {
         all.extend(config.vault.ca.as_deref().map(|ca| anchor("vault.ca", ca)));
         for (key, source) in [("vault.token", &config.vault.token), ("vault.secret_id", &config.vault.secret_id)] {
@@ -81,7 +84,7 @@ pub(crate) fn look(config: &Config, ask_vault: bool) -> Vec<Looked> {
         let opens =
             || Profile::of(config.broker.profile).with_authorizer("", Some((String::new(), path.clone()))).load();
         all.push(see("broker.authorizer_key", &SecretSource::File(path.clone()), &|_| {
-            opens().map_err(|error| error.to_string())
+            opens().map_err(|error| without("broker.authorizer_key", &error.to_string()))
         }));
     }
     if let Some(ca) = config.broker.ca.as_ref().filter(|_| config.broker.url.as_ref().is_some_and(|url| url.tls)) {
@@ -96,6 +99,35 @@ pub(crate) fn look(config: &Config, ask_vault: bool) -> Vec<Looked> {
         }
     }
     all
+}
+
+/// Keys that can be in a file alone.
+fn files(config: &Config) -> Vec<Looked> {
+    let mut all = Vec::new();
+    if let Some(path) = &config.master_key {
+        all.push(file("master_key", path, || store::read_key(path, &config.state_dir).map(drop)));
+    }
+    if let Some(path) = config.issuer.device_keys.as_ref().filter(|_| config.issuer.kind == IssuerKind::AzureSas) {
+        all.push(file("issuer.device_keys", path, || azure::check_keys(path)));
+    }
+    all
+}
+
+fn file<E: std::fmt::Display>(key: &'static str, path: &Path, is_usable: impl FnOnce() -> Result<(), E>) -> Looked {
+    let look = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Look::Unseen(unreadable(path)),
+        _ => is_usable().map_or_else(|error| Look::Bad(without(key, &error.to_string())), |()| Look::Good),
+    };
+    Looked { key, place: Some(path.display().to_string()), look }
+}
+
+/// The words of an error that begin with the key by themselves.
+fn without(key: &str, words: &str) -> String {
+    words.strip_prefix(key).unwrap_or(words).trim_start().to_owned()
+}
+
+fn unreadable(path: &Path) -> String {
+    format!("{}: this user may not read it; the daemon's must", path.display())
 }
 
 /// What is at its place; else how that looks.
@@ -116,7 +148,7 @@ fn seen(secrets: &Secrets, source: &SecretSource, ask_vault: bool) -> Result<Sec
     }
     secrets.read(source).map_err(|error| match &error {
         SourceError::File { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            Look::Unseen(format!("{}: this user may not read it; the daemon's must", path.display()))
+            Look::Unseen(unreadable(path))
         }
         _ => Look::Bad(error.to_string()),
     })

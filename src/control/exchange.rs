@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::MAX_BODY_BYTES;
-use super::api::{Done, WhyRequest};
+use super::api::{Done, NO_REASON, WhyRequest};
 use super::failure::Failure;
 use super::role::Caller;
 use crate::audit::Actor;
@@ -91,7 +91,7 @@ impl<S: Send + Sync> FromRequest<S> for Why {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let Body(WhyRequest { why }) = Body::from_request(request, state).await?;
-        Ok(Self(if why.is_empty() { "no reason was given".to_owned() } else { why }))
+        Ok(Self(if why.is_empty() { NO_REASON.to_owned() } else { why }))
     }
 }
 

@@ -1,11 +1,13 @@
 //! What an operator does to a device that touches several parts at once, in the order that leaves no ghost.
 
-use super::Gateway;
+use super::{Gateway, view};
 use crate::audit::{Action, Actor, Event, Outcome};
+use crate::control::api::NO_REASON;
 use crate::control::failure::{Failure, blocking};
 use crate::ids::{DeviceId, PairingId};
 use crate::spool::DeadLetter;
 use crate::store::Device;
+use crate::token::keeper::KeeperError;
 
 impl Gateway {
     /// Forgets a device everywhere: session and sensor first, then token, relay and spool, the registry last.
@@ -124,7 +126,13 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why no token came.
     pub(crate) async fn rotate_token(&self, id: &DeviceId, actor: Actor) -> Result<u64, Failure> {
-        let status = self.keeper().rotate(id).await?;
+        let status = self.keeper().rotate(id).await.map_err(|error| {
+            let standing = self.keeper().status(id).filter(|_| matches!(error, KeeperError::Issuer(_)));
+            match standing.map(|status| view::next_step(&status)).filter(|next| !next.is_empty()) {
+                Some(next_step) => Failure { next_step, ..Failure::from(error) },
+                None => Failure::from(error),
+            }
+        })?;
         let details = serde_json::json!({ "jti": status.jti });
         self.record(Event::done(actor, Action::TokenRotate, id.as_str()).with(details)).await;
         Ok(status.expires_in_s.unwrap_or_default())
@@ -135,8 +143,12 @@ impl Gateway {
     /// # Errors
     /// `not_found`, or why the issuer was not told.
     pub(crate) async fn revoke_token(&self, id: &DeviceId, why: &str, actor: Actor) -> Result<(), Failure> {
+        let given = why;
+        // Who asks again and gives no reason does not take away the one that stands.
+        let standing = self.known(id).await?.revoked.filter(|_| given == NO_REASON);
+        let why = standing.as_deref().unwrap_or(given);
         let revoked = self.0.service.revoke(id, why).await?;
-        let mut event = Event::done(actor, Action::TokenRevoke, id.as_str()).because(why);
+        let mut event = Event::done(actor, Action::TokenRevoke, id.as_str()).because(given);
         if let Err(error) = &revoked {
             event = event.ended(Outcome::Failed).with(serde_json::json!({ "error": error.to_string() }));
         }

@@ -118,6 +118,17 @@ impl Terms {
     }
 }
 
+/// Whether the subscribers of the configuration, and their keys, would be taken.
+///
+/// # Errors
+/// What the start would say.
+pub(crate) fn check_subscribers(config: &Config) -> Result<(), IssuingError> {
+    match config.issuer.kind {
+        IssuerKind::Local => subscribers(config).map(drop),
+        IssuerKind::Oauth | IssuerKind::AzureSas => Ok(()),
+    }
+}
+
 /// Starts the issuer of the configuration. `key` is that of the client certificate.
 pub(super) async fn start(
     config: &Config,

@@ -175,6 +175,7 @@ pub(crate) fn tokens(gateway: &Gateway) -> Vec<Token> {
 
 fn token(status: TokenStatus) -> Token {
     Token {
+        next_step: next_step(&status),
         device: status.device.to_string(),
         state: status.state,
         jti: status.jti,
@@ -187,6 +188,23 @@ fn token(status: TokenStatus) -> Token {
         failed: status.failures,
         limits: status.limits.unwrap_or_default(),
         bound_to: status.bound_to,
+    }
+}
+
+/// What clawgate does next about a token that is not there, or not renewed, and what a person should do.
+pub(super) fn next_step(status: &TokenStatus) -> String {
+    let (device, is_own) = (&status.device, status.device == DeviceId::gateway());
+    let kept = if is_own { "" } else { ", and its readings are kept" };
+    match status.state.as_str() {
+        "waiting" if status.reason.is_some() => format!("It is asked for again by itself{kept} meanwhile."),
+        "valid" if status.reason.is_some() => {
+            "The one there is stays good until it expires; another is asked for by itself.".to_owned()
+        }
+        "quarantined" => format!("It is paused{kept}: mend the cause, then clawgate token rotate {device}."),
+        "revoked" => {
+            format!("It is cut off{kept}: clawgate pair {device} lets it back in, clawgate unpair {device} forgets it.")
+        }
+        _ => String::new(),
     }
 }
 
@@ -265,7 +283,8 @@ fn problems(ports: &[Port], devices: &[Device]) -> Vec<Problem> {
     let bad_token = |device: &&Device| device.token.state != "valid" && device.token.reason.is_some();
     let tokens = devices.iter().filter(bad_token).map(|device| {
         let reason = device.token.reason.as_deref().unwrap_or_default();
-        problem(&device.id, &format!("token {}: {reason}", device.token.state))
+        let words = format!("token {}: {reason}. {}", device.token.state, device.token.next_step);
+        problem(&device.id, words.trim_end())
     });
     let bad_relay = |device: &&Device| matches!(device.relay.state.as_str(), "backing_off" | "paused" | "queued");
     let relays = devices.iter().filter(bad_relay).map(|device| {
@@ -298,4 +317,24 @@ pub(super) fn one_line(gateway: &Gateway) -> String {
 /// Milliseconds since 1970 as RFC 3339.
 pub(crate) fn rfc3339(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map(|time| format!("{time:.0}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_next_is_said_of_each_token_with_a_reason_and_of_no_other() {
+        let said = |device: &str, state: &str, reason: Option<&str>| {
+            let status = serde_json::json!({
+                "device": device, "state": state, "reason": reason, "refreshes": 0, "failures": 0, "limited_refusals": 0,
+            });
+            next_step(&serde_json::from_value(status).unwrap())
+        };
+        assert_eq!((said("pump", "valid", None), said("pump", "waiting", None)), (String::new(), String::new()));
+        assert!(said("pump", "waiting", Some("503")).contains("by itself, and its readings are kept"));
+        assert!(said("pump", "valid", Some("503")).contains("stays good"));
+        assert!(said("pump", "quarantined", Some("400")).contains("clawgate token rotate pump"));
+        assert!(said("pump", "revoked", Some("lost")).contains("clawgate unpair pump"));
+    }
 }

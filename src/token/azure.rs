@@ -91,6 +91,12 @@ impl Issuer for SasIssuer {
     }
 }
 
+/// Whether signatures can be made with what is there; of a folder, only that it is one: whose key is missing in it shows
+/// when that device asks.
+pub(crate) fn check_keys(keys: &Path) -> Result<(), String> {
+    if keys.is_dir() { Ok(()) } else { read_key(keys).map(drop) }
+}
+
 /// The key of one device: its own file, or derived from the group's.
 fn device_key(keys: &Path, device: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     if keys.is_dir() {

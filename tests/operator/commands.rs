@@ -1,6 +1,9 @@
 //! Verbs, their exit codes, and what goes to which stream.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -61,6 +64,48 @@ fn a_configuration_is_checked_with_file_line_and_key() {
     let refused = check(&[]);
     assert_eq!(refused.code, 78);
     assert!(refused.err.contains("cloud.command_keys.ops") && refused.err.contains("/nowhere/ops.pem"), "{refused:?}");
+}
+
+/// Whatever key the configuration names, and wherever: the daemon need not start for it to be found.
+#[test]
+fn a_key_that_can_be_none_is_found_before_the_start() {
+    let site = Site::standalone("");
+    let path = site.config();
+    let (none, ca) = (site.path("none.pem"), site.path("ca.pem"));
+    fs::write(&none, "no key").unwrap();
+    fs::set_permissions(&none, fs::Permissions::from_mode(0o600)).unwrap();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "9"])
+        .args(["-subj", "/CN=ca", "-keyout", "/dev/null", "-out"])
+        .arg(&ca)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let tls = |host: &str| format!("[broker]\nurl = \"mqtts://{host}\"\nca = {:?}\n", ca.display().to_string());
+    let aws = format!(
+        "{}profile = \"aws-iot\"\nauthorizer = \"claw\"\nauthorizer_token = \"t\"\nauthorizer_key = ",
+        tls("x.iot.eu-west-1.amazonaws.com:443")
+    );
+    let hub = tls("contoso.azure-devices.net")
+        + "profile = \"azure-iot-hub\"\n[issuer]\nkind = \"azure-sas\"\ndevice_keys = ";
+    let subscriber = "mode = \"standalone\"\n[standalone.subscribers.dash]\ntopics = [\"claw/v1/#\"]\npublic_key = ";
+    let master = "mode = \"standalone\"\nmaster_key = ";
+    for (text, key) in [
+        (aws.as_str(), "broker.authorizer_key: "),
+        (hub.as_str(), "issuer.device_keys: "),
+        (subscriber, "standalone.subscribers.dash.public_key "),
+        (master, "master_key: "),
+    ] {
+        for file in [Path::new("/nowhere/key"), &none] {
+            let file = file.display().to_string();
+            let state = site.path("state").display().to_string();
+            fs::write(&path, format!("state_dir = {state:?}\n{text}{file:?}\n")).unwrap();
+            let refused = site.run(&["config", "check", "--config", path.to_str().unwrap(), "--json"]);
+            let error = refused.json()["error"].as_str().unwrap_or_default().to_owned();
+            assert!(refused.code == 78 && error.contains(key) && error.contains(&file), "{key} {refused:?}");
+            assert_eq!(error.matches(key.trim_end_matches(": ")).count(), 1, "{error}");
+        }
+    }
 }
 
 #[test]
@@ -154,7 +199,12 @@ fn a_wrong_code_exits_4_and_a_revoked_token_degrades() {
     assert_eq!(site.run(&["status"]).code, 0);
     site.run(&["token", "revoke", "pump", "--why", "stolen"]).ok();
     let status = until("the gateway is degraded", || Some(site.run(&["status"])).filter(|ended| ended.code == 8));
-    assert!(status.out.contains("token revoked: stolen"), "{status:?}");
+    assert!(status.out.contains("token revoked: stolen. It is cut off"), "{status:?}");
+    // Asked again: the reason stands, and what a person can do is said.
+    site.run(&["token", "revoke", "pump"]).ok();
+    let token = site.run(&["token", "ls", "--json"]).ok().json()[0].clone();
+    assert_eq!(token["reason"], "stolen", "{token}");
+    assert!(token["next_step"].as_str().unwrap().contains("clawgate pair pump"), "{token}");
 }
 
 #[test]

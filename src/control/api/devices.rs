@@ -93,6 +93,9 @@ pub struct Token {
     /// The certificate that must be shown with it (`x5t#S256`); none where whoever has it may use it.
     #[serde(default)]
     pub bound_to: Option<String>,
+    /// What clawgate does next, and what a person should do; empty where nothing is the matter.
+    #[serde(default)]
+    pub next_step: String,
 }
 
 /// `POST /v1/devices/{id}/rename`.

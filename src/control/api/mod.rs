@@ -30,6 +30,9 @@ pub struct WhyRequest {
     pub why: String,
 }
 
+/// Why, where a person said nothing.
+pub(crate) const NO_REASON: &str = "no reason was given";
+
 /// An answer with nothing to say but that it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
