@@ -464,7 +464,7 @@ mod tests {
     fn an_audience_a_client_id_or_an_issuers_name_that_can_be_none_is_refused_with_its_line() {
         for bad in ["", "  ", "a b", "claw\\u001b", "gär"] {
             let text = refusal(&format!("mode = \"standalone\"\n[issuer]\naudience = \"{bad}\"\n"));
-            assert!(text.contains("clawgate.toml:3: issuer.audience: ") && text.is_ascii(), "{text}");
+            assert!(text.contains("clawgate.toml:3: issuer.audience: ") && !text.contains(char::is_control), "{text}");
         }
         let oauth =
             "[broker]\nurl = \"mqtt://b\"\n[issuer]\nkind = \"oauth\"\nurl = \"https://i\"\nclient_key = \"/k\"\n";

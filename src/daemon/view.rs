@@ -27,7 +27,9 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
     let metrics = gateway.0.metrics_address.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let config_refused = gateway.config_refused();
     let spool = gateway.0.spool.status();
-    let mut problems = problems(&ports, &devices);
+    let url = &gateway.0.broker;
+    let broker = format!("{}://{}:{}", if url.tls { "mqtts" } else { "mqtt" }, url.host, url.port);
+    let mut problems = problems(&ports, &devices, &broker);
     let radios = gateway.links().radios();
     let bad_radio = |radio: &&RadioState| radio.expected && !radio.works;
     problems.extend(radios.iter().filter(bad_radio).map(|radio| problem(&radio.id, &radio.explanation)));
@@ -60,10 +62,7 @@ pub(crate) fn status(gateway: &Gateway) -> Result<Status, StoreError> {
             Mode::Relay => "relay".to_owned(),
             Mode::Standalone => "standalone".to_owned(),
         },
-        broker: {
-            let url = &gateway.0.broker;
-            format!("{}://{}:{}", if url.tls { "mqtts" } else { "mqtt" }, url.host, url.port)
-        },
+        broker,
         issuer: gateway.0.issuer_url.clone(),
         metrics: metrics.ok().flatten().map(|address| format!("http://{address}/metrics")),
         pid: std::process::id(),
@@ -277,7 +276,7 @@ fn problem(part: &str, message: &str) -> Problem {
 }
 
 /// What is not well with ports and devices.
-fn problems(ports: &[Port], devices: &[Device]) -> Vec<Problem> {
+fn problems(ports: &[Port], devices: &[Device], broker: &str) -> Vec<Problem> {
     let bad_port = |port: &Port| port.state != "open" || port.line == "wrong_baud_rate" || port.line == "echo";
     let ports = ports.iter().filter(|port| bad_port(port)).map(|port| problem(&port.id, &port.explanation));
     let bad_token = |device: &&Device| device.token.state != "valid" && device.token.reason.is_some();
@@ -289,7 +288,12 @@ fn problems(ports: &[Port], devices: &[Device]) -> Vec<Problem> {
     let bad_relay = |device: &&Device| matches!(device.relay.state.as_str(), "backing_off" | "paused" | "queued");
     let relays = devices.iter().filter(bad_relay).map(|device| {
         let reason = device.relay.error.as_deref().unwrap_or("no reason is known");
-        problem(&device.id, &format!("cloud {}: {reason}", device.relay.state.replace('_', " ")))
+        // One that is paused waits for its token, of which the same is said.
+        let next = match device.relay.state.as_str() {
+            "backing_off" => format!(" ({broker}); it is tried again by itself, and readings are kept meanwhile"),
+            _ => String::new(),
+        };
+        problem(&device.id, &format!("cloud {}: {reason}{next}", device.relay.state.replace('_', " ")))
     });
     ports.chain(tokens).chain(relays).collect()
 }

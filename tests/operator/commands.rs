@@ -189,8 +189,7 @@ fn a_wrong_code_exits_4_and_a_revoked_token_degrades() {
     assert!(!last["next_step"].as_str().unwrap().is_empty());
     // The sensor makes the next guess wait.
     let right = until("the sensor takes the next try", || {
-        let mut command =
-            site.command(std::path::Path::new(env!("CARGO_BIN_EXE_clawgate")), &["pair", "bench", "--name", "pump"]);
+        let mut command = site.command(Path::new(env!("CARGO_BIN_EXE_clawgate")), &["pair", "bench", "--name", "pump"]);
         let ended = end(command.env("OPENCLAW_PAIRING_CODE", &sensor.label));
         (ended.code == 0).then_some(ended)
     });

@@ -11,6 +11,7 @@ use rumqttc::{
 use super::inbox::{Acknowledgement, RECEIVE_MAXIMUM};
 use super::resumed::{KEPT_S, Resumed};
 use super::{Events, Failure, MAX_INCOMING, Seen, Target, tls_or_network};
+use crate::http_client::plain;
 use crate::relay::message::{Message, Will};
 
 /// A client, and what drives it until the connection ends.
@@ -171,7 +172,8 @@ fn classify(error: &ConnectionError, method_offered: bool, silence: &str) -> Fai
 
 fn ended_by_broker(code: DisconnectReasonCode, said: Option<&str>) -> Failure {
     use DisconnectReasonCode as Code;
-    let text = said.map_or_else(|| format!("{code:?}"), |said| format!("{code:?}: {said}"));
+    // Its own words go to a person's terminal and stay in memory.
+    let text = said.map_or_else(|| format!("{code:?}"), |said| format!("{code:?}: {}", plain(said)));
     match code {
         Code::NotAuthorized | Code::MaximumConnectTime => Failure::Refused(text),
         Code::TopicNameInvalid | Code::PacketTooLarge | Code::PayloadFormatInvalid => Failure::Rejected(text),
@@ -180,5 +182,19 @@ fn ended_by_broker(code: DisconnectReasonCode, said: Option<&str>) -> Failure {
         }
         Code::SessionTakenOver => Failure::TakenOver,
         _ => Failure::Lost(format!("the broker ended the connection: {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broker_says_at_its_end_is_shown_without_control_characters_and_not_without_end() {
+        let said = format!("go\u{1b}[31m away\n{}", "x".repeat(60_000));
+        let Failure::Busy(words) = ended_by_broker(DisconnectReasonCode::ServerBusy, Some(&said)) else {
+            panic!("a busy broker is left alone for a while");
+        };
+        assert!(words.starts_with("ServerBusy: go\\u{1b}[31m away\\nxxx") && words.len() < 1000, "{words}");
     }
 }
