@@ -146,7 +146,7 @@ pub(super) async fn reload(gateway: &Gateway) -> Result<(), String> {
         Ok::<_, String>(config)
     });
     let result = match loaded.await {
-        Ok(new) => apply(gateway, new).await,
+        Ok(new) => apply(gateway, new),
         Err(error) => Err(error),
     };
     let event = Event::done(Actor::Daemon, Action::ConfigReload, gateway.0.config_path.display().to_string());
@@ -174,7 +174,7 @@ pub(super) async fn reload(gateway: &Gateway) -> Result<(), String> {
 }
 
 /// Changes what may change while running.
-async fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
+fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
     let old = gateway.config();
     let changes = compare(&old, &mut new);
     // First of all: the subscribers' keys are read again too (a file may have changed under the same name), and may be

@@ -250,7 +250,7 @@ impl Links {
             return false;
         };
         let (answer, answered) = oneshot::channel();
-        handle.order(Order::Unpair(known.clone(), answer)).await;
+        handle.order(Order::Unpair(Box::new(known.clone()), answer)).await;
         answered.await.unwrap_or(false)
     }
 

@@ -17,7 +17,7 @@ pub(crate) enum Order {
     /// Pair by the code on the sensor's label.
     Pair(Box<LabelJob>),
     /// End the session of the device under one of these pairings, and have the sensor erase its key; whether it did.
-    Unpair(Device, oneshot::Sender<bool>),
+    Unpair(Box<Device>, oneshot::Sender<bool>),
     /// The device has another name: its session ends, and the next one goes by that.
     Renamed(DeviceId),
     /// New session keys for the device, while its session goes on; whether there is one.

@@ -240,7 +240,7 @@ mod tests {
 
     const ISSUED: u64 = 1_700_000_000;
 
-    fn received(more: serde_json::Value, clock: &Clock) -> Result<AccessToken, TokenError> {
+    fn received(more: &serde_json::Value, clock: &Clock) -> Result<AccessToken, TokenError> {
         let mut claims = serde_json::json!({
             "iss": "i", "sub": "pump-3", "aud": "claw", "client_id": "g", "jti": "x", "scope": "",
             "iat": ISSUED, "exp": ISSUED + 4,
@@ -251,20 +251,20 @@ mod tests {
 
     fn left_at(wall: Duration) -> Duration {
         let clock = Clock::manual(wall);
-        received(serde_json::json!({}), &clock).unwrap().left(&clock)
+        received(&serde_json::json!({}), &clock).unwrap().left(&clock)
     }
 
     #[test]
     fn a_token_that_is_good_only_later_is_not_taken_whatever_the_clock_here_says() {
         for wall in [0, ISSUED, ISSUED + 100] {
             let clock = Clock::manual(Duration::from_secs(wall));
-            let from = |nbf: u64| received(serde_json::json!({ "nbf": nbf, "exp": ISSUED + 600 }), &clock);
+            let from = |nbf: u64| received(&serde_json::json!({ "nbf": nbf, "exp": ISSUED + 600 }), &clock);
             for good in [0, ISSUED, ISSUED + 30] {
                 from(good).unwrap();
             }
             let refused = from(ISSUED + 31).unwrap_err();
             assert!(refused.to_string().contains("31 s after it was issued"), "{refused}");
-            assert!(received(serde_json::json!({ "nbf": "soon" }), &clock).is_err());
+            assert!(received(&serde_json::json!({ "nbf": "soon" }), &clock).is_err());
         }
     }
 

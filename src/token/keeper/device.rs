@@ -89,7 +89,6 @@ impl DeviceTask {
         status: SharedStatus,
         clock: Clock,
         requests: Arc<Semaphore>,
-        hurry: CancellationToken,
     ) -> Self {
         let due = Some(clock.boot()).filter(|_| !matches!(*feed.state.borrow(), TokenState::Held { .. }));
         status.state(&feed.state.borrow());
@@ -115,8 +114,13 @@ impl DeviceTask {
             refused_before: false,
             out_of_time: 0,
             untold,
-            hurry,
+            hurry: CancellationToken::new(),
         }
+    }
+
+    /// Cancelled when somebody else has the device's name and waits for the end of this task.
+    pub(super) fn hurry(&self) -> CancellationToken {
+        self.hurry.clone()
     }
 
     /// Until the keeper forgets the device and the issuer knows of its revocation.

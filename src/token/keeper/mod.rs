@@ -214,7 +214,6 @@ impl TokenKeeper {
         let state = feed.state.clone();
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let status = SharedStatus::new(device.clone(), self.0.journal.clone());
-        let end = End { hurry: CancellationToken::new(), ended: CancellationToken::new() };
         let task = DeviceTask::new(
             Arc::clone(&self.0.issuer),
             request,
@@ -223,8 +222,8 @@ impl TokenKeeper {
             status.clone(),
             self.0.clock.clone(),
             Arc::clone(&self.0.requests),
-            end.hurry.clone(),
         );
+        let end = End { hurry: task.hurry(), ended: CancellationToken::new() };
         let (stop, ended) = (self.0.stop.clone(), end.ended.clone());
         let (leaving, name) = (Arc::clone(&self.0.leaving), device.clone());
         self.0.tasks.spawn(async move {
