@@ -18,6 +18,7 @@ mod doctor;
 mod http_client;
 pub mod ids;
 pub mod link;
+mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod notify;

@@ -35,7 +35,7 @@ impl StateDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(|source| StoreError::file(&lock_path, "open the lock file", source))?;
-        match lock.try_lock() {
+        match crate::lock::take(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();

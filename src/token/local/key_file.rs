@@ -128,7 +128,7 @@ fn hold(path: &Path) -> Result<File, KeyFileError> {
     let mut options = OpenOptions::new();
     let mut lock =
         options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(failed)?;
-    match lock.try_lock() {
+    match crate::lock::take(&lock) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
