@@ -304,16 +304,18 @@ async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
 async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token() {
     let bed = Bed::start().await;
     let subscribe = async |life_s| {
-        let short = bed.subscriber_token(life_s);
-        let how = Connect { keeps_session: true, ..bed.how("dash", &short) };
+        // Each try with a session of its own: one that an earlier connection left is not subscribed with again.
+        let (short, id) = (bed.subscriber_token(life_s), format!("dash.{life_s}"));
+        let how = Connect { keeps_session: true, ..bed.how(&id, &short) };
         let subscriber = MqttClient::connect(how).await.ok()?;
-        (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some(subscriber)
+        (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some((subscriber, id))
     };
-    before_it_ends(subscribe).await.ended().await;
+    let (mut subscriber, id) = before_it_ends(subscribe).await;
+    subscriber.ended().await;
     let device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
     assert_eq!(device.publish(UP, "1").await, "Success");
     let fresh = bed.subscriber_token(600);
-    let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
+    let how = Connect { keeps_session: true, ..bed.how(&id, &fresh) };
     assert_eq!(MqttClient::connect(how).await.unwrap().next().await.payload, "1");
 }
 

@@ -17,6 +17,7 @@ mod support;
 #[path = "support/thief.rs"]
 mod thief;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,12 +200,13 @@ async fn a_retained_state_is_there_for_a_subscriber_that_comes_later() {
 async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_token_and_a_restart() {
     let mut bed = Bed::start();
     let subscribe = async |life_s| {
-        let short = bed.subscriber_token(life_s);
-        let how = Connect { keeps_session: true, by: By::Password, ..bed.how("dash", &short) };
+        // Each try with a session of its own: one that an earlier connection left is not subscribed with again.
+        let (short, id) = (bed.subscriber_token(life_s), format!("dash.{life_s}"));
+        let how = Connect { keeps_session: true, by: By::Password, ..bed.how(&id, &short) };
         let subscriber = MqttClient::connect(how).await.ok()?;
-        (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some((subscriber, short))
+        (subscriber.subscribe(ALL).await == "Success(AtLeastOnce)").then_some((subscriber, short, id))
     };
-    let (mut subscriber, short) = before_it_ends(subscribe).await;
+    let (mut subscriber, short, id) = before_it_ends(subscribe).await;
     subscriber.ended().await;
     let token = bed.token("pump-3", 600).await;
     let device = bed.connect("g.pump-3", &token).await.unwrap();
@@ -213,9 +215,9 @@ async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_
     bed.broker.resume();
     let device = bed.connect("g.pump-3", &token).await.unwrap();
     assert_eq!(device.publish(UP, "2").await, "Success", "{}", bed.broker.log());
-    assert_eq!(bed.connect("dash", &short).await.err().as_deref(), Some("NotAuthorized"));
+    assert_eq!(bed.connect(&id, &short).await.err().as_deref(), Some("NotAuthorized"));
     let fresh = bed.subscriber_token(600);
-    let how = Connect { keeps_session: true, ..bed.how("dash", &fresh) };
+    let how = Connect { keeps_session: true, ..bed.how(&id, &fresh) };
     let mut subscriber = MqttClient::connect(how).await.unwrap();
     assert_eq!((&*subscriber.next().await.payload, &*subscriber.next().await.payload), (&b"1"[..], &b"2"[..]));
 }
@@ -224,20 +226,22 @@ async fn what_comes_while_a_subscriber_is_away_waits_for_it_over_the_end_of_its_
 async fn a_token_that_ends_under_load_costs_no_session_a_message_and_one_that_is_replaced_in_time_no_client() {
     let bed = Bed::start();
     let device = bed.connect("g.pump-3", &bed.token("pump-3", 600).await).await.unwrap();
-    let listens = async |client_id: &str, life_s| {
-        let token = bed.subscriber_token(life_s);
-        let how = Connect { keeps_session: true, ..bed.how(client_id, &token) };
+    let tries = Cell::new(0);
+    let listens = async |name: &str, life_s| {
+        tries.set(tries.get() + 1);
+        let (token, id) = (bed.subscriber_token(life_s), format!("{name}-{}", tries.get()));
+        let how = Connect { keeps_session: true, ..bed.how(&id, &token) };
         let client = MqttClient::connect(how).await.ok()?;
-        (client.subscribe(ALL).await == "Success(AtLeastOnce)").then_some(client)
+        (client.subscribe(ALL).await == "Success(AtLeastOnce)").then_some((client, id))
     };
     let fresh = bed.subscriber_token(600);
     let renews = async |life_s| {
-        let client = listens("dash.lives", life_s).await?;
+        let (client, _) = listens("dash.lives", life_s).await?;
         client.reauthenticate(&fresh).await.ok().map(|()| (client, life_s))
     };
     let (mut lives, first_s) = before_it_ends(renews).await;
     // Its token ends after the one that was replaced.
-    let mut ended = before_it_ends(async |life_s: u64| listens("dash.ends", life_s.max(first_s)).await).await;
+    let (mut ended, id) = before_it_ends(async |life_s: u64| listens("dash.ends", life_s.max(first_s)).await).await;
     // Messages come close together when the token ends, and for a while after that.
     let mut sent = 0;
     let mut rest = 50;
@@ -246,7 +250,8 @@ async fn a_token_that_ends_under_load_costs_no_session_a_message_and_one_that_is
         sent += 1;
         rest -= u32::from(!ended.is_connected());
     }
-    assert!(bed.broker.log().contains("\"dash.ends\" cut off: the token of dash expired"), "{}", bed.broker.log());
+    let cut = format!("{id:?} cut off: the token of dash expired");
+    assert!(bed.broker.log().contains(&cut), "{}", bed.broker.log());
     assert!(lives.is_connected());
     for n in 0..sent {
         assert_eq!(lives.next().await.payload, n.to_string(), "the one that stayed");
@@ -255,7 +260,7 @@ async fn a_token_that_ends_under_load_costs_no_session_a_message_and_one_that_is
     while let Some(message) = ended.try_next(Duration::ZERO).await {
         heard.insert(message.payload);
     }
-    let how = Connect { keeps_session: true, ..bed.how("dash.ends", &fresh) };
+    let how = Connect { keeps_session: true, ..bed.how(&id, &fresh) };
     let mut again = MqttClient::connect(how).await.unwrap();
     while heard.len() < sent {
         heard.insert(again.next().await.payload);

@@ -12,9 +12,7 @@ use clawgate::clock::Clock;
 use clawgate::token::key::SigningKey;
 use clawgate::token::oauth::{OauthIssuer, OauthOptions};
 use clawgate::token::{AccessToken, Issuer};
-use rumqttc::{
-    AsyncClient, BrokerSessionResumePolicy, Event, Incoming, MqttOptions, Publish, QoS, TlsConfiguration, Transport,
-};
+use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, Publish, QoS, TlsConfiguration, Transport};
 use tempfile::TempDir;
 
 use super::authority::{authority_of, client_tls};
@@ -150,19 +148,14 @@ impl Site {
         options.set_clean_start(false);
         options.set_session_expiry_interval(Some(3600));
         options.set_connect_timeout(support::DEADLINE);
-        // A connection may end before it is known here that the broker has a session of it.
-        options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
         let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
         let collected = self.collected.clone();
         let (tell, subscribed) = tokio::sync::oneshot::channel();
         let mut tell = Some(tell);
         tokio::spawn(async move {
+            client.subscribe("claw/v1/default/+/+/up/telemetry", QoS::AtLeastOnce).await.unwrap();
             loop {
                 match events.poll().await {
-                    // Again, where the connection ended before the answer.
-                    Ok(Event::Incoming(Incoming::ConnAck(_))) if tell.is_some() => {
-                        client.try_subscribe("claw/v1/default/+/+/up/telemetry", QoS::AtLeastOnce).unwrap();
-                    }
                     Ok(Event::Incoming(Incoming::Publish(publish))) => collected.note(publish),
                     Ok(Event::Incoming(Incoming::SubAck(_))) => drop(tell.take().map(|tell| tell.send(()))),
                     Ok(_) => {}

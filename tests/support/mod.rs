@@ -18,7 +18,7 @@ use clawgate::clock::Clock;
 use clawgate::ids::DeviceId;
 use clawgate::token::scope::{Scope, Topics};
 use clawgate::token::{AccessToken, TokenFeed, TokenHandle, TokenState};
-use rumqttc::{AsyncClient, Broker, BrokerSessionResumePolicy, Event, Incoming, MqttOptions, QoS};
+use rumqttc::{AsyncClient, Broker, Event, Incoming, MqttOptions, QoS};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -202,20 +202,16 @@ impl Subscriber {
         options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_keep_alive(60);
         options.set_max_packet_size(Some(1 << 20));
         options.set_connect_timeout(DEADLINE);
-        // A connection may end before it is known here that the broker has a session of it.
-        options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
         let (client, mut events) = AsyncClient::builder(options).capacity(16).build();
         let received = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&received);
         let (ready_tx, ready) = tokio::sync::oneshot::channel();
+        client.subscribe("claw/#", QoS::AtLeastOnce).await.unwrap();
         let task = tokio::spawn(async move {
+            let _client = client;
             let mut ready = Some(ready_tx);
             loop {
                 match events.poll().await {
-                    // Again, where the connection ended before the answer.
-                    Ok(Event::Incoming(Incoming::ConnAck(_))) if ready.is_some() => {
-                        client.try_subscribe("claw/#", QoS::AtLeastOnce).unwrap();
-                    }
                     Ok(Event::Incoming(Incoming::SubAck(_))) => {
                         if let Some(ready) = ready.take() {
                             let _ = ready.send(());
