@@ -323,7 +323,8 @@ fn one_that_swallows_what_follows_a_change(url: &str, kept: &Path) -> u16 {
                 "content-length" => length = value.parse().unwrap(),
                 _ => {}
             }
-            head.push_str(&format!("{line}\r\n"));
+            head.push_str(&line);
+            head.push_str("\r\n");
         }
         let mut onward = TcpStream::connect(&server).unwrap();
         write!(onward, "{head}\r\n").unwrap();
