@@ -242,12 +242,12 @@ impl Site {
         let client = format!("gw-1.{device}");
         daemon.wait("the connection is gone", |_| {
             let log = self.broker.log();
-            let last = log.lines().filter(|line| line.contains(&client)).filter_map(|line| {
+            let mut seen = log.lines().filter(|line| line.contains(&client)).filter_map(|line| {
                 let ends =
                     ["disconnect", "closed its connection", "Bad socket"].iter().any(|words| line.contains(words));
                 (ends || line.contains("New client connected")).then_some(ends)
             });
-            last.last() == Some(true)
+            seen.next_back() == Some(true)
         });
         self.settles(daemon);
     }
