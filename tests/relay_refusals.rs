@@ -406,7 +406,11 @@ async fn a_device_that_is_attached_while_it_is_detached_waits_for_its_connection
     assert!(gateway.relay.status().is_empty());
     let (_, _feed) = gateway.attach("pump-3");
     submit(&lane, 6..=10);
+    let connects = || broker.connects.lock().unwrap().len();
+    let before = connects();
     within("it is detached", leaving).await;
+    // On one thread: nobody connects between the end and this look.
+    assert_eq!(connects(), before, "one connection at a time");
     all_confirmed(&gateway, 10).await;
     assert_eq!(broker.seen(), (1..=5).chain(1..=10).collect::<Vec<_>>(), "in order");
     assert_eq!(gateway.relay.status().len(), 1);

@@ -380,11 +380,16 @@ async fn replay_victim() {
     let spool = open(Path::new(&path)).unwrap();
     let task = tokio::spawn(spool.clone().run(CancellationToken::new()));
     let lane = spool.lane(PUMP);
+    let one_more = async || {
+        let next = lane.hello(9, 1).next;
+        lane.submit(reading(next)).unwrap();
+        safe(&lane, next).await;
+    };
+    // A log with nothing else in it would be thrown away with the commit that fails.
+    one_more().await;
     let replayed = spool.replay_dead_letters(PUMP).await;
     // The next commit, which has to do with what the failed one left.
-    let next = lane.hello(9, 1).next;
-    lane.submit(reading(next)).unwrap();
-    safe(&lane, next).await;
+    one_more().await;
     let status = spool.status();
     drop(task);
     println!("\nreplayed {} letters {} depth {}", replayed.is_ok(), status.dead_letters, status.depth);
@@ -398,7 +403,7 @@ async fn a_replay_whose_fsync_fails_loses_no_dead_letter() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut failed = 0;
-    for first in 1..=5 {
+    for first in 1..=8 {
         let path = folder.path().join(format!("{first}.db"));
         let spool = open(&path).unwrap();
         let stop = CancellationToken::new();
@@ -427,10 +432,10 @@ async fn a_replay_whose_fsync_fails_loses_no_dead_letter() {
         let words: Vec<&str> = said.split(' ').collect();
         let number = |at: usize| words[at].parse::<u64>().unwrap();
         failed += u64::from(words[1] == "false");
-        assert!(number(3) + number(5) > 3, "fsync {first} failed: {said}");
+        assert!(number(3) + number(5) > 4, "fsync {first} failed: {said}");
         let spool = open(&path).unwrap();
         let status = spool.status();
-        assert!(status.dead_letters + status.depth > 3, "fsync {first} failed: {status:?}");
+        assert!(status.dead_letters + status.depth > 4, "fsync {first} failed: {status:?}");
     }
     assert!(failed > 0, "no fsync of the replay was hit");
 }
