@@ -3,19 +3,16 @@
 //! A request is dropped with its connection. One that changes something must not be: whoever asks and hangs up would
 //! leave a token that is revoked here and alive at its issuer, or a device approved without a line in the audit log.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::broken_off::broken_off_for;
 use super::failure::Failure;
 use super::{ANSWER_TIME, Seat};
 use crate::cli::exit::Exit;
@@ -40,8 +37,13 @@ pub(super) async fn to_its_end(
     let late = CancellationToken::new();
     let answered = if changes {
         // Half a request is not waited for.
-        let work =
-            next.run(request.map(|body| Body::new(Timely { body, late: Box::pin(late.clone().cancelled_owned()) })));
+        let mut over = Box::pin(late.clone().cancelled_owned());
+        let request = request.map(|body| {
+            broken_off_for(body, move |context| {
+                over.as_mut().poll(context).is_ready().then_some("it did not come in time")
+            })
+        });
+        let work = next.run(request);
         let work = tasks.spawn(async move {
             let response = work.await;
             drop(seat);
@@ -65,35 +67,6 @@ pub(super) async fn to_its_end(
             if changes { "What it began goes on: see how things are before you ask again." } else { "Try again." };
         Failure::new(Exit::TimeOut, "too_slow", text, next).into_response()
     })
-}
-
-/// A body that ends when its time is over, whether or not it has come.
-struct Timely {
-    body: Body,
-    late: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl HttpBody for Timely {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.late.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(axum::Error::new("it did not come in time"))));
-        }
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

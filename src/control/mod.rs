@@ -5,6 +5,7 @@
 
 pub mod api;
 mod audit;
+mod broken_off;
 mod calls;
 mod codes;
 mod configuration;

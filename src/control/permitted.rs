@@ -1,15 +1,12 @@
 //! An answer that goes on may outlive its user's role: a reload takes that away. It ends then.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
+use super::broken_off::broken_off_for;
 use super::stream::NDJSON;
 
 /// How soon an answer with nothing to say ends; one that has something says nothing more.
@@ -23,42 +20,12 @@ pub(super) fn while_allowed(response: Response, allowed: impl Fn() -> bool + Sen
     response.map(|body| {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Body::new(Permitted { body, allowed, look })
+        broken_off_for(body, move |context| {
+            // Until it is pending: only then does it wake us.
+            while look.poll_tick(context).is_ready() {}
+            (!allowed()).then_some("the user's role was withdrawn")
+        })
     })
-}
-
-struct Permitted<F> {
-    body: Body,
-    allowed: F,
-    look: Interval,
-}
-
-// Nothing in it is pinned.
-impl<F> Unpin for Permitted<F> {}
-
-impl<F: Fn() -> bool> HttpBody for Permitted<F> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Until it is pending: only then does it wake us.
-        while self.look.poll_tick(context).is_ready() {}
-        if !(self.allowed)() {
-            return Poll::Ready(Some(Err(axum::Error::new("the user's role was withdrawn"))));
-        }
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -81,6 +81,11 @@ impl ChunkRef {
     pub(super) fn charge(&self) -> u64 {
         u64::from(self.bytes) + OVERHEAD as u64
     }
+
+    /// How many of its entries are not settled.
+    pub(super) fn waiting(&self) -> u64 {
+        u64::from(self.count.saturating_sub(self.done))
+    }
 }
 
 /// Entries of one epoch, without holes, that are to become one row.

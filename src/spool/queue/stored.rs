@@ -21,20 +21,14 @@ impl Queue {
 
     /// When the oldest entry came that is neither on disk nor confirmed.
     pub(in crate::spool) fn oldest_unsafe(&self) -> Option<Duration> {
-        self.window
-            .iter()
-            .skip(self.index(self.unsafe_from))
-            .find(|entry| !entry.is_safe())
-            .or_else(|| self.fresh.front())
-            .map(|entry| entry.since)
+        self.unsafe_entries().next().map(|entry| entry.since)
     }
 
     /// Everything that is neither on disk nor confirmed, cut into rows that are being written until
     /// [`written`](Self::written).
     pub(in crate::spool) fn drafts(&mut self, max_entries: usize, max_bytes: usize) -> Vec<Draft> {
         let mut drafts: Vec<Draft> = Vec::new();
-        let window = self.window.iter().skip(self.index(self.unsafe_from));
-        for entry in window.chain(&self.fresh).filter(|entry| !entry.is_safe()) {
+        for entry in self.unsafe_entries() {
             let open = drafts.last_mut().filter(|draft| {
                 draft.epoch() == entry.epoch
                     && draft.last_seq().checked_add(1) == Some(entry.seq)
@@ -137,8 +131,7 @@ impl Queue {
     /// What the file must learn about settled entries; given back to [`recorded`](Self::recorded).
     pub(in crate::spool) fn settled(&mut self) -> Settled {
         let kept = Settled { unrecorded: self.settled.unrecorded, ..Settled::default() };
-        let out = std::mem::replace(&mut self.settled, kept);
-        Settled { deletes: out.deletes, mark: out.mark, unrecorded: out.unrecorded }
+        std::mem::replace(&mut self.settled, kept)
     }
 
     /// The file knows of `settled` (`true`), or the transaction failed and it must be tried again.
@@ -158,6 +151,14 @@ impl Queue {
     /// How many settled entries the file does not know of.
     pub(in crate::spool) fn unrecorded(&self) -> usize {
         self.settled.unrecorded
+    }
+
+    /// Whether the window should be refilled from disk.
+    pub(in crate::spool) fn wants_refill(&self) -> bool {
+        !self.loading
+            && !self.backlog.is_empty()
+            && self.window.len() < self.limits.window_entries / 2
+            && self.window_bytes < self.limits.window_bytes / 2
     }
 
     /// Begins a refill: the rows to read, in order.
@@ -218,7 +219,7 @@ impl Queue {
     /// A row found at start, or written by a replay.
     pub(in crate::spool) fn push_backlog(&mut self, chunk: ChunkRef) {
         self.backlog_bytes += chunk.charge();
-        self.backlog_entries += u64::from(chunk.count - chunk.done.min(chunk.count));
+        self.backlog_entries += chunk.waiting();
         self.backlog.push_back(chunk);
     }
 
@@ -246,7 +247,7 @@ impl Queue {
             plan.rows += 1;
             plan.freed += chunk.charge();
             if !chunk.gap {
-                plan.lost += u64::from(chunk.count - chunk.done.min(chunk.count));
+                plan.lost += chunk.waiting();
             }
             let open = plan.gaps.last_mut();
             let joins =
@@ -348,5 +349,38 @@ impl Queue {
                 .map(|entry| u64::try_from(now.saturating_sub(entry.since).as_millis()).unwrap_or(u64::MAX)),
             in_flight: self.in_flight as u64,
         }
+    }
+
+    // --- within ---
+
+    fn drop_fresh_until(&mut self, arrival: u64) {
+        while self.fresh.front().is_some_and(|entry| entry.arrival <= arrival) {
+            if let Some(entry) = self.fresh.pop_front() {
+                self.unsafe_bytes -= entry.charge();
+            }
+        }
+    }
+
+    fn push_front_backlog(&mut self, chunk: ChunkRef) {
+        self.backlog_bytes += chunk.charge();
+        self.backlog_entries += chunk.waiting();
+        self.backlog.push_front(chunk);
+    }
+
+    fn pop_backlog(&mut self) {
+        if let Some(chunk) = self.backlog.pop_front() {
+            self.backlog_bytes -= chunk.charge();
+            self.backlog_entries -= chunk.waiting();
+        }
+    }
+
+    /// Only what is safe may be remembered: after a restart the sensor must send the rest again.
+    fn durable_epochs(&self) -> Vec<(u64, u64)> {
+        let progress = self.progress();
+        let cut = |&(epoch, next): &(u64, u64)| {
+            let next = self.first_unsafe(epoch).map_or(next, |lost| lost.min(next));
+            (epoch, if epoch == progress.epoch { next.min(progress.safe + 1) } else { next })
+        };
+        self.known.iter().map(cut).collect()
     }
 }
