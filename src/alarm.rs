@@ -58,7 +58,7 @@ pub enum AlarmKind {
 impl AlarmKind {
     /// As metrics, audit and MQTT name it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::FailedAttempts => "failed_attempts",
             Self::OffAllowList => "off_allow_list",
@@ -164,18 +164,18 @@ impl Alarms {
 
     /// From when on something is an alarm now.
     #[must_use]
-    pub fn policy(&self) -> AlarmPolicy {
+    pub(crate) fn policy(&self) -> AlarmPolicy {
         **self.0.policy.load()
     }
 
     /// From now on.
-    pub fn set_policy(&self, policy: AlarmPolicy) {
+    pub(crate) fn set_policy(&self, policy: AlarmPolicy) {
         self.0.policy.store(Arc::new(policy));
     }
 
     /// A sensor that calls itself so had another code than was asked of it. Too many of those, by whatever names, are an
     /// alarm.
-    pub fn wrong_code(&self, sensor: &str) {
+    pub(crate) fn wrong_code(&self, sensor: &str) {
         let AlarmPolicy { failed_attempts, window, .. } = self.policy();
         let count = {
             let mut attempts = self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,7 +197,7 @@ impl Alarms {
     }
 
     /// Raises an alarm. Said again at most every ten minutes for the same kind and subject; never waits.
-    pub fn raise(&self, alarm: Alarm) {
+    pub(crate) fn raise(&self, alarm: Alarm) {
         let Alarm { kind, subject, words, next_step } = alarm;
         let (subject, words) = (capped(subject, MAX_SUBJECT), capped(words, MAX_WORDS));
         let alarm = Alarm { kind, subject, words, next_step: capped(next_step, MAX_WORDS) };
@@ -207,13 +207,13 @@ impl Alarms {
     }
 
     /// What it was about is over.
-    pub fn clear(&self, kind: AlarmKind, subject: &str) {
+    pub(crate) fn clear(&self, kind: AlarmKind, subject: &str) {
         self.live_map().remove(&(kind, capped(subject.to_owned(), MAX_SUBJECT)));
     }
 
     /// The alarms that stand, the latest first.
     #[must_use]
-    pub fn live(&self) -> Vec<LiveAlarm> {
+    pub(crate) fn live(&self) -> Vec<LiveAlarm> {
         let now = self.0.clock.boot();
         let mut live = self.live_map();
         live.retain(|_, state| now.saturating_sub(state.last) < LIVE);
@@ -224,7 +224,7 @@ impl Alarms {
 
     /// Every alarm that is said from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Alarm> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Alarm> {
         self.0.subscribers.subscribe()
     }
 

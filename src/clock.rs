@@ -38,7 +38,7 @@ impl Clock {
 
     /// Time since boot, suspend included (`CLOCK_BOOTTIME`). Lives, expiries and time-outs count on it.
     #[must_use]
-    pub fn boot(&self) -> Duration {
+    pub(crate) fn boot(&self) -> Duration {
         match &self.0 {
             Source::System => {
                 let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -59,20 +59,20 @@ impl Clock {
 
     /// [`boot`](Self::boot) in milliseconds.
     #[must_use]
-    pub fn boot_ms(&self) -> u64 {
+    pub(crate) fn boot_ms(&self) -> u64 {
         as_ms(self.boot())
     }
 
     /// [`wall`](Self::wall) in milliseconds, as the registry and the audit log keep times.
     #[must_use]
-    pub fn wall_ms(&self) -> i64 {
+    pub(crate) fn wall_ms(&self) -> i64 {
         i64::try_from(self.wall().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Names this start of the machine in 32 hexadecimal digits: boot times of different starts do not compare. Where a
     /// sandbox hides the kernel's word for it, systemd's counts; empty where neither is known.
     #[must_use]
-    pub fn boot_id(&self) -> String {
+    pub(crate) fn boot_id(&self) -> String {
         match &self.0 {
             Source::System => {
                 let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
@@ -91,7 +91,8 @@ impl Clock {
     }
 
     /// Sets only the wall time of a manual clock: somebody turned the clock.
-    pub fn set_wall(&self, wall: Duration) {
+    #[cfg(test)]
+    pub(crate) fn set_wall(&self, wall: Duration) {
         if let Source::Manual(time) = &self.0 {
             time.wall_ms.store(as_ms(wall), Ordering::Relaxed);
         }

@@ -86,7 +86,7 @@ pub struct Config {
 impl Config {
     /// The `aud` of every token: what is written, else one that is the stage's alone.
     #[must_use]
-    pub fn audience(&self) -> &str {
+    pub(crate) fn audience(&self) -> &str {
         self.issuer.audience.as_deref().unwrap_or(default_audience(self.gateway.stage))
     }
 }

@@ -117,61 +117,61 @@ struct Parts {
 impl Gateway {
     /// The configuration now.
     #[must_use]
-    pub fn config(&self) -> Arc<Config> {
+    pub(crate) fn config(&self) -> Arc<Config> {
         self.0.config.load_full()
     }
 
     /// The time.
     #[must_use]
-    pub fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
     /// Counts.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
 
     /// Devices, keys and codes.
     #[must_use]
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
 
     /// Access tokens.
     #[must_use]
-    pub fn keeper(&self) -> &TokenKeeper {
+    pub(crate) fn keeper(&self) -> &TokenKeeper {
         &self.0.keeper
     }
 
     /// Serial lines and the sensors behind them.
     #[must_use]
-    pub fn links(&self) -> &Links {
+    pub(crate) fn links(&self) -> &Links {
         &self.0.links
     }
 
     /// Pairs sensors.
     #[must_use]
-    pub fn pairing(&self) -> &Pairing {
+    pub(crate) fn pairing(&self) -> &Pairing {
         &self.0.pairing
     }
 
     /// The audit log.
     #[must_use]
-    pub fn audit(&self) -> &Audit {
+    pub(crate) fn audit(&self) -> &Audit {
         &self.0.audit
     }
 
     /// What a person should look at.
     #[must_use]
-    pub fn alarms(&self) -> &Alarms {
+    pub(crate) fn alarms(&self) -> &Alarms {
         &self.0.alarms
     }
 
     /// Pairing codes.
     #[must_use]
-    pub fn codes(&self) -> &Codes {
+    pub(crate) fn codes(&self) -> &Codes {
         &self.0.codes
     }
 
@@ -230,7 +230,7 @@ impl Gateway {
 
 /// `clawgate run`: the daemon in the foreground, until it is told to stop.
 #[must_use]
-pub fn run(config_path: &Path) -> Exit {
+pub(crate) fn run(config_path: &Path) -> Exit {
     let started = Clock::system().boot();
     // First of all, while this process has one thread.
     let passed = socket::passed();

@@ -29,7 +29,7 @@ pub struct DeviceId(Arc<str>);
 impl DeviceId {
     /// The id as text.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
@@ -50,7 +50,7 @@ impl DeviceId {
     ///
     /// # Errors
     /// [`IdError::Malformed`].
-    pub fn principal(text: &str) -> Result<Self, IdError> {
+    pub(crate) fn principal(text: &str) -> Result<Self, IdError> {
         if text == GATEWAY_PRINCIPAL { Ok(Self::gateway()) } else { text.parse() }
     }
 }
@@ -103,7 +103,7 @@ pub struct PairingId(pub [u8; 8]);
 impl PairingId {
     /// What a person may compare at both ends: the first half, as `9C41-77A0`.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(self) -> String {
         let [a, b, c, d, ..] = self.0;
         format!("{a:02X}{b:02X}-{c:02X}{d:02X}")
     }

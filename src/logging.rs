@@ -22,7 +22,7 @@ pub struct Log {
 
 /// Starts the log of this process. Only the first call has an effect.
 #[must_use]
-pub fn start(level: LogLevel) -> Log {
+pub(crate) fn start(level: LogLevel) -> Log {
     let (filter, handle) = reload::Layer::new(filter_of(level));
     let registry = tracing_subscriber::registry().with(filter);
     // A second log in one process is a test's; the first one stays.
@@ -74,7 +74,7 @@ pub struct Burst {
 
 impl Burst {
     /// Notes the event at boot time `now`; `Some(n)` where a line is due, n events having passed unsaid before it.
-    pub fn hit(&mut self, now: Duration) -> Option<u64> {
+    pub(crate) fn hit(&mut self, now: Duration) -> Option<u64> {
         if self.said_at.is_some_and(|at| now.saturating_sub(at) < BURST_SILENCE) {
             self.unsaid += 1;
             return None;
@@ -113,7 +113,7 @@ impl Share {
 
     /// Whether there is nothing in it that a new one would not have.
     #[must_use]
-    pub fn is_over(&self, now: Duration) -> bool {
+    pub(crate) fn is_over(&self, now: Duration) -> bool {
         self.unsaid == 0 && now.saturating_sub(self.since) >= SHARE_PERIOD
     }
 }

@@ -24,7 +24,7 @@ pub struct Device {
 
 impl Device {
     /// Label of one device.
-    pub fn of(device: &impl ToString) -> Self {
+    pub(crate) fn of(device: &impl ToString) -> Self {
         Self { device: device.to_string() }
     }
 }
@@ -259,13 +259,13 @@ impl Metrics {
     }
 
     /// States a bound, so that it can be compared with what it bounds.
-    pub fn limit(&self, what: &'static str, value: usize) {
+    pub(crate) fn limit(&self, what: &'static str, value: usize) {
         self.limits.get_or_create(&Bound { what }).set(i64::try_from(value).unwrap_or(i64::MAX));
     }
 
     /// OpenMetrics text of everything.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Writing to a String cannot fail; were it to, a scraper must see that it did.

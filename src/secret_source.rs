@@ -137,13 +137,13 @@ pub enum SourceError {
 impl SourceError {
     /// Whether asking again may help.
     #[must_use]
-    pub fn heals(&self) -> bool {
+    pub(crate) fn heals(&self) -> bool {
         matches!(self, Self::Vault(error) if error.heals())
     }
 
     /// Not to be asked again before, where the vault named a time.
     #[must_use]
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
+    pub(crate) fn retry_after(&self) -> Option<std::time::Duration> {
         match self {
             Self::Vault(error) => error.retry_after(),
             _ => None,
@@ -162,7 +162,7 @@ pub struct Secrets {
 impl Secrets {
     /// With the vault of the configuration; credentials are found as systemd hands them to this process.
     #[must_use]
-    pub fn new(vault: &VaultConfig, clock: Clock) -> Self {
+    pub(crate) fn new(vault: &VaultConfig, clock: Clock) -> Self {
         let credentials_dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into);
         let vault = vault.url.is_some().then(|| vault.clone());
         Self { credentials_dir, vault, clock }
@@ -172,7 +172,7 @@ impl Secrets {
     ///
     /// # Errors
     /// [`SourceError`].
-    pub fn read(&self, source: &SecretSource) -> Result<Secret<Vec<u8>>, SourceError> {
+    pub(crate) fn read(&self, source: &SecretSource) -> Result<Secret<Vec<u8>>, SourceError> {
         match source {
             SecretSource::File(path) => read_file(path, EVERYBODY),
             // Who may read those, systemd sees to.

@@ -327,7 +327,7 @@ async fn no_more_than_the_tokens_rate_is_published_and_what_waits_is_not_lost() 
         let life = Duration::from_secs(600);
         TokenState::Valid(Arc::new(limited_token(&device, id, life, &topics, Some(rate))))
     };
-    let (feed, handle) = TokenFeed::new(device.clone(), rated("first", 1));
+    let (feed, handle) = TokenFeed::new(rated("first", 1));
     let lane = gateway.attach_with("pump-3", handle);
     submit(&lane, 1..=60);
     // The presence and one reading are two seconds' worth; the sensor is told that all are safe long before they went.

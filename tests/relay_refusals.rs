@@ -438,7 +438,7 @@ async fn a_device_is_said_to_wait_for_a_token_only_where_it_has_none() {
     let revoked = TokenState::Revoked { reason: "revoked by uid 0".to_owned() };
     let mut feeds = Vec::new();
     for (device, state) in [("pump-1", waiting), ("pump-2", valid), ("pump-3", revoked)] {
-        let (feed, handle) = TokenFeed::new(device.parse().unwrap(), state);
+        let (feed, handle) = TokenFeed::new(state);
         gateway.attach_with(device, handle);
         feeds.push(feed);
     }

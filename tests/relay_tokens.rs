@@ -55,7 +55,7 @@ impl Site {
     }
 
     async fn feed(&self, device: &str) -> (TokenFeed, clawgate::token::TokenHandle) {
-        TokenFeed::new(device.parse().unwrap(), TokenState::Valid(self.token(device, 600).await))
+        TokenFeed::new(TokenState::Valid(self.token(device, 600).await))
     }
 
     async fn subscriber(&self) -> MqttClient {
@@ -113,7 +113,7 @@ async fn a_device_whose_token_the_broker_takes_as_password_only_reconnects_and_i
     let gateway = Gateway::start(site.broker.addr().port(), |_| ());
     let here = || Limits::new(vec!["127.0.0.0/8".parse().unwrap()], None).unwrap();
     let first = TokenState::Valid(site.limited_token("pump-3", 600, here()).await);
-    let (limited, handle) = TokenFeed::new("pump-3".parse().unwrap(), first);
+    let (limited, handle) = TokenFeed::new(first);
     let lane = gateway.attach_with("pump-3", handle);
     let (free, handle) = site.feed("pump-4").await;
     let other = gateway.attach_with("pump-4", handle);
@@ -140,7 +140,7 @@ async fn a_token_that_must_not_go_as_password_waits_for_a_broker_that_takes_it_o
     let gateway = Gateway::start(site.broker.addr().port(), |options| options.reauth = Reauth::Always);
     let here = Limits::new(vec!["127.0.0.0/8".parse().unwrap()], None).unwrap();
     let token = TokenState::Valid(site.limited_token("pump-3", 600, here).await);
-    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), token);
+    let (feed, handle) = TokenFeed::new(token);
     let lane = gateway.attach_with("pump-3", handle);
     submit(&lane, 1..=10);
     let waits_again = || gateway.metrics.connects.get() >= 3 && gateway.state() == RelayState::BackingOff;
@@ -196,7 +196,7 @@ async fn is_connected_under(
 async fn an_expiry_in_an_outage_is_waited_out_until_a_token_comes() {
     let site = Site::start().await;
     let gateway = Gateway::start(site.broker.addr().port(), |_| ());
-    let (mut feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), no_token());
+    let (mut feed, handle) = TokenFeed::new(no_token());
     let lane = gateway.attach_with("pump-3", handle);
     before_it_ends(async |life_s| {
         let expiry = is_connected_under(life_s, &gateway, &feed, &site.issuer).await;
@@ -224,7 +224,7 @@ async fn a_token_revoked_at_the_issuer_cuts_that_device_and_no_other() {
     let site = Site::start().await;
     let gateway = Gateway::start(site.broker.addr().port(), |_| ());
     let token = site.token("pump-3", 600).await;
-    let (mut feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(Arc::clone(&token)));
+    let (mut feed, handle) = TokenFeed::new(TokenState::Valid(Arc::clone(&token)));
     let cut = gateway.attach_with("pump-3", handle);
     let (_feed, handle) = site.feed("pump-4").await;
     let other = gateway.attach_with("pump-4", handle);

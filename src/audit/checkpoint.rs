@@ -77,7 +77,7 @@ impl Checkpoint {
     /// The checkpoint in a text: its last line, so that an export of the log serves as well as the file itself or what
     /// was published; or all of it, where somebody laid it out.
     #[must_use]
-    pub fn from_text(text: &str) -> Option<Self> {
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
         text.lines().last().and_then(|line| serde_json::from_str(line).ok()).or_else(|| serde_json::from_str(text).ok())
     }
 
@@ -89,13 +89,13 @@ impl Checkpoint {
 
     /// The RFC 6962 root of those lines.
     #[must_use]
-    pub fn root(&self) -> Digest {
+    pub(crate) fn root(&self) -> Digest {
         self.body.root
     }
 
     /// The Ed25519 public key that signed it.
     #[must_use]
-    pub fn key(&self) -> Digest {
+    pub(crate) fn key(&self) -> Digest {
         self.body.key
     }
 

@@ -148,7 +148,7 @@ impl Audit {
 
     /// Writes an event for a part that goes on without it: beside the runtime, and where it cannot be written our log
     /// says so, and the answer is `false`.
-    pub async fn note(&self, event: Event) -> bool {
+    pub(crate) async fn note(&self, event: Event) -> bool {
         let audit = self.clone();
         let written = tokio::task::spawn_blocking(move || audit.record(event)).await;
         let error = match written {
@@ -179,7 +179,7 @@ impl Audit {
 
     /// What was wrong with the log when it was opened.
     #[must_use]
-    pub fn damage(&self) -> Option<&str> {
+    pub(crate) fn damage(&self) -> Option<&str> {
         self.0.damage.as_deref()
     }
 
@@ -190,7 +190,7 @@ impl Audit {
     }
 
     /// Changes what is kept, from the next line on.
-    pub fn set_retention(&self, retention: Retention) {
+    pub(crate) fn set_retention(&self, retention: Retention) {
         let mut writer = self.0.writer();
         writer.retention = retention;
         writer.looked = None;
@@ -225,7 +225,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditError::Io`] when a file cannot be read.
-    pub fn read(&self, cursor: &mut Cursor, most: usize) -> Result<Vec<Vec<u8>>, AuditError> {
+    pub(crate) fn read(&self, cursor: &mut Cursor, most: usize) -> Result<Vec<Vec<u8>>, AuditError> {
         read::read(&self.0, cursor, most).map_err(|source| self.unreadable(source))
     }
 

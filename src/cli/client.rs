@@ -30,7 +30,7 @@ pub struct Client {
 impl Client {
     /// For the daemon at `socket`.
     #[must_use]
-    pub fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
@@ -38,7 +38,7 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon refused, or why it could not be asked.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         whole(self.ask(Method::GET, path, Bytes::new()).await?).await
     }
 
@@ -46,7 +46,7 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon refused, or why it could not be asked.
-    pub async fn send<T: DeserializeOwned>(
+    pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -60,7 +60,12 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon refused, or why it could not be asked.
-    pub async fn stream(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Lines, Failure> {
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Lines, Failure> {
         let body = match body {
             Some(body) => serde_json::to_vec(body).map_err(|e| Failure::internal(&e))?,
             None => Vec::new(),
@@ -151,7 +156,7 @@ impl Lines {
     ///
     /// # Errors
     /// Where the connection breaks or a line is too long.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
             if let Some(end) = self.held.iter().position(|b| *b == b'\n') {
                 let rest = self.held.split_off(end + 1);

@@ -30,7 +30,7 @@ pub enum Exit {
 impl Exit {
     /// The number.
     #[must_use]
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
@@ -47,7 +47,7 @@ impl Exit {
 
     /// The meaning of a number; an unknown one is a failure.
     #[must_use]
-    pub fn of(code: u8) -> Self {
+    pub(crate) fn of(code: u8) -> Self {
         match code {
             0 => Self::Ok,
             2 => Self::Usage,

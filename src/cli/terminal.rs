@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Shows a text from elsewhere: control characters, bidirectional marks and other invisible ones as `\u{..}`.
 #[must_use]
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_invisible(c) {
@@ -36,38 +36,40 @@ pub struct Terminal {
 impl Terminal {
     /// JSON on standard output where `json`, else words.
     #[must_use]
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         let colour = io::stdout().is_terminal() && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self { json, colour }
     }
 
     /// Whether results are JSON.
     #[must_use]
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
     /// A result: JSON in one line, or the words that `human` makes of it.
-    pub fn result<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) {
+    pub(crate) fn result<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) {
         let text = if self.json { serde_json::to_string(value).unwrap_or_default() } else { human(value) };
         self.line(&text);
     }
 
     /// A line of words on standard output; the caller has escaped what came from elsewhere.
-    pub fn line(&self, text: &str) {
+    #[expect(clippy::unused_self, reason = "only what was given the terminal writes to it")]
+    pub(crate) fn line(&self, text: &str) {
         // A reader that went away (`| head`) is not an error.
         let _ = writeln!(io::stdout().lock(), "{}", text.trim_end());
     }
 
     /// Bytes on standard output as they are; whether they were taken.
     #[must_use]
-    pub fn raw(&self, bytes: &[u8]) -> bool {
+    #[expect(clippy::unused_self, reason = "only what was given the terminal writes to it")]
+    pub(crate) fn raw(&self, bytes: &[u8]) -> bool {
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).is_ok()
     }
 
     /// Progress, on standard error; nothing under `--json`.
-    pub fn progress(&self, text: &str) {
+    pub(crate) fn progress(&self, text: &str) {
         if !self.json {
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
@@ -75,13 +77,13 @@ impl Terminal {
 
     /// Green, where colour is wanted.
     #[must_use]
-    pub fn good(&self, text: &str) -> String {
+    pub(crate) fn good(&self, text: &str) -> String {
         self.paint("32", text)
     }
 
     /// Red, where colour is wanted.
     #[must_use]
-    pub fn bad(&self, text: &str) -> String {
+    pub(crate) fn bad(&self, text: &str) -> String {
         self.paint("1;31", text)
     }
 
@@ -92,7 +94,7 @@ impl Terminal {
 
 /// Rows under headings, aligned; every cell is escaped.
 #[must_use]
-pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
     let mut widths: Vec<usize> = headings.iter().map(|h| h.chars().count()).collect();
     for row in &rows {
@@ -118,7 +120,7 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Seconds as people read them: `12 s`, `4:12`, `3 h 5 min`, `2 d 4 h`.
 #[must_use]
-pub fn span(seconds: u64) -> String {
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{}:{:02}", seconds / 60, seconds % 60),
@@ -129,7 +131,7 @@ pub fn span(seconds: u64) -> String {
 
 /// Bytes as people read them.
 #[must_use]
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         1024..0x10_0000 => format!("{} KiB", bytes >> 10),

@@ -72,7 +72,7 @@ pub enum AuthMethod {
 impl AuthMethod {
     /// The name in a CONNECT.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Oauth2Jwt => crate::token::AUTH_METHOD,
             Self::CustomJwt => "CUSTOM-JWT",

@@ -102,7 +102,7 @@ impl Default for AuditConfig {
 impl AuditConfig {
     /// What the log is told of it.
     #[must_use]
-    pub fn retention(&self) -> Retention {
+    pub(crate) fn retention(&self) -> Retention {
         Retention { max_bytes: self.max_bytes, max_age: self.max_age }
     }
 }

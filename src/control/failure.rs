@@ -23,22 +23,22 @@ pub struct Failure {
 
 impl Failure {
     /// Puts a refusal into words.
-    pub fn new(exit: Exit, code: &str, message: impl Into<String>, next_step: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, code: &str, message: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into(), next_step: next_step.into(), exit_code: exit.code() }
     }
 
     /// The request itself is wrong.
-    pub fn usage(message: impl Into<String>, next_step: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self::new(Exit::Usage, "bad_request", message, next_step)
     }
 
     /// Nothing goes by that name.
-    pub fn not_found(message: impl Into<String>, next_step: impl Into<String>) -> Self {
+    pub(crate) fn not_found(message: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self::new(Exit::NotFound, "not_found", message, next_step)
     }
 
     /// Something of ours failed; the reason is in the log too.
-    pub fn internal(error: &impl ToString) -> Self {
+    pub(crate) fn internal(error: &impl ToString) -> Self {
         Self::new(Exit::Failed, "internal", error.to_string(), "See the log of clawgate (journalctl -u clawgate).")
     }
 

@@ -64,7 +64,7 @@ pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(30);
 const STOP_TIME: Duration = Duration::from_secs(2);
 
 /// Serves the socket until `stop`; then lets answers under way end, within a bound.
-pub async fn serve(socket: ControlSocket, gateway: Gateway, stop: CancellationToken) {
+pub(crate) async fn serve(socket: ControlSocket, gateway: Gateway, stop: CancellationToken) {
     let metrics = gateway.metrics().clone();
     metrics.limit("control_connections", MAX_CONNECTIONS);
     metrics.limit("control_connections_of_a_user", MAX_CONNECTIONS_OF_A_USER);

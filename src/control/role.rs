@@ -52,7 +52,7 @@ pub struct Caller {
 impl Caller {
     /// The user with these ids, with what the system's files know of it.
     #[must_use]
-    pub fn of(uid: u32, gid: u32) -> Self {
+    pub(crate) fn of(uid: u32, gid: u32) -> Self {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let name = login_name(&passwd, uid);
         let groups = match &name {
@@ -64,7 +64,7 @@ impl Caller {
 
     /// The highest role that the configuration gives; root and the daemon's own user are admin.
     #[must_use]
-    pub fn role(&self, roles: &RolesConfig) -> Option<Role> {
+    pub(crate) fn role(&self, roles: &RolesConfig) -> Option<Role> {
         let own = rustix::process::geteuid().as_raw();
         if self.uid == 0 || self.uid == own || self.is_in(&roles.admin) {
             Some(Role::Admin)
@@ -81,7 +81,7 @@ impl Caller {
     ///
     /// # Errors
     /// `forbidden`, where the user's role is lower than `needed`.
-    pub fn require(&self, needed: Role, roles: &RolesConfig) -> Result<(), Failure> {
+    pub(crate) fn require(&self, needed: Role, roles: &RolesConfig) -> Result<(), Failure> {
         let has = self.role(roles);
         if has >= Some(needed) {
             return Ok(());
@@ -97,7 +97,7 @@ impl Caller {
 
     /// As the audit log names the user.
     #[must_use]
-    pub fn actor(&self) -> Actor {
+    pub(crate) fn actor(&self) -> Actor {
         Actor::Uid { uid: self.uid, name: self.name.clone() }
     }
 

@@ -46,7 +46,7 @@ pub struct ControlSocket {
 ///
 /// # Errors
 /// Where what was passed is no listening unix stream socket.
-pub fn passed() -> Result<Option<StdUnixListener>, SocketError> {
+pub(crate) fn passed() -> Result<Option<StdUnixListener>, SocketError> {
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
         return Ok(None);
@@ -59,7 +59,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// As [`ControlSocket::bind`]; [`SocketError::Passed`] where the passed one cannot be used.
-    pub fn open(passed: Option<StdUnixListener>, path: &Path) -> Result<Self, SocketError> {
+    pub(crate) fn open(passed: Option<StdUnixListener>, path: &Path) -> Result<Self, SocketError> {
         let Some(passed) = passed else { return Self::bind(path) };
         let address = passed.local_addr().map_err(SocketError::Passed)?;
         if address.as_pathname() != Some(path) {
@@ -77,7 +77,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// Where another daemon answers there, something else stands there, or the system refuses.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, SocketError> {
         let io_error = |source| SocketError::Io { path: path.to_owned(), source };
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(io_error)?;

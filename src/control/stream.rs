@@ -41,7 +41,7 @@ impl Lines {
     ///
     /// # Errors
     /// [`Gone`] where nobody reads any more: the source should end too.
-    pub async fn send(&self, line: &impl Serialize) -> Result<(), Gone> {
+    pub(crate) async fn send(&self, line: &impl Serialize) -> Result<(), Gone> {
         let mut bytes = serde_json::to_vec(line).map_err(|_| Gone)?;
         bytes.push(b'\n');
         match tokio::time::timeout(READ_TIME, self.0.send(bytes.into())).await {
@@ -51,7 +51,7 @@ impl Lines {
     }
 
     /// Ends when the client is gone.
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         self.0.closed().await;
     }
 }

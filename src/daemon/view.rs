@@ -9,7 +9,7 @@ use crate::config::{CloudStatus, Mode};
 use crate::control::api::{
     Alarm, Decision, Device, Health, Overlaid, Port, Problem, Radio, Relay, Spool, Status, Token,
 };
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, PairingId};
 use crate::link::{LineCondition, PortCondition, PortState, RadioState};
 use crate::principal::Standing;
 use crate::relay::RelayState;
@@ -115,7 +115,7 @@ pub(crate) fn device(gateway: &Gateway, known: &store::Device) -> Device {
         id: known.id.to_string(),
         sensor: known.hardware_id.clone(),
         pairing: pairing.map(|pairing| pairing.to_string()).unwrap_or_default(),
-        fingerprint: pairing.map(|pairing| pairing.fingerprint()).unwrap_or_default(),
+        fingerprint: pairing.map(PairingId::fingerprint).unwrap_or_default(),
         firmware: known.info.firmware.clone(),
         paired_at: rfc3339(known.confirmed_ms.unwrap_or(known.created_ms)),
         scopes: scopes_of(known).iter().map(ToString::to_string).collect(),

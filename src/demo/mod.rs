@@ -31,7 +31,7 @@ use show::Show;
 use tally::{SensorLog, Tokens, tally};
 use workshop::{SUBSCRIBER, Workshop, WorkshopError};
 
-pub use process::end_with_parent;
+pub(crate) use process::end_with_parent;
 pub use tally::Tally;
 
 /// Between two looks at everything.
@@ -89,7 +89,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// [`DemoError`] when it did not come to a first pairing.
-pub async fn run(options: DemoOptions) -> Result<Outcome, DemoError> {
+pub(crate) async fn run(options: DemoOptions) -> Result<Outcome, DemoError> {
     let stop = CancellationToken::new();
     let signals = tokio::spawn(watch_signals(stop.clone()));
     let workshop = Workshop::new(options.sensors)?;

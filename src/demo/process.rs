@@ -21,7 +21,7 @@ const LINES: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// In a process of the demonstration: ends with it, even where it was killed outright.
-pub fn end_with_parent() {
+pub(crate) fn end_with_parent() {
     if std::env::var_os(WITH_PARENT).is_some() {
         // Where the kernel refuses, the end of standard input still reaches all but the daemon.
         let _ = set_parent_process_death_signal(Some(Signal::TERM));

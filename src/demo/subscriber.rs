@@ -72,7 +72,7 @@ pub enum SubscriberError {
 ///
 /// # Errors
 /// [`SubscriberError`] when it cannot begin, or the broker refuses the subscription for good.
-pub async fn run(options: SubscriberOptions) -> Result<(), SubscriberError> {
+pub(crate) async fn run(options: SubscriberOptions) -> Result<(), SubscriberError> {
     let log = Log(OpenOptions::new().create(true).append(true).open(&options.log)?);
     let key = SigningKey::load(&options.key)?;
     let client_id = options.client.clone();

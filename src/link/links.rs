@@ -166,7 +166,7 @@ impl Links {
     }
 
     /// Uses BLE in another way.
-    pub fn reload_ble(&self, options: BleOptions) {
+    pub(crate) fn reload_ble(&self, options: BleOptions) {
         self.0.ble_options.send_if_modified(|known| {
             let is_new = *known != options;
             *known = options;
@@ -176,7 +176,7 @@ impl Links {
 
     /// Every adapter that is there or should be.
     #[must_use]
-    pub fn radios(&self) -> Vec<RadioState> {
+    pub(crate) fn radios(&self) -> Vec<RadioState> {
         self.0.radios.radios()
     }
 
@@ -190,7 +190,7 @@ impl Links {
     }
 
     /// Pairings that begin from now on follow this policy.
-    pub fn set_policy(&self, policy: PairingPolicy) {
+    pub(crate) fn set_policy(&self, policy: PairingPolicy) {
         self.0.engine.set_policy(policy);
     }
 
@@ -255,7 +255,7 @@ impl Links {
     }
 
     /// A device has another name in the registry: its session is opened anew under that.
-    pub async fn renamed(&self, old: &DeviceId) {
+    pub(crate) async fn renamed(&self, old: &DeviceId) {
         let handles = self.handles();
         if let Some(handle) = handles.iter().find(|handle| handle.view.device().as_ref() == Some(old)) {
             handle.order(Order::Renamed(old.clone())).await;
@@ -263,7 +263,7 @@ impl Links {
     }
 
     /// Begins a new session with a device while the one it has goes on; false where it has none.
-    pub async fn renew(&self, device: &DeviceId) -> bool {
+    pub(crate) async fn renew(&self, device: &DeviceId) -> bool {
         let handles = self.handles();
         let Some(handle) = handles.iter().find(|handle| handle.view.device().as_ref() == Some(device)) else {
             return false;

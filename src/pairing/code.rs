@@ -71,7 +71,7 @@ pub enum CodeState {
 impl CodeState {
     /// The state in one word.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::Claimed => "claimed",
@@ -84,7 +84,7 @@ impl CodeState {
 
     /// Whether it may still make a pairing.
     #[must_use]
-    pub fn is_live(self) -> bool {
+    pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Active | Self::Claimed)
     }
 }
@@ -141,7 +141,7 @@ pub(super) enum Refusal {
 impl CodeRecord {
     /// What is left of its life; nothing from its TTL on, or while unclaimed from its idle time on, to the millisecond.
     #[must_use]
-    pub fn left(&self, boot: Duration) -> Duration {
+    pub(crate) fn left(&self, boot: Duration) -> Duration {
         let age = boot.saturating_sub(Duration::from_millis(self.made_boot_ms));
         let idle = self.request.idle.filter(|_| self.state == CodeState::Active);
         idle.map_or(self.request.ttl, |idle| idle.min(self.request.ttl)).saturating_sub(age)

@@ -249,7 +249,7 @@ impl Codes {
     /// # Errors
     /// [`CodeError::NotUsable`] when somebody revoked it meanwhile: drop the pending key;
     /// [`CodeError::OtherStage`], [`CodeError::NotClaimed`], [`CodeError::Unknown`], and as [`Self::start`].
-    pub fn used(&self, id: &CodeId, device: &DeviceId) -> Result<(), CodeError> {
+    pub(crate) fn used(&self, id: &CodeId, device: &DeviceId) -> Result<(), CodeError> {
         let (wall_ms, stage) = (self.clock.wall_ms(), self.stage);
         let (record, (was, used)) = self.edit(id, |code| (code.state, code.used(device, stage, wall_ms)))?;
         match used {
@@ -283,7 +283,7 @@ impl Codes {
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn expire(&self) -> Result<usize, CodeError> {
+    pub(crate) fn expire(&self) -> Result<usize, CodeError> {
         let (boot, wall_ms) = (self.clock.boot(), self.clock.wall_ms());
         let (expired, live) = self.store.edit_live_codes(|live| {
             let expired: Vec<CodeRecord> =
@@ -308,7 +308,7 @@ impl Codes {
     ///
     /// # Errors
     /// [`CodeError::Unknown`], and as [`Self::start`].
-    pub fn explain(&self, id: &CodeId) -> Result<(CodeRecord, Explanation), CodeError> {
+    pub(crate) fn explain(&self, id: &CodeId) -> Result<(CodeRecord, Explanation), CodeError> {
         self.expire()?;
         let (record, ()) = self.edit(id, |_| ())?;
         let told = self.explanation(&record);

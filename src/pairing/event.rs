@@ -71,7 +71,7 @@ pub enum Stage {
 impl Stage {
     /// The stage as programs name it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::KeyExchange => "key_exchange",
@@ -132,7 +132,7 @@ pub enum Cause {
 impl Cause {
     /// The cause as metrics and logs name it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
             Self::Port => "port",
@@ -156,7 +156,7 @@ impl Cause {
 
     /// The exit code of the command line.
     #[must_use]
-    pub fn exit_code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::NameTaken | Self::Occupied => 2,
             Self::NotFound => 3,
@@ -188,7 +188,7 @@ pub struct PairFailure {
 impl PairFailure {
     /// Puts a failure into words.
     #[must_use]
-    pub fn new(stage: Stage, cause: Cause, message: impl Into<String>, next_step: impl Into<String>) -> Self {
+    pub(crate) fn new(stage: Stage, cause: Cause, message: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self { stage, cause, message: message.into(), next_step: next_step.into(), exit_code: cause.exit_code() }
     }
 }

@@ -33,7 +33,7 @@ pub enum CommandName {
 impl CommandName {
     /// As it stands in a topic and in the claim `cmd`.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Revoke => "revoke",
             Self::Approve => "approve",

@@ -321,7 +321,7 @@ impl Relay {
 
     /// The bound on connections at once.
     #[must_use]
-    pub fn max_connections(&self) -> usize {
+    pub(crate) fn max_connections(&self) -> usize {
         self.shared.options.max_connections
     }
 
@@ -356,7 +356,7 @@ impl Relay {
 
     /// How many messages of a device the broker has confirmed, as it grows; `None` if it is not attached.
     #[must_use]
-    pub fn confirmed(&self, device: &DeviceId) -> Option<watch::Receiver<u64>> {
+    pub(crate) fn confirmed(&self, device: &DeviceId) -> Option<watch::Receiver<u64>> {
         self.there(device, |attached| attached.cell.confirmed.subscribe())
     }
 

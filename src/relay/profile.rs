@@ -153,7 +153,7 @@ impl Profile {
 
     /// The same with another method of enhanced authentication, where it has one at all.
     #[must_use]
-    pub fn with_method(mut self, method: Option<AuthMethod>) -> Self {
+    pub(crate) fn with_method(mut self, method: Option<AuthMethod>) -> Self {
         if self.table.method.is_some() {
             self.method = method.or(self.table.method);
         }
@@ -180,13 +180,13 @@ impl Profile {
 
     /// Whether a token can be replaced on the live connection, as far as documents say.
     #[must_use]
-    pub fn reauthenticates(&self) -> bool {
+    pub(crate) fn reauthenticates(&self) -> bool {
         self.method.is_some()
     }
 
     /// Whether readings can only go as JSON.
     #[must_use]
-    pub fn is_json_only(&self) -> bool {
+    pub(crate) fn is_json_only(&self) -> bool {
         self.table.attributes == Attributes::Envelope
     }
 

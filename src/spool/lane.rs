@@ -114,7 +114,7 @@ impl Lane {
     ///
     /// # Errors
     /// As [`submit`](Self::submit), of the first entry that was refused; those before it are taken.
-    pub fn submit_all(
+    pub(crate) fn submit_all(
         &self,
         entries: impl IntoIterator<Item = Incoming>,
         mut told: impl FnMut(u64, Submitted),

@@ -156,7 +156,7 @@ impl Spool {
 
     /// Entries of one pairing that the broker has not confirmed.
     #[must_use]
-    pub fn waiting(&self, pairing: PairingId) -> u64 {
+    pub(crate) fn waiting(&self, pairing: PairingId) -> u64 {
         let cell = lock(&self.shared.lanes).get(&pairing).cloned();
         cell.map_or(0, |cell| cell.with(|queue| queue.status(self.shared.clock.boot()).depth))
     }
@@ -214,7 +214,7 @@ impl Spool {
     ///
     /// # Errors
     /// As [`dead_letters`](Self::dead_letters).
-    pub async fn drop_dead_letters(&self, pairing: PairingId) -> Result<u64, SpoolError> {
+    pub(crate) async fn drop_dead_letters(&self, pairing: PairingId) -> Result<u64, SpoolError> {
         self.ask(|reply| Ask::DropDead { pairing, reply }).await
     }
 

@@ -65,7 +65,7 @@ pub struct Device {
 impl Device {
     /// The pairing that its readings come under: the proven one, else the one to be proven.
     #[must_use]
-    pub fn pairing(&self) -> Option<PairingId> {
+    pub(crate) fn pairing(&self) -> Option<PairingId> {
         self.current.or(self.pending.as_ref().map(|pending| pending.pairing))
     }
 

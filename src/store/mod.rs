@@ -130,7 +130,7 @@ impl Store {
 
     /// The state directory.
     #[must_use]
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.0.dir.path()
     }
 

@@ -193,7 +193,7 @@ impl AccessToken {
 
     /// Time left; zero when it is expired.
     #[must_use]
-    pub fn left(&self, clock: &Clock) -> Duration {
+    pub(crate) fn left(&self, clock: &Clock) -> Duration {
         self.expires.saturating_sub(clock.boot())
     }
 
@@ -201,7 +201,7 @@ impl AccessToken {
     /// no time that this machine knows: it has ended, or was not issued yet. A broker with the right time may refuse it,
     /// and so it would the next one.
     #[must_use]
-    pub fn clock_off(&self, clock: &Clock) -> Option<i64> {
+    pub(crate) fn clock_off(&self, clock: &Clock) -> Option<i64> {
         let wall = clock.wall();
         let at_receipt = wall.saturating_sub(clock.boot().saturating_sub(self.received));
         let has_ended = wall >= Duration::from_secs(self.claims.exp);

@@ -84,7 +84,7 @@ impl ClientCertificate {
 
     /// What a token names it by.
     #[must_use]
-    pub fn thumbprint(&self) -> &Thumbprint {
+    pub(crate) fn thumbprint(&self) -> &Thumbprint {
         &self.thumbprint
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::{AccessToken, Approval};
-use crate::ids::DeviceId;
 
 /// Refusals waiting for the keeper; more say nothing new.
 const WISHES: usize = 4;
@@ -45,18 +44,11 @@ pub enum TokenState {
 /// The relay's end: the token of one device as it changes.
 #[derive(Debug, Clone)]
 pub struct TokenHandle {
-    device: DeviceId,
     state: watch::Receiver<TokenState>,
     wishes: mpsc::Sender<TokenWish>,
 }
 
 impl TokenHandle {
-    /// Whose token it is.
-    #[must_use]
-    pub fn device(&self) -> &DeviceId {
-        &self.device
-    }
-
     /// The state now and every change of it.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<TokenState> {
@@ -67,7 +59,7 @@ impl TokenHandle {
     ///
     /// The first time brings a new token, the second pauses the device with an alarm. A refusal of a token that has
     /// been replaced meanwhile changes nothing.
-    pub fn refused(&self, jti: &str) {
+    pub(crate) fn refused(&self, jti: &str) {
         // A full queue already holds a refusal.
         let _ = self.wishes.try_send(TokenWish::Refused { jti: jti.to_owned() });
     }
@@ -95,9 +87,9 @@ pub struct TokenFeed {
 impl TokenFeed {
     /// Both ends of a device's token.
     #[must_use]
-    pub fn new(device: DeviceId, state: TokenState) -> (Self, TokenHandle) {
+    pub fn new(state: TokenState) -> (Self, TokenHandle) {
         let (state_tx, state_rx) = watch::channel(state);
         let (wishes_tx, wishes_rx) = mpsc::channel(WISHES);
-        (Self { state: state_tx, wishes: wishes_rx }, TokenHandle { device, state: state_rx, wishes: wishes_tx })
+        (Self { state: state_tx, wishes: wishes_rx }, TokenHandle { state: state_rx, wishes: wishes_tx })
     }
 }

@@ -51,7 +51,7 @@ pub struct TokenRequest {
 impl TokenRequest {
     /// The topics that belong to it.
     #[must_use]
-    pub fn topics(&self) -> Topics {
+    pub(crate) fn topics(&self) -> Topics {
         Topics::of_device(&self.tenant, &self.gateway, &self.device, &self.scope)
     }
 }

@@ -119,7 +119,7 @@ impl SigningKey {
     ///
     /// # Errors
     /// [`KeyError::NoPrivateKey`] when it is none.
-    pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
         let secret =
             p256::SecretKey::from_pkcs8_der(der).map_err(|_| KeyError::NoPrivateKey("the stored secret".to_owned()))?;
         Self::from_secret(secret, "the stored secret")
@@ -177,7 +177,7 @@ impl SigningKey {
     ///
     /// # Errors
     /// [`KeyError::NoPrivateKey`] when it is none.
-    pub fn from_pem(pem: &[u8], origin: &str) -> Result<Self, KeyError> {
+    pub(crate) fn from_pem(pem: &[u8], origin: &str) -> Result<Self, KeyError> {
         let none = || KeyError::NoPrivateKey(origin.to_owned());
         let text = std::str::from_utf8(pem).map_err(|_| none())?;
         let secret = p256::SecretKey::from_pkcs8_pem(text.trim()).map_err(|_| none())?;
@@ -255,7 +255,7 @@ impl Jwk {
     ///
     /// # Errors
     /// [`KeyError::NoPublicKey`] when it holds no P-256 public key.
-    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+    pub(crate) fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let key = p256::PublicKey::from_public_key_pem(pem).map_err(|_| KeyError::NoPublicKey)?;
         Self::of(&key).ok_or(KeyError::NoPublicKey)
     }

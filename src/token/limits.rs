@@ -55,7 +55,7 @@ impl AddressRange {
     /// Whether the address lies in it. An IPv4 address in its IPv6 form (`::ffff:192.0.2.7`) is the IPv4 address, as a
     /// broker that listens on both sees it.
     #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.network.is_ipv4() && masked(address, self.prefix) == self.network
     }
@@ -156,19 +156,19 @@ impl Limits {
 
     /// Whether nothing is limited.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.addresses.is_empty() && self.per_second.is_none()
     }
 
     /// Whether a connection may come from there.
     #[must_use]
-    pub fn permits_address(&self, address: IpAddr) -> bool {
+    pub(crate) fn permits_address(&self, address: IpAddr) -> bool {
         self.addresses.is_empty() || self.addresses.iter().any(|range| range.contains(address))
     }
 
     /// For people: `from 192.0.2.0/24, at most 10/s`; empty where nothing is limited.
     #[must_use]
-    pub fn in_words(&self) -> String {
+    pub(crate) fn in_words(&self) -> String {
         let ranges: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         let from = (!ranges.is_empty()).then(|| format!("from {}", ranges.join(" ")));
         let rate = self.per_second.map(|rate| format!("at most {rate}/s"));

@@ -51,7 +51,7 @@ impl Scope {
     ///
     /// # Errors
     /// [`ScopeError`], also where the service is another.
-    pub fn asked(text: &str, audience: &str) -> Result<Self, ScopeError> {
+    pub(crate) fn asked(text: &str, audience: &str) -> Result<Self, ScopeError> {
         let Some((service, right)) = text.rsplit_once('/') else { return Ok(text.parse()?) };
         let right = right.parse()?;
         if service == audience {
@@ -62,7 +62,7 @@ impl Scope {
 
     /// The scope as it stands in a token.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::TelemetryWrite => "telemetry:write",
             Self::CommandRead => "command:read",
@@ -72,7 +72,7 @@ impl Scope {
 
     /// Whether this principal may have it at all: a device sends no gateway's status, a gateway no telemetry.
     #[must_use]
-    pub fn suits(self, principal: &DeviceId) -> bool {
+    pub(crate) fn suits(self, principal: &DeviceId) -> bool {
         match self {
             Self::TelemetryWrite => !principal.is_gateway(),
             Self::CommandRead => true,
@@ -116,7 +116,7 @@ impl From<Scope> for String {
 
 /// Scopes as the `scope` claim and request parameter carry them: separated by spaces, sorted, each once.
 #[must_use]
-pub fn to_claim(scopes: &[Scope]) -> String {
+pub(crate) fn to_claim(scopes: &[Scope]) -> String {
     let mut sorted = scopes.to_vec();
     sorted.sort_unstable();
     sorted.dedup();
@@ -174,7 +174,7 @@ impl Topics {
     ///
     /// A filter is allowed only where everything it could match is allowed.
     #[must_use]
-    pub fn allows(&self, topic: &str, action: Action) -> bool {
+    pub(crate) fn allows(&self, topic: &str, action: Action) -> bool {
         let wanted = match action {
             Action::Publish if topic.is_empty() || topic.contains(['+', '#']) => return false,
             Action::Publish => topic,
@@ -188,7 +188,7 @@ impl Topics {
 
     /// Whether everything that may be subscribed to under `before` may be under these, too.
     #[must_use]
-    pub fn read_all_of(&self, before: &Self) -> bool {
+    pub(crate) fn read_all_of(&self, before: &Self) -> bool {
         let mut read = before.0.iter().filter(|(_, actions)| actions.contains(&Action::Subscribe));
         read.all(|(filter, _)| self.allows(filter, Action::Subscribe))
     }
@@ -200,20 +200,20 @@ impl Topics {
 
     /// Whether nothing is granted.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 /// `claw/v1/{tenant}/{gateway}/{device}`: where everything of a device lives.
 #[must_use]
-pub fn device_base(tenant: &str, gateway: &str, device: &DeviceId) -> String {
+pub(crate) fn device_base(tenant: &str, gateway: &str, device: &DeviceId) -> String {
     format!("claw/v1/{tenant}/{gateway}/{device}")
 }
 
 /// The MQTT client id that a device's token belongs to.
 #[must_use]
-pub fn mqtt_client_id(gateway: &str, device: &str) -> String {
+pub(crate) fn mqtt_client_id(gateway: &str, device: &str) -> String {
     format!("{gateway}.{device}")
 }
 
@@ -225,7 +225,7 @@ pub const TELEMETRY_READ: &str = "telemetry:read";
 /// A device has exactly its own id, so that no other token can take its connection over. A subscriber has its own name,
 /// or several connections `NAME.anything`.
 #[must_use]
-pub fn permits_client_id(claims: &Claims, client_id: &str) -> bool {
+pub(crate) fn permits_client_id(claims: &Claims, client_id: &str) -> bool {
     if claims.scope == TELEMETRY_READ {
         return client_id.strip_prefix(&claims.sub).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     }

@@ -27,7 +27,7 @@ pub struct UnknownStage(String);
 impl Stage {
     /// As configuration, codes and tokens write it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Staging => "staging",

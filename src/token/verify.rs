@@ -90,7 +90,7 @@ impl Verifier {
     ///
     /// # Errors
     /// [`Refusal::TooLong`] or [`Refusal::Invalid`].
-    pub fn authentic(&self, token: &[u8]) -> Result<Claims, Refusal> {
+    pub(crate) fn authentic(&self, token: &[u8]) -> Result<Claims, Refusal> {
         Ok(self.signed(token)?.0)
     }
 
@@ -115,7 +115,7 @@ impl Verifier {
     ///
     /// # Errors
     /// [`Refusal::Expired`], [`Refusal::NotYet`] or [`Refusal::Revoked`].
-    pub fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
+    pub(crate) fn still_good(&self, claims: &Claims) -> Result<(), Refusal> {
         let now = self.0.time.now();
         if claims.exp <= now {
             return Err(Refusal::Expired(now - claims.exp));
@@ -128,13 +128,13 @@ impl Verifier {
 
     /// The time that lives are measured against, seconds since 1970.
     #[must_use]
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.0.time.now()
     }
 
     /// Wakes whenever something was revoked.
     #[must_use]
-    pub fn revocations(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub(crate) fn revocations(&self) -> tokio::sync::watch::Receiver<u64> {
         self.0.deny.changes()
     }
 }

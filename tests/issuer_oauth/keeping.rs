@@ -27,8 +27,9 @@ async fn a_device_that_the_site_takes_away_is_paused_and_its_neighbour_goes_on()
     let site = Site::with_life(5);
     let keeper = keeper(&site, Grant::ClientCredentials);
     let short = || keeper::Grant { life: Duration::from_secs(5), ..grant() };
+    let neighbour = "pump-4".parse().unwrap();
     let pump_3 = keeper.add(&pump(), short()).unwrap();
-    let pump_4 = keeper.add(&"pump-4".parse().unwrap(), short()).unwrap();
+    let pump_4 = keeper.add(&neighbour, short()).unwrap();
     for handle in [&pump_3, &pump_4] {
         until(handle, |state| matches!(state, TokenState::Valid(_))).await;
     }
@@ -36,9 +37,9 @@ async fn a_device_that_the_site_takes_away_is_paused_and_its_neighbour_goes_on()
     let paused = until(&pump_3, |state| matches!(state, TokenState::Quarantined { .. })).await;
     let TokenState::Quarantined { reason } = paused else { panic!("{paused:?}") };
     assert!(reason.contains("gw-1 has no device pump-3") && reason.contains(&site.url), "{reason}");
-    let before = keeper.status(pump_4.device()).unwrap().refreshes;
+    let before = keeper.status(&neighbour).unwrap().refreshes;
     let refreshed = async {
-        while keeper.status(pump_4.device()).unwrap().refreshes < before + 2 {
+        while keeper.status(&neighbour).unwrap().refreshes < before + 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

@@ -58,7 +58,7 @@ impl Site {
             options.profile = Profile::of(BrokerProfile::Rabbitmq);
         });
         let device = token.claims().sub.clone();
-        let (feed, handle) = TokenFeed::new(device.parse().unwrap(), TokenState::Valid(token));
+        let (feed, handle) = TokenFeed::new(TokenState::Valid(token));
         let lane = gateway.attach_with(&device, handle);
         (gateway, lane, feed)
     }
@@ -223,7 +223,7 @@ async fn what_a_token_does_not_allow_ends_the_connection(site: &Site) {
         let gateway = Gateway::start(site.broker.addr().port(), |options| {
             options.profile = Profile::of(BrokerProfile::Rabbitmq);
         });
-        let (feed, handle) = TokenFeed::new("pump-4".parse().unwrap(), TokenState::Valid(token));
+        let (feed, handle) = TokenFeed::new(TokenState::Valid(token));
         let lane = gateway.attach_with("pump-4", handle);
         (gateway, lane, feed)
     };

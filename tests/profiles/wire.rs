@@ -42,7 +42,7 @@ impl Cloud {
             // It connects once, however slowly it is answered.
             options.connect_timeout = DEADLINE;
         });
-        let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), TokenState::Valid(token));
+        let (feed, handle) = TokenFeed::new(TokenState::Valid(token));
         let lane = gateway.attach_with("pump-3", handle);
         (gateway, lane, feed)
     }

@@ -208,7 +208,7 @@ async fn leaves_in_order(site: &LongSite, life_s: u64) -> bool {
         Brokers::Mosquitto(broker) => broker.log().matches("cut off").count(),
     };
     let before = cuts();
-    let (feed, handle) = TokenFeed::new("pump-3".parse().unwrap(), no_token());
+    let (feed, handle) = TokenFeed::new(no_token());
     let gateway = Gateway::start(site.line.port(), |_| ());
     let lane = gateway.attach_with("pump-3", handle);
     let Some(expiry) = is_connected_under(life_s, &gateway, &feed, &site.issuer).await else { return false };

@@ -288,5 +288,5 @@ pub fn limited_token(
 /// Both ends of the token of a device that has one.
 pub fn token_feed(device: &str) -> (TokenFeed, TokenHandle) {
     let state = TokenState::Valid(Arc::new(token(device, "first", Duration::from_secs(600))));
-    TokenFeed::new(device.parse().unwrap(), state)
+    TokenFeed::new(state)
 }

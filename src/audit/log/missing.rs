@@ -33,13 +33,13 @@ impl Missing {
 impl Audit {
     /// What could not be written, and is not told in the log yet.
     #[must_use]
-    pub fn missing(&self) -> Option<Missing> {
+    pub(crate) fn missing(&self) -> Option<Missing> {
         self.0.missing().clone()
     }
 
     /// Tries to tell in the log what is missing in it, where something is; what still is.
     #[must_use]
-    pub fn heal(&self) -> Option<Missing> {
+    pub(crate) fn heal(&self) -> Option<Missing> {
         self.missing()?;
         let inner = &*self.0;
         let mut writer = inner.writer();

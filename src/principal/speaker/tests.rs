@@ -43,7 +43,7 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
     let port = listener.local_addr().unwrap().port();
     // A fresh token never comes.
     let token = Arc::new(issuer.issue(&request).await.unwrap());
-    let (_feed, handle) = TokenFeed::new(DeviceId::gateway(), TokenState::Valid(Arc::clone(&token)));
+    let (_feed, handle) = TokenFeed::new(TokenState::Valid(Arc::clone(&token)));
     let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());
     options.connect_timeout = Duration::from_secs(60);
     options.profile = Profile::of(BrokerProfile::Rabbitmq);
@@ -78,7 +78,7 @@ async fn what_cannot_be_taken_is_thrown_away_also_where_the_next_attempt_fails()
         stage: Stage::default(),
     };
     let token = Arc::new(issuer.issue(&request).await.unwrap());
-    let (_feed, handle) = TokenFeed::new(DeviceId::gateway(), TokenState::Valid(token));
+    let (_feed, handle) = TokenFeed::new(TokenState::Valid(token));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());

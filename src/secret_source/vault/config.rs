@@ -39,7 +39,7 @@ impl VaultConfig {
     ///
     /// # Errors
     /// The first objection.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         let Some(url) = &self.url else {
             let other = [self.ca.is_some(), self.token.is_some(), self.role_id.is_some(), self.secret_id.is_some()];
             let without = || Err(("vault.url", "is missing; write https://host:8200".to_owned()));

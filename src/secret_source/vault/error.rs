@@ -99,13 +99,13 @@ pub enum VaultError {
 impl VaultError {
     /// Whether asking again may help.
     #[must_use]
-    pub fn heals(&self) -> bool {
+    pub(crate) fn heals(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Sealed { .. } | Self::Busy { .. } | Self::Answer { .. })
     }
 
     /// Not to be asked again before.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy { retry_after, .. } => retry_after.map(|wait| wait.min(LONGEST_WAIT)),
             _ => None,

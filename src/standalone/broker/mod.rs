@@ -149,7 +149,7 @@ impl Broker {
     }
 
     /// Resolves when the broker has ended, for whatever reason.
-    pub fn ended(&self) -> WaitForCancellationFuture<'_> {
+    pub(crate) fn ended(&self) -> WaitForCancellationFuture<'_> {
         self.ended.cancelled()
     }
 

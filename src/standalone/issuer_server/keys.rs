@@ -37,13 +37,13 @@ pub struct KeyCare {
 impl KeyCare {
     /// For this issuer.
     #[must_use]
-    pub fn new(issuer: LocalIssuer, schedule: KeySchedule, clock: Clock) -> Self {
+    pub(crate) fn new(issuer: LocalIssuer, schedule: KeySchedule, clock: Clock) -> Self {
         let signing = issuer.ring().state(issuer.now()).signing;
         Self { issuer, schedule, clock, signing, not_before: Duration::ZERO, behind: None }
     }
 
     /// Finishes what time has brought, and begins what is due.
-    pub fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         let now = self.issuer.now();
         let behind = self.issuer.ring().tend(now).err().map(|problem| problem.to_string());
         if behind != self.behind {
@@ -66,7 +66,7 @@ impl KeyCare {
     }
 
     /// A new key; the only one from now on where `at_once`.
-    pub fn change(&mut self, at_once: bool) {
+    pub(crate) fn change(&mut self, at_once: bool) {
         match change(&self.issuer, self.schedule.lead, at_once) {
             Ok(state) => info!(signing = state.signing, next = ?state.next, at_once, "a new key was made"),
             Err(problem) => error!(error = %problem, "the key was not changed"),
@@ -78,7 +78,7 @@ impl KeyCare {
 ///
 /// # Errors
 /// [`RingError`]; nothing was changed then.
-pub fn change(issuer: &LocalIssuer, lead: Duration, at_once: bool) -> Result<RingState, RingError> {
+pub(crate) fn change(issuer: &LocalIssuer, lead: Duration, at_once: bool) -> Result<RingState, RingError> {
     if at_once { issuer.replace_keys() } else { issuer.ring().rotate(issuer.now(), lead) }
 }
 

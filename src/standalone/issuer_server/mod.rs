@@ -23,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 pub use clients::{Client, ClientError, Clients, Rights};
-pub use keys::{KeyCare, KeySchedule, change};
+pub(crate) use keys::change;
+pub use keys::{KeyCare, KeySchedule};
 pub use site_file::{SiteFile, SiteFileError};
 
 use crate::token::local::LocalIssuer;
@@ -160,7 +161,7 @@ impl IssuerServer {
     }
 
     /// Another life of tokens from now on.
-    pub fn set_life(&self, life: Duration) {
+    pub(crate) fn set_life(&self, life: Duration) {
         self.site.life.store(Arc::new(life));
     }
 

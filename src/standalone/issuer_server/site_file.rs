@@ -154,7 +154,7 @@ impl SiteFile {
     ///
     /// # Errors
     /// [`SiteFileError`] names the file, the line or the client, and what is allowed.
-    pub fn load(path: &Path) -> Result<Self, SiteFileError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, SiteFileError> {
         let text = read(path)?;
         let raw: Raw = toml::from_str(&text)
             .map_err(|error| SiteFileError::Malformed { path: path.to_owned(), problem: placed(&text, &error) })?;

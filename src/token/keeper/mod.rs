@@ -170,7 +170,7 @@ impl TokenKeeper {
     ///
     /// # Errors
     /// [`KeeperError::TooMany`] or [`KeeperError::Busy`].
-    pub fn hold(&self, device: &DeviceId, grant: Grant, why: &str) -> Result<TokenHandle, KeeperError> {
+    pub(crate) fn hold(&self, device: &DeviceId, grant: Grant, why: &str) -> Result<TokenHandle, KeeperError> {
         let request = self.request(device, grant);
         let held = TokenState::Held { reason: why.to_owned() };
         let devices = self.devices();
@@ -192,7 +192,7 @@ impl TokenKeeper {
     ///
     /// # Errors
     /// [`KeeperError::TooMany`].
-    pub fn add_revoked(&self, device: &DeviceId, grant: Grant, why: &str) -> Result<TokenHandle, KeeperError> {
+    pub(crate) fn add_revoked(&self, device: &DeviceId, grant: Grant, why: &str) -> Result<TokenHandle, KeeperError> {
         let revoked = TokenState::Revoked { reason: why.to_owned() };
         self.start(self.devices(), self.request(device, grant), revoked)
     }
@@ -210,7 +210,7 @@ impl TokenKeeper {
         // Whoever had the name before: told of later, its revocation would hit the tokens of this one.
         let before = devices.remove(&device).map(|entry| entry.end);
         let before: Vec<End> = before.into_iter().chain(locked(&self.0.leaving).remove(&device)).collect();
-        let (feed, handle) = TokenFeed::new(device.clone(), state);
+        let (feed, handle) = TokenFeed::new(state);
         let state = feed.state.clone();
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let status = SharedStatus::new(device.clone(), self.0.journal.clone());
@@ -262,7 +262,7 @@ impl TokenKeeper {
     ///
     /// # Errors
     /// As [`TokenKeeper::revoke`]; the device is forgotten in any case.
-    pub async fn remove(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
+    pub(crate) async fn remove(&self, device: &DeviceId, why: &str) -> Result<(), KeeperError> {
         let revoked = self.revoke(device, why).await;
         if let Some(entry) = self.devices().remove(device) {
             let mut leaving = locked(&self.0.leaving);
@@ -323,14 +323,14 @@ impl TokenKeeper {
     }
 
     /// The relay's end for a device that was added before.
-    #[must_use]
-    pub fn handle(&self, device: &DeviceId) -> Option<TokenHandle> {
+    #[cfg(test)]
+    pub(crate) fn handle(&self, device: &DeviceId) -> Option<TokenHandle> {
         self.devices().get(device).map(|entry| entry.handle.clone())
     }
 
     /// The tokens of all devices, by name.
     #[must_use]
-    pub fn list(&self) -> Vec<TokenStatus> {
+    pub(crate) fn list(&self) -> Vec<TokenStatus> {
         let mut all: Vec<_> = self.devices().values().map(|entry| entry.status.report(&self.0.clock)).collect();
         all.sort_by(|a, b| a.device.cmp(&b.device));
         all
@@ -338,14 +338,14 @@ impl TokenKeeper {
 
     /// Sums over all devices, for metrics.
     #[must_use]
-    pub fn tally(&self) -> TokenTally {
+    pub(crate) fn tally(&self) -> TokenTally {
         self.devices().values().map(|entry| entry.status.report(&self.0.clock)).collect()
     }
 
     /// What became of requests for tokens since the last call, in order, and how many there was no room for: for the
     /// audit log, which is the only reader.
     #[must_use]
-    pub fn take_notes(&self) -> (Vec<Note>, u64) {
+    pub(crate) fn take_notes(&self) -> (Vec<Note>, u64) {
         self.0.journal.take()
     }
 

@@ -136,7 +136,7 @@ impl DenyList {
     ///
     /// # Errors
     /// [`DenyError`] when it could not be kept. With [`DenyError::File`] they are denied until a restart.
-    pub fn deny_subject(&self, client: &str, subject: &str, now: u64, life: Duration) -> Result<(), DenyError> {
+    pub(crate) fn deny_subject(&self, client: &str, subject: &str, now: u64, life: Duration) -> Result<(), DenyError> {
         check_name(client)?;
         check_name(subject)?;
         self.change(now, |entries| {
@@ -168,7 +168,7 @@ impl DenyList {
     ///
     /// # Errors
     /// [`DenyError::File`] when it is still in the way.
-    pub fn keep_again(&self) -> Result<(), DenyError> {
+    pub(crate) fn keep_again(&self) -> Result<(), DenyError> {
         let entries = self.entries();
         if self.0.unkept.load(Ordering::Relaxed) { self.keep(&entries) } else { Ok(()) }
     }
@@ -187,7 +187,7 @@ impl DenyList {
 
     /// Whether the token with these claims was revoked.
     #[must_use]
-    pub fn denies(&self, claims: &Claims) -> bool {
+    pub(crate) fn denies(&self, claims: &Claims) -> bool {
         let entries = self.entries();
         entries.tokens.contains_key(&claims.jti)
             || entries
@@ -198,25 +198,25 @@ impl DenyList {
 
     /// The last second whose tokens of this subject are denied: a new one must be issued after it.
     #[must_use]
-    pub fn cut_of(&self, client: &str, subject: &str) -> Option<u64> {
+    pub(crate) fn cut_of(&self, client: &str, subject: &str) -> Option<u64> {
         self.entries().subjects.get(&(client.to_owned(), subject.to_owned())).map(|cut| cut.iat)
     }
 
     /// The latest time that an earlier run is known to have seen, seconds since 1970.
     #[must_use]
-    pub fn time_floor(&self) -> u64 {
+    pub(crate) fn time_floor(&self) -> u64 {
         self.entries().time
     }
 
     /// The list as text, in the form of its file.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         self.entries().render()
     }
 
     /// Wakes on every revocation.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 

@@ -59,7 +59,7 @@ impl LocalIssuer {
 
     /// The same with keys that change.
     #[must_use]
-    pub fn with_ring(name: &str, ring: KeyRing, deny: DenyList, clock: Clock) -> Self {
+    pub(crate) fn with_ring(name: &str, ring: KeyRing, deny: DenyList, clock: Clock) -> Self {
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
         let (stage, form) = (Stage::default(), ClaimForm::default());
         Self { name: name.to_owned(), ring, deny, time, clock, stage, form, certificate: None }
@@ -67,7 +67,7 @@ impl LocalIssuer {
 
     /// The same issuer for another stage; its name and key should be that stage's alone.
     #[must_use]
-    pub fn of_stage(mut self, stage: Stage) -> Self {
+    pub(crate) fn of_stage(mut self, stage: Stage) -> Self {
         self.stage = stage;
         self
     }
@@ -88,7 +88,7 @@ impl LocalIssuer {
 
     /// The one stage that its tokens are good in.
     #[must_use]
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage
     }
 
@@ -128,13 +128,13 @@ impl LocalIssuer {
     ///
     /// # Errors
     /// [`super::DenyError`] when it could not be kept.
-    pub fn deny_subject(&self, client: &str, subject: &str) -> Result<(), super::DenyError> {
+    pub(crate) fn deny_subject(&self, client: &str, subject: &str) -> Result<(), super::DenyError> {
         self.deny.deny_subject(client, subject, self.time.now(), MAX_LIFE)
     }
 
     /// Who it says it is.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 

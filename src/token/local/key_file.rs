@@ -66,7 +66,7 @@ impl KeyFile {
     ///
     /// # Errors
     /// [`KeyFileError`].
-    pub fn open(path: &Path, published: Option<PublicFile>) -> Result<KeyRing, KeyFileError> {
+    pub(crate) fn open(path: &Path, published: Option<PublicFile>) -> Result<KeyRing, KeyFileError> {
         let lock = hold(path)?;
         SigningKey::load_or_create(path)?;
         // A link stays a link: what it leads to is replaced.
@@ -79,7 +79,7 @@ impl KeyFile {
     ///
     /// # Errors
     /// [`KeyFileError`].
-    pub fn look(path: &Path) -> Result<KeyRing, KeyFileError> {
+    pub(crate) fn look(path: &Path) -> Result<KeyRing, KeyFileError> {
         read(path, Arc::new(Nowhere))
     }
 }

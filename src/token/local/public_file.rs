@@ -13,7 +13,7 @@ pub struct PublicFile(PathBuf);
 impl PublicFile {
     /// The file of that name; its folder must be there.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
@@ -21,7 +21,7 @@ impl PublicFile {
     ///
     /// # Errors
     /// Its path, and what the system said.
-    pub fn put(&self, text: &str) -> Result<(), String> {
+    pub(crate) fn put(&self, text: &str) -> Result<(), String> {
         if fs::read_to_string(&self.0).is_ok_and(|there| there == text) {
             return Ok(());
         }

@@ -145,7 +145,7 @@ impl Keys {
 impl KeyRing {
     /// A ring that has one key and is kept nowhere.
     #[must_use]
-    pub fn of_one(key: SigningKey) -> Self {
+    pub(crate) fn of_one(key: SigningKey) -> Self {
         Self(Arc::new(Inner { keys: Mutex::new(Keys::of_one(key, 0)), book: None }))
     }
 
@@ -153,7 +153,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`RingError::Damaged`], [`RingError::Key`].
-    pub fn open(
+    pub(crate) fn open(
         signing: SigningKey,
         made: u64,
         rest: Option<&Secret<Vec<u8>>>,
@@ -196,7 +196,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`RingError`]; nothing was changed then.
-    pub fn replace(&self, now: u64) -> Result<RingState, RingError> {
+    pub(crate) fn replace(&self, now: u64) -> Result<RingState, RingError> {
         let mut only = Keys::of_one(SigningKey::generate()?, now);
         let mut keys = self.keys();
         only.longest_s = keys.longest_s;
@@ -210,7 +210,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`RingError::Kept`].
-    pub fn lives_up_to(&self, life: Duration) -> Result<(), RingError> {
+    pub(crate) fn lives_up_to(&self, life: Duration) -> Result<(), RingError> {
         let mut keys = self.keys();
         if life.as_secs() > keys.longest_s {
             keys.longest_s = life.as_secs();
@@ -221,7 +221,7 @@ impl KeyRing {
 
     /// The keys as they are now.
     #[must_use]
-    pub fn state(&self, now: u64) -> RingState {
+    pub(crate) fn state(&self, now: u64) -> RingState {
         let mut keys = self.keys();
         keys.settle(now);
         state(&keys)
@@ -232,7 +232,7 @@ impl KeyRing {
     /// # Errors
     /// [`RingError::Kept`]; the ring works on, and a restart begins from what was kept before.
     /// [`RingError::Unpublished`].
-    pub fn tend(&self, now: u64) -> Result<RingState, RingError> {
+    pub(crate) fn tend(&self, now: u64) -> Result<RingState, RingError> {
         let mut keys = self.keys();
         keys.settle(now);
         if keys.dirty {

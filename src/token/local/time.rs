@@ -31,7 +31,7 @@ impl IssuerTime {
 
     /// Now, in whole seconds.
     #[must_use]
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let boot = self.clock.boot();
         let floor = latest.time.saturating_add(boot.saturating_sub(latest.boot));
