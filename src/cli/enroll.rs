@@ -92,7 +92,14 @@ pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Fa
         terminal.result(&result("no", client_id), words);
         return Ok(Exit::Ok);
     };
-    let registered = ask(&config, url, &jwk, &token)?;
+    let mark = path_with(path, ".enrolling");
+    announce(&mark, url, &jwk.kid)?;
+    let registered = ask(&config, url, &jwk, &token).map_err(|(failure, may_be_known)| {
+        if !may_be_known {
+            let _ = fs::remove_file(&mark);
+        }
+        failure
+    })?;
     let kept = Kept { issuer: url.to_owned(), thumbprint: jwk.kid.clone(), registered, unanswered: false };
     keep(&beside, &kept).map_err(|error| {
         let text = format!(
@@ -107,8 +114,34 @@ pub(super) fn enroll(terminal: &Terminal, asked: &EnrollArgs) -> Result<Exit, Fa
             "Note the client id; a second enroll would register a second client.",
         )
     })?;
+    // One that stays says of a client that is known what is true of none: it is not looked at any more.
+    let _ = fs::remove_file(&mark);
     terminal.result(&result("now", kept.registered.client_id), words);
     Ok(Exit::Ok)
+}
+
+/// Says on the disk that this key is about to be registered, before the server is asked: who is cut off then, or gets no
+/// answer, does not register a second client without knowing of the first. It also shows that the disk takes something.
+fn announce(mark: &Path, url: &str, thumbprint: &str) -> Result<(), Failure> {
+    let text = format!("{url} {thumbprint}\n");
+    if fs::read_to_string(mark).is_ok_and(|before| before == text) {
+        return Err(Failure::new(
+            Exit::Cloud,
+            "may_be_registered",
+            format!(
+                "{url} was asked to register this key ({thumbprint}) before, and what it answered is not known here."
+            ),
+            format!(
+                "Ask its administrator to look for it. Where there is such a client, write its id into issuer.client_id; \
+                 where there is none, remove {} and run clawgate enroll again.",
+                mark.display()
+            ),
+        ));
+    }
+    replace(mark, &text, 0o600).map_err(|error| {
+        let text = format!("{}: {error}. Nothing was registered.", mark.display());
+        Failure::new(Exit::Failed, "not_kept", text, "Mend that, and run clawgate enroll again.")
+    })
 }
 
 pub(super) fn configuration(path: &Path) -> Result<Config, Failure> {
@@ -135,7 +168,8 @@ pub(super) fn place(config: &Config) -> Result<(&str, &Path), Failure> {
     Ok((url, path))
 }
 
-fn ask(config: &Config, url: &str, jwk: &Jwk, token: &Secret<String>) -> Result<Registered, Failure> {
+/// Registers; else why not, and whether the server may know the key all the same.
+fn ask(config: &Config, url: &str, jwk: &Jwk, token: &Secret<String>) -> Result<Registered, (Failure, bool)> {
     let name = format!("clawgate {}/{}", config.gateway.tenant, config.gateway.id);
     let asked = register(&Registration {
         url,
@@ -147,14 +181,35 @@ fn ask(config: &Config, url: &str, jwk: &Jwk, token: &Secret<String>) -> Result<
     });
     match asked {
         Ok(Some(registered)) => Ok(registered),
-        Ok(None) => Err(Failure::new(
-            Exit::Cloud,
-            "no_registration",
-            format!("{url} offers no registration by itself (RFC 7591)."),
-            "Register the key by hand: clawgate enroll without a token shows it.",
+        Ok(None) => Err((
+            Failure::new(
+                Exit::Cloud,
+                "no_registration",
+                format!("{url} offers no registration by itself (RFC 7591)."),
+                "Register the key by hand: clawgate enroll without a token shows it.",
+            ),
+            false,
         )),
-        Err(error) => Err(refusal(error)),
+        Err(error) => {
+            let may_be_known = may_be_known(&error);
+            Err((refusal(error), may_be_known))
+        }
     }
+}
+
+/// Whether the server may have registered the key: it was asked to, and did not say no.
+fn may_be_known(error: &LookError) -> bool {
+    match error {
+        LookError::Issuer(IssuerError::Unreachable { endpoint, reason }) => {
+            !is_metadata(endpoint) && !reason.contains("certificate")
+        }
+        LookError::Issuer(IssuerError::Answer { endpoint, .. }) => !is_metadata(endpoint),
+        _ => false,
+    }
+}
+
+fn is_metadata(endpoint: &str) -> bool {
+    endpoint.contains("/.well-known/")
 }
 
 /// What came of the registration instead, and what a person does now.
@@ -168,7 +223,7 @@ fn refusal(error: LookError) -> Failure {
             let next = if reason.contains("certificate") {
                 "Its certificate does not come from issuer.ca (or from the web's roots, without one): name the CA that it \
                  comes from there. Nothing was registered."
-            } else if endpoint.contains("/.well-known/") {
+            } else if is_metadata(&endpoint) {
                 "Nothing was registered. See that it runs and is reached from here (issuer.url), and run clawgate enroll \
                  again."
             } else {
@@ -224,9 +279,13 @@ fn token(from_stdin: bool) -> Result<Option<Secret<String>>, Failure> {
 }
 
 pub(super) fn beside(key: &Path) -> PathBuf {
-    let mut name = key.file_name().unwrap_or_default().to_owned();
-    name.push(".registration");
-    key.with_file_name(name)
+    path_with(key, ".registration")
+}
+
+fn path_with(key: &Path, end: &str) -> PathBuf {
+    let mut path = key.as_os_str().to_owned();
+    path.push(end);
+    path.into()
 }
 
 pub(super) fn read(path: &Path) -> Result<Option<Kept>, Failure> {

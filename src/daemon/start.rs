@@ -128,6 +128,10 @@ pub(super) async fn start(
     let command_keys = CommandKeys::of(&config.cloud)?;
     let own = principal::open(&config, options, &keeper, &clock)?;
     let service = Service::new(&disk, keeper.clone(), Arc::clone(&relay), &config);
+    let left_over = store.remove_refresh_tokens_of_nobody()?;
+    if left_over > 0 {
+        tracing::warn!(count = left_over, "refresh tokens of names that no device has any more are forgotten");
+    }
     // With their keys: one that was altered is refused here, not when its sensor is met.
     for Keyed { device, .. } in store.devices_with_keys()? {
         if let Err(error) = service.attach(&device) {

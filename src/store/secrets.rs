@@ -131,6 +131,17 @@ impl Store {
         self.db().execute(all, [REFRESH_TOKEN]).map_err(failed("remove refresh tokens"))
     }
 
+    /// Forgets the refresh tokens of devices that are not there any more: a rename that was cut off left one. Who gets the
+    /// name next is approved anew. How many.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn remove_refresh_tokens_of_nobody(&self) -> Result<usize, StoreError> {
+        let nobodys = "DELETE FROM secrets WHERE substr(name, 1, length(?1)) = ?1
+                       AND substr(name, length(?1) + 1) NOT IN (SELECT id FROM devices)";
+        self.db().execute(nobodys, [REFRESH_TOKEN]).map_err(failed("remove refresh tokens of nobody"))
+    }
+
     fn write_secret(&self, how: &str, name: &str, secret: &[u8]) -> Result<(), StoreError> {
         let under = self.sealer();
         let sealed = under.seal(place(name), secret)?;

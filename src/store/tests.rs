@@ -438,3 +438,17 @@ fn a_command_that_was_carried_out_is_not_good_again_after_a_restart_under_a_cloc
     assert!(store.latest_command().unwrap() >= 200);
     assert_eq!(store.begin_command(id("old", 200, 210), 270).unwrap(), Begun::New, "its id is free");
 }
+
+#[test]
+fn a_refresh_token_of_a_name_that_no_device_has_is_forgotten_and_no_other() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.put_pending(&pairing("pump-3", "th-1", 1)).unwrap();
+    for name in ["refresh-token.pump-3", "refresh-token.pump-4", "other"] {
+        store.put_secret(name, CANARY).unwrap();
+    }
+    assert_eq!(store.remove_refresh_tokens_of_nobody().unwrap(), 1);
+    let there =
+        ["refresh-token.pump-3", "refresh-token.pump-4", "other"].map(|name| store.secret(name).unwrap().is_some());
+    assert_eq!(there, [true, false, true]);
+}

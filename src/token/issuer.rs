@@ -89,7 +89,7 @@ pub enum Remedy {
 #[non_exhaustive]
 pub enum IssuerError {
     /// The endpoint did not answer: network, TLS or time-out.
-    #[error("token endpoint {endpoint} did not answer: {reason}; check the network and issuer.url")]
+    #[error("{endpoint} did not answer: {reason}; check the network and issuer.url")]
     Unreachable {
         /// The endpoint that was asked.
         endpoint: String,
@@ -97,7 +97,7 @@ pub enum IssuerError {
         reason: String,
     },
     /// The endpoint asked for patience (429) or failed on its side (5xx).
-    #[error("token endpoint {endpoint} answered {status}: {words}; asking again later")]
+    #[error("{endpoint} answered {status}: {words}; asking again later")]
     Busy {
         /// The endpoint that was asked.
         endpoint: String,
@@ -109,7 +109,7 @@ pub enum IssuerError {
         retry_after: Option<Duration>,
     },
     /// The endpoint refused the request (RFC 6749, section 5.2).
-    #[error("token endpoint {endpoint} answered {status} {code}: {words}; check the gateway's registration there")]
+    #[error("{endpoint} answered {status} {code}: {words}; check the gateway's registration there")]
     Refused {
         /// The endpoint that was asked.
         endpoint: String,
@@ -121,7 +121,7 @@ pub enum IssuerError {
         words: String,
     },
     /// The answer was too large, or no token answer.
-    #[error("token endpoint {endpoint} gave no usable answer: {reason}")]
+    #[error("{endpoint} gave no usable answer: {reason}")]
     Answer {
         /// The endpoint that was asked.
         endpoint: String,
@@ -129,7 +129,7 @@ pub enum IssuerError {
         reason: String,
     },
     /// What came is no token.
-    #[error("token endpoint {endpoint} sent a bad token: {source}")]
+    #[error("{endpoint} sent a bad token: {source}")]
     Token {
         /// The endpoint that was asked.
         endpoint: String,
@@ -170,14 +170,14 @@ pub enum IssuerError {
         /// What it said, escaped and capped.
         words: String,
     },
-    /// It takes back no token of this kind (RFC 7009, section 2.2.1).
-    #[error("{endpoint} cannot revoke access tokens: cut off here; the last one is good elsewhere until it expires")]
+    /// It takes back no token of this kind (RFC 7009, section 2.2.1), or none at all.
+    #[error("{endpoint} cannot revoke tokens: cut off here; the last one is good elsewhere until it expires")]
     CannotRevoke {
         /// The endpoint that was asked.
         endpoint: String,
     },
     /// This machine's clock and the issuer's differ too much for it to believe what we sign.
-    #[error("token endpoint {endpoint} answered {status} {code}: {words}; {}", clocks(*seconds))]
+    #[error("{endpoint} answered {status} {code}: {words}; {}", clocks(*seconds))]
     ClockOff {
         /// The endpoint that was asked.
         endpoint: String,
@@ -212,6 +212,11 @@ const OF_THE_GATEWAY: [&str; 4] =
     ["invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_request"];
 
 impl IssuerError {
+    /// Whether asking again leads to the same answer.
+    pub(super) fn is_final(&self) -> bool {
+        self.remedy() == Remedy::Quarantine
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn remedy(&self) -> Remedy {

@@ -41,7 +41,7 @@ fn turn(site: &mut Site, clock: &WallClock, to: &str) {
 /// With this clock it refuses, and the operator who asks reads why: endpoint, status, its words, the clocks, what next.
 fn refuses(site: &mut Site, clock: &WallClock, daemon: &Daemon, turned: &str, off: &str) {
     turn(site, clock, turned);
-    let endpoint = format!("token endpoint {}/token", site.front.url());
+    let endpoint = format!("{}/token", site.front.url());
     let words = [&endpoint, "answered 401 invalid_client", off, WHAT_NEXT];
     let all = |text: &str| words.iter().all(|part| text.contains(part));
     daemon.wait(&format!("{turned}: who asks is told"), |daemon| {

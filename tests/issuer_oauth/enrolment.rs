@@ -240,7 +240,18 @@ async fn who_cannot_register_is_told_why_and_whether_the_server_knows_the_key_no
         let port = one_that_registers(head, body);
         at(&format!("http://127.0.0.1:{port}"), "", TOKEN)
     };
-    says(&answers("", ""), "/reg did not answer", "It may have registered this key");
+    let silent = format!("http://127.0.0.1:{}", one_that_registers("", ""));
+    says(&at(&silent, "", TOKEN), "/reg did not answer", "It may have registered this key");
+    // Nor is it asked again, as if it had not: a second client would be nobody's.
+    let mark = folder.path().join("gw.pem.enrolling");
+    says(&at(&silent, "", TOKEN), "was asked to register this key", &format!("remove {}", mark.display()));
+    let (ok, shown) = enroll(folder.path(), &silent, "", None);
+    assert!(ok && shown["registered"] == "no", "the key can be shown all the same: {shown}");
+    // What cannot be noted is not begun.
+    std::fs::create_dir(folder.path().join("gw.pem.enrolling.new")).unwrap();
+    let (ok, refused) = at(&site.url, "", TOKEN);
+    assert!(!ok && refused["message"].as_str().unwrap().contains("Nothing was registered"), "{refused}");
+    std::fs::remove_dir(folder.path().join("gw.pem.enrolling.new")).unwrap();
     // One that answers, and registers nobody.
     let metadata = r#"{"error":"invalid_client_metadata","error_description":"no such method"}"#;
     says(
@@ -254,6 +265,7 @@ async fn who_cannot_register_is_told_why_and_whether_the_server_knows_the_key_no
     // Through all of it the key is one, and where nothing was registered it still can be; once it is, no server is asked.
     let (ok, now) = at(&site.url, "", TOKEN);
     assert!(ok && now["registered"] == "now", "{now}");
+    assert!(!mark.exists(), "who was told no, or yes, is not held up");
     let url = site.url.clone();
     drop(site);
     let (ok, before) = at(&url, "", TOKEN);

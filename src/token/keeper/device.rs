@@ -53,8 +53,6 @@ struct Untold {
     request: TokenRequest,
     token: Option<Arc<AccessToken>>,
     why: String,
-    /// After this the last token is expired, and there is nothing left to tell.
-    until: Duration,
 }
 
 pub(super) struct DeviceTask {
@@ -95,8 +93,7 @@ impl DeviceTask {
         // The run before may have ended before the issuer was told of a revocation.
         let untold = match &*feed.state.borrow() {
             TokenState::Revoked { reason } => {
-                let until = clock.boot() + request.life;
-                Some(Untold { request: request.clone(), token: None, why: reason.clone(), until })
+                Some(Untold { request: request.clone(), token: None, why: reason.clone() })
             }
             _ => None,
         };
@@ -127,7 +124,7 @@ impl DeviceTask {
     pub(super) async fn run(mut self) {
         let mut forgotten = false;
         while !forgotten || self.untold.is_some() {
-            let expiry = self.current().map(|token| self.clock.boot() + token.left(&self.clock));
+            let expiry = self.expiry();
             self.status.next_request(self.due.filter(|_| self.untold.is_none()));
             tokio::select! {
                 command = self.commands.recv(), if !forgotten => match command {
@@ -245,9 +242,12 @@ impl DeviceTask {
             let _slot = requests.acquire_owned().await;
             tokio::time::timeout(REQUEST_LIMIT, issuer.issue(&request)).await
         });
+        let expiry = self.expiry();
         let result = loop {
+            let expiry = expiry.filter(|_| self.current().is_some());
             tokio::select! {
                 result = &mut asking => break result,
+                () = sleep_until(&self.clock, expiry) => self.expired(),
                 command = self.commands.recv() => match command {
                     Some(Command::Rotate(answer)) => waiting.push(answer),
                     Some(Command::Revoke { why, answer }) => {
@@ -286,7 +286,7 @@ impl DeviceTask {
         };
         let result = result.unwrap_or_else(|_| {
             let reason = format!("no answer within {} s", REQUEST_LIMIT.as_secs());
-            Err(IssuerError::Unreachable { endpoint: "of the issuer".to_owned(), reason })
+            Err(IssuerError::Unreachable { endpoint: "the issuer".to_owned(), reason })
         });
         match result {
             Ok(token) => {
@@ -386,9 +386,8 @@ impl DeviceTask {
         let token = self.last.take();
         info!(device = %self.request.device, why, "token revoked");
         self.show(TokenState::Revoked { reason: why.clone() });
-        let until = self.clock.boot() + token.as_ref().map_or(self.request.life, |token| token.left(&self.clock));
         self.failures = 0;
-        self.untold = Some(Untold { request: self.request.clone(), token, why, until });
+        self.untold = Some(Untold { request: self.request.clone(), token, why });
         let _ = answer.send(self.tell_revocation().await);
     }
 
@@ -398,7 +397,7 @@ impl DeviceTask {
         let telling = self.issuer.revoke(&untold.request, untold.token.as_deref(), &untold.why);
         let told = match tokio::time::timeout(REQUEST_LIMIT, telling).await {
             Err(_) => Err(format!("no answer within {} s", REQUEST_LIMIT.as_secs())),
-            Ok(Err(problem)) if problem.remedy() == Remedy::Quarantine => {
+            Ok(Err(problem)) if problem.is_final() => {
                 self.due = None;
                 self.status.failed(&problem.to_string());
                 warn!(device = %self.request.device, error = %problem, "the issuer does not take the revocation");
@@ -415,11 +414,12 @@ impl DeviceTask {
         };
         self.failures = self.failures.saturating_add(1);
         self.status.failed(&words);
-        warn!(device = %self.request.device, attempt = self.failures, error = words, "issuer not told of a revocation");
-        if self.clock.boot() < untold.until {
-            self.due = Some(self.clock.boot() + back_off(self.failures, None, random()));
-            self.untold = Some(untold);
+        if self.failures.is_power_of_two() {
+            let device = &self.request.device;
+            warn!(%device, attempt = self.failures, error = words, "issuer not told of a revocation");
         }
+        self.due = Some(self.clock.boot() + back_off(self.failures, None, random()));
+        self.untold = Some(untold);
         Err(KeeperError::NotYetAtIssuer(words))
     }
 
@@ -439,6 +439,11 @@ impl DeviceTask {
     fn show(&mut self, state: TokenState) {
         self.status.state(&state);
         self.feed.state.send_replace(state);
+    }
+
+    /// When the token in use is over.
+    fn expiry(&self) -> Option<Duration> {
+        self.current().map(|token| self.clock.boot() + token.left(&self.clock))
     }
 
     fn current(&self) -> Option<Arc<AccessToken>> {

@@ -298,8 +298,8 @@ impl TokenKeeper {
     /// the device something from now on lets it back in.
     ///
     /// # Errors
-    /// [`KeeperError::NotYetAtIssuer`] when only the first was possible; the issuer is asked again until the last token
-    /// is expired anyway. [`KeeperError::NotAtIssuer`] when it said no.
+    /// [`KeeperError::NotYetAtIssuer`] when only the first was possible; the issuer is asked again until it takes it.
+    /// [`KeeperError::NotAtIssuer`] when it said no.
     pub fn revoke(&self, device: &DeviceId, why: &str) -> impl Future<Output = Result<(), KeeperError>> + use<> {
         let (answer, answered) = oneshot::channel();
         let asked = self.ask(device, Command::Revoke { why: why.to_owned(), answer });

@@ -376,6 +376,22 @@ async fn the_issuer_is_told_of_a_revocation_until_it_listens() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_issuer_is_told_of_a_revocation_however_long_it_was_away() {
+    let bed = Bed::new();
+    bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    bed.script.revoke_fails.store(usize::MAX, Ordering::SeqCst);
+    bed.keeper.revoke(&id("pump-3"), "stolen").await.unwrap_err();
+    // The access token is long over; what it was fetched with need not be.
+    bed.pass(LIFE * 3).await;
+    bed.script.revoke_fails.store(0, Ordering::SeqCst);
+    let before = bed.script.revoked.load(Ordering::SeqCst);
+    assert!(before < 20, "told {before} times in half an hour");
+    bed.pass(LIFE).await;
+    assert_eq!(bed.script.revoked.load(Ordering::SeqCst), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_issuer_is_told_of_a_revocation_although_the_device_is_forgotten() {
     let bed = Bed::new();
     bed.add("pump-3");
@@ -496,6 +512,20 @@ async fn a_request_that_hangs_is_given_up_and_tried_again() {
     assert!(bed.keeper.status(&id("pump-3")).unwrap().reason.unwrap().contains("30 s"));
     *bed.script.takes.lock().unwrap() = Duration::ZERO;
     bed.pass(Duration::from_secs(5)).await;
+    assert_eq!(bed.state("pump-3"), "valid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_ends_while_the_issuer_does_not_answer_is_no_token_any_more() {
+    let bed = Bed::new();
+    bed.add("pump-3");
+    bed.pass(Duration::from_secs(1)).await;
+    // All places at the issuer are taken, so that nothing limits the wait.
+    let places = Arc::clone(&bed.keeper.0.requests).acquire_many_owned(8).await.unwrap();
+    bed.pass(LIFE).await;
+    assert_eq!(bed.state("pump-3"), "waiting");
+    drop(places);
+    bed.pass(Duration::from_secs(1)).await;
     assert_eq!(bed.state("pump-3"), "valid");
 }
 

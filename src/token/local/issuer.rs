@@ -11,7 +11,9 @@ use crate::token::key::{Jwks, KeyError, SigningKey};
 use crate::token::scope::{self, Topics};
 use crate::token::vendor::{ClaimForm, Signed};
 use crate::token::verify::Verifier;
-use crate::token::{AccessToken, Claims, Issuer, IssuerError, Limits, Stage, Thumbprint, TokenFuture, TokenRequest};
+use crate::token::{
+    AccessToken, CLOCK_TOLERANCE, Claims, Issuer, IssuerError, Limits, Stage, Thumbprint, TokenFuture, TokenRequest,
+};
 
 /// A token never lives longer, whatever is asked: it bounds the deny list and what a stolen token is worth.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -60,6 +62,14 @@ impl LocalIssuer {
     /// The same with keys that change.
     #[must_use]
     pub(crate) fn with_ring(name: &str, ring: KeyRing, deny: DenyList, clock: Clock) -> Self {
+        let behind_s = deny.time_floor().saturating_sub(clock.wall().as_secs());
+        if behind_s > CLOCK_TOLERANCE.as_secs() {
+            tracing::warn!(
+                behind_s,
+                "the clock is behind the issuer's last revocation, and tokens are dated by that: set the clock if it is \
+                 wrong; if it was ahead then, see \"a clock that was ahead\" in issuers.md"
+            );
+        }
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
         let (stage, form) = (Stage::default(), ClaimForm::default());
         Self { name: name.to_owned(), ring, deny, time, clock, stage, form, certificate: None }

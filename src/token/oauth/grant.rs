@@ -91,13 +91,15 @@ impl Families for NoFamilies {
 pub(super) struct Kept {
     families: Arc<dyn Families>,
     unsaved: Mutex<Vec<(DeviceId, RefreshToken)>>,
+    /// Of devices that are revoked, until the server knows. Not on disk: there it could be used again.
+    ended: Mutex<HashMap<DeviceId, Secret<String>>>,
     /// One for each device that is being asked for.
     turns: Mutex<HashMap<DeviceId, Arc<Mutex<()>>>>,
 }
 
 impl Kept {
     pub(super) fn new(families: Arc<dyn Families>) -> Self {
-        Self { families, unsaved: Mutex::default(), turns: Mutex::default() }
+        Self { families, unsaved: Mutex::default(), ended: Mutex::default(), turns: Mutex::default() }
     }
 
     /// Does what uses or ends a device's refresh token while nobody else does. A request goes on when nobody waits for it
@@ -137,6 +139,26 @@ impl Kept {
     fn forget(&self, device: &DeviceId) -> Result<(), IssuerError> {
         self.unsaved().retain(|(whose, _)| whose != device);
         self.families.forget(device).map_err(IssuerError::Local)
+    }
+
+    /// Ends the refresh token of a device here. What the server is still to be told of, and whether the disk forgot it.
+    pub(super) fn end(&self, device: &DeviceId) -> (Option<Secret<String>>, Result<(), IssuerError>) {
+        let forgotten = self.load(device).and_then(|live| {
+            if let Some(live) = live {
+                self.ended().insert(device.clone(), live);
+            }
+            self.forget(device)
+        });
+        (self.ended().get(device).cloned(), forgotten)
+    }
+
+    /// The server has been told of it.
+    pub(super) fn forget_ended(&self, device: &DeviceId) {
+        self.ended().remove(device);
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashMap<DeviceId, Secret<String>>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unsaved(&self) -> MutexGuard<'_, Vec<(DeviceId, RefreshToken)>> {
@@ -240,16 +262,6 @@ impl Inner {
             self.kept.keep(device, refresh);
         }
         granted.token
-    }
-
-    /// The refresh token of a device that is revoked, forgotten here.
-    pub(super) fn give_up_family(&self, device: &DeviceId) -> Result<Option<Secret<String>>, IssuerError> {
-        self.approvals.forget(device);
-        let refresh = self.kept.load(device)?;
-        if refresh.is_some() {
-            self.kept.forget(device)?;
-        }
-        Ok(refresh)
     }
 
     /// What every way of asking for a device's token has in common.

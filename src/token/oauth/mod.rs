@@ -30,6 +30,7 @@ use super::{
     TokenRequest,
 };
 use crate::clock::Clock;
+use crate::secret::Secret;
 use answer::{Endpoints, Granted};
 use approval::Approvals;
 use grant::{Kept, NoFamilies};
@@ -223,9 +224,29 @@ impl Inner {
     }
 
     fn revoke(&self, request: &TokenRequest, token: Option<String>) -> Result<(), IssuerError> {
+        self.approvals.forget(&request.device);
+        // Good here no more, whatever comes now; a full disk is no reason not to tell the server.
+        let (family, forgotten) = self.kept.end(&request.device);
+        let told = self.tell_revocation(request, family, token);
+        // What was not taken for another reason than a refusal is told again.
+        let is_over = match &told {
+            Ok(()) => forgotten.is_ok(),
+            Err(error) => error.is_final(),
+        };
+        if is_over {
+            self.kept.forget_ended(&request.device);
+        }
+        told.and(forgotten)
+    }
+
+    fn tell_revocation(
+        &self,
+        request: &TokenRequest,
+        family: Option<Secret<String>>,
+        token: Option<String>,
+    ) -> Result<(), IssuerError> {
         let endpoints = self.endpoints()?;
         let mut form = Vec::new();
-        let family = self.give_up_family(&request.device)?;
         let hint = if family.is_some() { "refresh_token" } else { "access_token" };
         match family.map(|token| token.expose().clone()).or(token) {
             Some(token) => form.push(("token", token)),
@@ -236,10 +257,8 @@ impl Inner {
         if endpoints.knows_devices {
             form.push(("authorization_details", details(request, self.certificate.as_ref())?));
         }
-        let endpoint = endpoints.revocation.ok_or_else(|| IssuerError::Answer {
-            endpoint: self.url.clone(),
-            reason: "its metadata names no revocation endpoint".to_owned(),
-        })?;
+        let endpoint = endpoints.revocation;
+        let endpoint = endpoint.ok_or_else(|| IssuerError::CannotRevoke { endpoint: self.url.clone() })?;
         form.push(("token_type_hint", hint.to_owned()));
         self.authenticate(&mut form)?;
         let reply = self.transport.post(&endpoint, &form)?;

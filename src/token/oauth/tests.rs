@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Condvar;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::ids::DeviceId;
 use crate::secret::Secret;
+use crate::token::Remedy;
 use crate::token::local::{DenyList, LocalIssuer};
 use crate::token::scope::Scope;
 
@@ -34,6 +36,10 @@ struct State {
     open: bool,
     /// Refuses, and quotes what it was sent.
     quotes: bool,
+    /// So many revocations find it busy.
+    busy: usize,
+    /// It has no endpoint for them.
+    takes_none_back: bool,
 }
 
 impl Server {
@@ -72,17 +78,24 @@ impl Server {
             let value = form.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
             value.unwrap_or_default().to_owned()
         };
-        let (status, body) = if head.starts_with("GET ") {
+        let shown = head.lines().find(|line| line.starts_with("authorization: "));
+        let (status, body) = if shown.is_some() {
+            (403, serde_json::json!({ "error": "access_denied", "error_description": shown }))
+        } else if head.starts_with("GET ") {
             let url = &self.url;
+            let revocation = (!self.state().takes_none_back).then(|| format!("{url}/revoke"));
             (
                 200,
                 serde_json::json!({
-                    "issuer": url, "token_endpoint": format!("{url}/token"), "revocation_endpoint": format!("{url}/revoke"),
+                    "issuer": url, "token_endpoint": format!("{url}/token"), "revocation_endpoint": revocation,
                 }),
             )
         } else if head.starts_with("POST /revoke") {
-            self.state().revoked.push(value("token"));
-            (200, serde_json::json!({}))
+            let mut state = self.state();
+            state.revoked.push(value("token"));
+            let is_busy = state.busy > 0;
+            state.busy = state.busy.saturating_sub(1);
+            (if is_busy { 503 } else { 200 }, serde_json::json!({}))
         } else {
             self.token(&value("refresh_token"), &value("client_assertion"))
         };
@@ -127,7 +140,7 @@ impl Server {
 }
 
 /// The refresh token of the one device there is.
-struct One(Mutex<Option<String>>);
+struct One(Mutex<Option<String>>, AtomicBool);
 
 impl Families for One {
     fn load(&self, _: &DeviceId) -> Result<Option<Secret<String>>, String> {
@@ -140,6 +153,9 @@ impl Families for One {
     }
 
     fn forget(&self, _: &DeviceId) -> Result<(), String> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err("no space left on device".to_owned());
+        }
         *self.0.lock().unwrap() = None;
         Ok(())
     }
@@ -167,7 +183,7 @@ async fn bed() -> (Arc<Server>, OauthIssuer, Arc<One>) {
         let token = made.issue(&request()).await.unwrap().bearer().to_owned();
         server.state().tokens.push_back(token);
     }
-    let kept = Arc::new(One(Mutex::new(Some("r1-canary".to_owned()))));
+    let kept = Arc::new(One(Mutex::new(Some("r1-canary".to_owned())), AtomicBool::new(false)));
     let (url, client_id) = (server.url.clone(), "g".to_owned());
     let options = OauthOptions { url, client_id, key: key(), ca: None, certificate: None };
     let families: Arc<dyn Families> = Arc::<One>::clone(&kept);
@@ -228,4 +244,52 @@ async fn a_server_that_quotes_what_it_was_sent_is_not_quoted() {
     let said = issuer.issue(&request()).await.unwrap_err().to_string();
     assert!(said.contains("refresh_token=[redacted]") && said.contains("invalid_request"), "{said}");
     assert!(!said.contains("canary") && !said.contains("eyJ"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_told_of_the_same_refresh_token_again() {
+    let (server, issuer, kept) = bed().await;
+    server.state().busy = 2;
+    for _ in 0..2 {
+        let later = issuer.revoke(&request(), None, "stolen").await.unwrap_err();
+        assert!(matches!(later, IssuerError::Busy { .. }), "{later}");
+        assert_eq!(*kept.0.lock().unwrap(), None, "it is good here no more");
+    }
+    issuer.revoke(&request(), None, "stolen").await.unwrap();
+    issuer.revoke(&request(), None, "stolen").await.unwrap();
+    assert_eq!(server.state().revoked, ["r1-canary"; 3], "until it was taken, and no more");
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_no_server_from_being_told_of_a_revocation() {
+    let (server, issuer, kept) = bed().await;
+    kept.1.store(true, Ordering::Relaxed);
+    let said = issuer.revoke(&request(), None, "stolen").await.unwrap_err();
+    assert!(said.to_string().contains("no space left") && said.remedy() == Remedy::Retry(None), "{said}");
+    assert_eq!(server.state().revoked, ["r1-canary"]);
+    kept.1.store(false, Ordering::Relaxed);
+    issuer.revoke(&request(), None, "stolen").await.unwrap();
+    assert_eq!(*kept.0.lock().unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_server_without_an_endpoint_for_revocations_is_not_asked_again() {
+    let (server, issuer, kept) = bed().await;
+    server.state().takes_none_back = true;
+    let said = issuer.revoke(&request(), None, "stolen").await.unwrap_err();
+    assert!(matches!(said, IssuerError::CannotRevoke { .. }) && said.remedy() == Remedy::Quarantine, "{said}");
+    assert_eq!(*kept.0.lock().unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_quotes_the_access_token_of_a_registration_is_not_quoted() {
+    let server = Server::start();
+    let registered = Registered {
+        client_id: "g".to_owned(),
+        registration_client_uri: Some(format!("{}/reg", server.url)),
+        registration_access_token: Some("registration-canary".to_owned()),
+    };
+    let mut managed = Managed::of(registered, &server.url, None).ok().flatten().unwrap();
+    let said = tokio::task::spawn_blocking(move || managed.look().err().unwrap().to_string()).await.unwrap();
+    assert!(said.contains("access_denied") && !said.contains("canary"), "{said}");
 }
