@@ -109,19 +109,14 @@ impl Intake {
             self.answer_again(true);
             return;
         }
-        let expected = epoch.next;
-        let mut repeated = 0;
-        let mut entries = Vec::with_capacity(readings.len());
-        for reading in readings.iter() {
-            if reading.seq < expected {
-                repeated += 1;
-                continue;
-            }
-            // What is here already would be kept with it, uncounted: such a record is not shared.
-            let (content, captured) = capture(&reading, (repeated == 0).then_some(record), epoch.zero_unix_ms);
-            let kind = Kind::Telemetry;
-            entries.push(Incoming { epoch: epoch.number, seq: reading.seq, kind, content, captured });
-        }
+        let Epoch { number, next: expected, zero_unix_ms } = epoch;
+        let repeated = readings.iter().take_while(|reading| reading.seq < expected).count();
+        // What is here already would be kept with it, uncounted: such a record is not shared.
+        let shared = (repeated == 0).then_some(record);
+        let entries = readings.iter().skip(repeated).map(|reading| {
+            let (content, captured) = capture(&reading, shared, zero_unix_ms);
+            Incoming { epoch: number, seq: reading.seq, kind: Kind::Telemetry, content, captured }
+        });
         let taken = self.submit(entries, &mut epoch);
         if taken > 0
             && !self.first_told
@@ -132,7 +127,7 @@ impl Intake {
         self.epoch = Some(epoch);
         self.cadence.came(taken);
         self.taken.inc_by(taken);
-        self.repeated.inc_by(repeated);
+        self.repeated.inc_by(repeated as u64);
         if taken == 0 && repeated > 0 {
             self.answer_again(false);
         }
@@ -156,7 +151,7 @@ impl Intake {
             content: Bytes::from_static(reason.as_bytes()),
             captured: Capture::Exact,
         };
-        self.submit(vec![entry], &mut epoch);
+        self.submit([entry], &mut epoch);
         self.epoch = Some(epoch);
     }
 
@@ -211,7 +206,7 @@ impl Intake {
     }
 
     /// Hands entries in, in order; how many were taken, now or before.
-    fn submit(&mut self, entries: Vec<Incoming>, epoch: &mut Epoch) -> u64 {
+    fn submit(&mut self, entries: impl IntoIterator<Item = Incoming>, epoch: &mut Epoch) -> u64 {
         let Some((lane, _)) = &self.lane else { return 0 };
         let mut taken = 0;
         let refused = lane.submit_all(entries, |last, submitted| match submitted {

@@ -184,11 +184,20 @@ impl Lane {
     /// [`confirm`](Self::confirm), [`dead_letter`](Self::dead_letter) or [`requeue`](Self::requeue).
     #[must_use]
     pub fn take(&self, max: usize) -> Vec<Outgoing> {
-        let (taken, refill) = self.0.with(|queue| (queue.take(max), queue.wants_refill()));
+        let mut out = Vec::new();
+        self.take_into(max, &mut out);
+        out
+    }
+
+    /// Like [`take`](Self::take), appending to `out`: for who takes often.
+    pub fn take_into(&self, max: usize, out: &mut Vec<Outgoing>) {
+        let refill = self.0.with(|queue| {
+            queue.take_into(max, out);
+            queue.wants_refill()
+        });
         if refill {
             self.0.shared.refill(&self.0);
         }
-        taken
     }
 
     /// The broker has these for good: they are forgotten. Returns how many were still in flight.

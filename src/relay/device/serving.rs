@@ -11,7 +11,7 @@ use super::{End, Task};
 use crate::metrics::Reason;
 use crate::relay::mqtt::{Answer, Connection, Failure};
 use crate::relay::status::RelayState;
-use crate::spool::{Lane, Ticket};
+use crate::spool::{Lane, Outgoing, Ticket};
 use crate::token::AccessToken;
 use crate::token::scope::Action;
 
@@ -27,6 +27,7 @@ pub(super) struct Serving {
     pub(super) token: Arc<AccessToken>,
     answers: Vec<Answer>,
     confirmed: Vec<Ticket>,
+    taken: Vec<Outgoing>,
     /// The token that the broker is being shown.
     pub(super) reauthentication: Option<Reauthentication>,
     /// Set when nothing more is sent: how it will end, and when at the latest.
@@ -41,6 +42,7 @@ impl Serving {
             token,
             answers: Vec::new(),
             confirmed: Vec::new(),
+            taken: Vec::new(),
             reauthentication: None,
             draining: None,
             active: Instant::now(),
@@ -123,7 +125,8 @@ impl Task {
 
     /// Sends what the lane has, within the bounds; `room` is what the token's rate leaves.
     fn publish(&mut self, it: &mut Serving, room: usize) {
-        let taken = self.lane.take(if self.careful == 0 { room } else { 1 });
+        let mut taken = std::mem::take(&mut it.taken);
+        self.lane.take_into(if self.careful == 0 { room } else { 1 }, &mut taken);
         it.active = Instant::now();
         self.rate.take(taken.len(), it.active);
         if taken.len() == room {
@@ -131,7 +134,7 @@ impl Task {
             self.shared.metrics.held.inc();
         }
         let mut published = 0;
-        for entry in taken {
+        for entry in taken.drain(..) {
             let message = match self.composer.entry(&entry) {
                 Ok(message) if message.size <= it.connection.max_packet => message,
                 Ok(message) => {
@@ -152,6 +155,7 @@ impl Task {
             }
             published += 1;
         }
+        it.taken = taken;
         self.cell.count(|figures| figures.published += published);
     }
 

@@ -6,7 +6,7 @@ use crate::spool::entry::{Outgoing, Ticket};
 use crate::spool::parts::State;
 
 impl Queue {
-    /// Whether [`take`](Self::take) is worth while now: it yields all that waits, or half of what may be in flight.
+    /// Whether [`take_into`](Self::take_into) is worth while now: it yields all that waits, or half of what may be in flight.
     /// Otherwise every single confirmation would be answered with a single message.
     pub(in crate::spool) fn is_ready(&mut self) -> bool {
         self.served = true;
@@ -16,12 +16,12 @@ impl Queue {
         self.allowance() >= enough && self.has_queued()
     }
 
-    /// Hands out entries in order, at most `max`, up to the in-flight bound.
-    pub(in crate::spool) fn take(&mut self, max: usize) -> Vec<Outgoing> {
+    /// Hands out entries in order, at most `max`, up to the in-flight bound. In a flood it runs every few readings, so the
+    /// caller keeps the memory.
+    pub(in crate::spool) fn take_into(&mut self, max: usize, out: &mut Vec<Outgoing>) {
         self.served = true;
         self.pull_fresh();
         let mut allowance = self.allowance().min(max);
-        let mut out = Vec::with_capacity(allowance.min(self.window.len()));
         let mut index = self.index(self.taken);
         while allowance > 0 {
             let Some(entry) = self.window.get_mut(index) else { break };
@@ -40,7 +40,6 @@ impl Queue {
             index += 1;
         }
         self.taken = self.front + index as u64;
-        out
     }
 
     /// The broker has it for good. `false` if the ticket is of an earlier connection.

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::spool::entry::Capture;
+use crate::spool::entry::{Capture, Outgoing};
 
 fn incoming(epoch: u64, seq: u64) -> Incoming {
     Incoming { epoch, seq, kind: Kind::Telemetry, content: Bytes::from_static(b"x"), captured: Capture::Exact }
@@ -9,6 +9,12 @@ fn incoming(epoch: u64, seq: u64) -> Incoming {
 
 fn queue(in_flight: usize) -> Queue {
     Queue::new(PairingId([1; 8]), Limits { window_entries: 100, window_bytes: 1 << 20, in_flight })
+}
+
+fn take(queue: &mut Queue, max: usize) -> Vec<Outgoing> {
+    let mut out = Vec::new();
+    queue.take_into(max, &mut out);
+    out
 }
 
 #[test]
@@ -22,7 +28,7 @@ fn who_goes_back_to_an_earlier_epoch_is_not_told_that_what_waits_of_it_is_safe()
     queue.submit(incoming(8, 2), Duration::ZERO);
     assert_eq!(queue.hello(7, 1).safe, 0);
     assert_eq!(queue.hello(8, 1), Progress { epoch: 8, safe: 0, next: 3 });
-    for (taken, safe) in queue.take(usize::MAX).into_iter().zip([0, 1, 2]) {
+    for (taken, safe) in take(&mut queue, usize::MAX).into_iter().zip([0, 1, 2]) {
         assert!(queue.confirm(taken.ticket));
         assert_eq!(queue.progress().safe, safe);
     }
@@ -34,21 +40,21 @@ fn what_is_confirmed_behind_one_that_is_not_counts_as_in_flight_and_holds_up_not
     for seq in 1..=50 {
         queue.submit(incoming(1, seq), Duration::ZERO);
     }
-    let first = queue.take(usize::MAX);
+    let first = take(&mut queue, usize::MAX);
     assert!(first[1..].iter().all(|taken| queue.confirm(taken.ticket)));
     assert!(!queue.is_ready(), "a kill now repeats nine");
     queue.requeue();
     assert!(queue.is_ready());
-    let again = queue.take(usize::MAX);
+    let again = take(&mut queue, usize::MAX);
     assert_eq!(again.iter().map(|taken| taken.id.seq).collect::<Vec<_>>(), [1]);
     assert!(queue.dead_letter(again[0].ticket, String::new()));
     assert!(queue.is_ready());
-    assert!(queue.take(usize::MAX).iter().all(|taken| queue.confirm(taken.ticket)));
+    assert!(take(&mut queue, usize::MAX).iter().all(|taken| queue.confirm(taken.ticket)));
     assert!(!queue.is_ready(), "not before the dead letter is on disk");
     let dying = queue.dying();
     queue.buried(&dying);
     assert!(queue.is_ready());
-    assert_eq!(queue.take(usize::MAX).len(), 10);
+    assert_eq!(take(&mut queue, usize::MAX).len(), 10);
 }
 
 #[test]
@@ -65,7 +71,7 @@ fn a_dead_letter_that_was_replayed_into_the_midst_of_a_row_leaves_it_known_how_f
     let drafts = queue.drafts(256, 1 << 20);
     queue.committed(&drafts[0], 9, 100);
     queue.written();
-    assert!(queue.take(4).into_iter().all(|taken| queue.confirm(taken.ticket)));
+    assert!(take(&mut queue, 4).into_iter().all(|taken| queue.confirm(taken.ticket)));
     let settled = queue.settled();
     assert_eq!((settled.deletes, settled.mark), (vec![7], Some((9, 3))));
 }
@@ -77,12 +83,12 @@ fn what_is_confirmed_while_it_is_written_is_recorded_as_through() {
         queue.submit(incoming(1, seq), Duration::ZERO);
     }
     let drafts = queue.drafts(256, 1 << 20);
-    for taken in queue.take(2) {
+    for taken in take(&mut queue, 2) {
         assert!(queue.confirm(taken.ticket));
     }
     queue.committed(&drafts[0], 9, 100);
     queue.written();
-    assert_eq!(queue.take(usize::MAX).len(), 3);
+    assert_eq!(take(&mut queue, usize::MAX).len(), 3);
     let settled = queue.settled();
     assert_eq!((settled.mark, settled.unrecorded, queue.unrecorded()), (Some((9, 2)), 2, 2));
 }
@@ -94,7 +100,7 @@ fn no_more_is_confirmed_while_it_is_written_than_a_kill_may_repeat() {
         queue.submit(incoming(1, seq), Duration::ZERO);
     }
     let confirm_all = |queue: &mut Queue| {
-        let taken = queue.take(usize::MAX);
+        let taken = take(queue, usize::MAX);
         assert!(taken.iter().all(|taken| queue.confirm(taken.ticket)));
         taken.len()
     };
@@ -143,7 +149,7 @@ fn a_full_flight_is_refilled_by_halves_and_the_last_ones_go_at_once() {
     for seq in 1..=17 {
         assert_eq!(queue.submit(incoming(1, seq), Duration::ZERO), Submitted::Accepted);
     }
-    let mut flying: VecDeque<_> = queue.take(usize::MAX).into_iter().map(|entry| entry.ticket).collect();
+    let mut flying: VecDeque<_> = take(&mut queue, usize::MAX).into_iter().map(|entry| entry.ticket).collect();
     let confirm = |queue: &mut Queue, flying: &mut VecDeque<_>, count| {
         flying.drain(..count).for_each(|ticket| assert!(queue.confirm(ticket)));
         queue.is_ready()
@@ -151,8 +157,8 @@ fn a_full_flight_is_refilled_by_halves_and_the_last_ones_go_at_once() {
     assert_eq!(flying.len(), 10);
     assert!(!confirm(&mut queue, &mut flying, 4), "seven wait: four are not worth a write");
     assert!(confirm(&mut queue, &mut flying, 1));
-    flying.extend(queue.take(usize::MAX).into_iter().map(|entry| entry.ticket));
+    flying.extend(take(&mut queue, usize::MAX).into_iter().map(|entry| entry.ticket));
     assert!(!confirm(&mut queue, &mut flying, 1), "two wait");
     assert!(confirm(&mut queue, &mut flying, 1), "and all of them may go");
-    assert_eq!(queue.take(usize::MAX).len(), 2);
+    assert_eq!(take(&mut queue, usize::MAX).len(), 2);
 }
