@@ -6,6 +6,8 @@
 mod alarms;
 #[path = "support/authority.rs"]
 mod authority;
+#[path = "daemon_mosquitto/commands.rs"]
+mod commands;
 #[path = "support/daemon.rs"]
 mod daemon;
 #[path = "support/fixtures.rs"]

@@ -20,6 +20,8 @@ pub struct CloudConfig {
     pub status_every: Duration,
     /// Whether signed commands are taken while the kernel does not call its clock synchronised.
     pub clock: CommandClock,
+    /// Whether it subscribes to what the broker itself tells beside its alarms: mosquitto's plugin does.
+    pub broker_alarms: bool,
     /// `[cloud.command_keys.NAME]`: who may command what. None by default: no command is taken.
     pub command_keys: BTreeMap<Name, CommandKeyConfig>,
 }
@@ -64,6 +66,7 @@ impl Default for CloudConfig {
             status: CloudStatus::default(),
             status_every: Duration::from_secs(300),
             clock: CommandClock::default(),
+            broker_alarms: false,
             command_keys: BTreeMap::new(),
         }
     }

@@ -277,6 +277,12 @@ fn check_commands(config: &Config) -> Result<(), Objection> {
             "is \"off\": then no command is heard; remove cloud.command_keys, or write \"auto\"",
         ));
     }
+    if config.cloud.status == CloudStatus::Off && config.cloud.broker_alarms {
+        return Err(objection(
+            "cloud.status",
+            "is \"off\": then no alarm of the broker's is heard; remove cloud.broker_alarms, or write \"auto\"",
+        ));
+    }
     Ok(())
 }
 

@@ -25,6 +25,9 @@ pub(super) fn check_standalone(config: &Config) -> Result<(), Objection> {
     })?;
     refuse(config.issuer.kind == IssuerKind::AzureSas, "issuer.kind", || {
         "is \"local\" with mode = \"standalone\": the broker inside checks its own issuer's tokens".to_owned()
+    })?;
+    refuse(config.cloud.broker_alarms, "cloud.broker_alarms", || {
+        "has no use with mode = \"standalone\": what the broker inside sees is heard anyway; remove it".to_owned()
     })
 }
 
@@ -58,6 +61,9 @@ pub(super) fn check(config: &Config, url: &BrokerUrl) -> Result<(), Objection> {
         format!(
             "\"on\" cannot be kept with profile = \"{name}\": there is no topic for the gateway itself; write \"off\""
         )
+    })?;
+    refuse(config.cloud.broker_alarms && kind != Kind::Mqtt5, "cloud.broker_alarms", || {
+        format!("has no use with profile = \"{name}\": only mosquitto's plugin tells of any; remove it")
     })?;
     check_authorizer(config, url)?;
     check_issuer(config)
@@ -135,7 +141,7 @@ mod tests {
     #[test]
     fn a_profile_with_what_it_needs_is_taken() {
         for (url, profile, broker, issuer) in [
-            ("mqtt://b", "mqtt5", "reauth = \"always\"\npayload = \"cbor\"", ""),
+            ("mqtt://b", "mqtt5", "reauth = \"always\"\npayload = \"cbor\"", "[cloud]\nbroker_alarms = true"),
             ("mqtt://b", "rabbitmq", "", "[cloud]\nstatus = \"on\""),
             ("mqtt://b", "emqx", "reauth = \"never\"", ""),
             ("mqtts://ns.ts.eventgrid.azure.net", "azure-event-grid", "auth_method = \"OAUTH2-JWT\"", GRID),
@@ -159,6 +165,7 @@ mod tests {
             ("mqtts://ns", "azure-event-grid", "reauth = \"never\"", GRID, "broker.reauth: "),
             ("mqtt://b", "rabbitmq", "payload = \"cbor\"", "", "broker.payload: "),
             ("mqtt://b", "emqx", "auth_method = \"CUSTOM-JWT\"", "", "broker.auth_method: "),
+            ("mqtt://b", "rabbitmq", "", "[cloud]\nbroker_alarms = true", "cloud.broker_alarms: "),
             ("mqtt://b", "mqtt5", "authorizer = \"claw\"", "", "broker.authorizer: "),
             (aws, "aws-iot", "authorizer = \"a b\"", "", "broker.authorizer: is no name"),
             (aws, "aws-iot", "authorizer = \"a\"\nauthorizer_token = \"t\"", "", "broker.authorizer_token: and"),
@@ -188,5 +195,6 @@ mod tests {
         assert_eq!(standalone("mode = \"standalone\""), Ok(()));
         assert!(standalone("[broker]\nprofile = \"emqx\"").is_err());
         assert!(standalone("[issuer]\nkind = \"azure-sas\"").is_err());
+        assert!(standalone("[cloud]\nbroker_alarms = true").is_err());
     }
 }

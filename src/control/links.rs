@@ -155,7 +155,9 @@ pub(super) fn ttl(gateway: &Gateway, asked_s: Option<u64>) -> Result<Duration, F
 pub(super) fn scopes(gateway: &Gateway, asked: &[String]) -> Result<Vec<Scope>, Failure> {
     let config = gateway.config();
     let parse = |scope: &String| match Scope::asked(scope, config.audience()) {
-        Ok(Scope::StatusWrite) => Err(Failure::usage(format!("{scope:?} is the gateway's own: no device has it."), "")),
+        Ok(Scope::StatusWrite | Scope::AlarmRead) => {
+            Err(Failure::usage(format!("{scope:?} is the gateway's own: no device has it."), ""))
+        }
         other => other.map_err(|error| Failure::usage(format!("{error}."), "")),
     };
     asked.iter().map(parse).collect()

@@ -21,10 +21,11 @@ use crate::control::api::NewCodeRequest;
 use crate::control::failure::Failure;
 use crate::control::{self, Name as _};
 use crate::ids::DeviceId;
-use crate::logging::Share;
+use crate::logging::{Burst, Share};
 use crate::pairing::code::CodeId;
 use crate::principal::Principal;
 use crate::principal::command::{Claims, CommandName, Judged, Refused, Rules, encrypt, judge};
+use crate::principal::hint::Hint;
 use crate::relay::Received;
 use crate::store::{Begun, CommandId};
 use crate::token::key::Jwk;
@@ -50,13 +51,17 @@ pub(super) async fn obey(
         }
     };
     let time = IssuerTime::starting_at(floor, gateway.clock().clone());
-    let mut desk = Desk { gateway, principal, time, shares: HashMap::new() };
+    let mut desk = Desk { gateway, principal, time, shares: HashMap::new(), again: Burst::default() };
     while let Some(Some(command)) = stop.run_until_cancelled(commands.recv()).await {
         // An answer that finds no room would be lost; the broker keeps the command meanwhile.
         if stop.run_until_cancelled(desk.principal.has_room()).await.is_none() {
             return;
         }
-        desk.take(&command).await;
+        if command.topic.ends_with("/_gateway/up/alarm") {
+            desk.hears(&command.payload);
+        } else {
+            desk.take(&command).await;
+        }
         // Only now: what was not answered here comes again, after a kill too.
         command.acknowledge();
     }
@@ -68,6 +73,8 @@ struct Desk {
     time: IssuerTime,
     /// Of refusals that are written down and answered. By key; without a name, of those who signed with none.
     shares: HashMap<String, Share>,
+    /// Commands that came again.
+    again: Burst,
 }
 
 impl Desk {
@@ -79,9 +86,30 @@ impl Desk {
         let clock_is_right = config.cloud.clock == CommandClock::Any || clock::is_synchronised();
         let rules = Rules { keys: &keys, audience: &audience, now_s: self.time.now(), clock_is_right };
         match judge(&rules, leaf, payload) {
-            Ok(Judged { claims }) => self.admit(claims, Sha256::digest(payload).into()).await,
+            Ok(Judged { claims }) => self.admit(claims, digest(payload)).await,
             Err(Refused { why, signed }) => self.refuse(signed, &why.to_string()).await,
         }
+    }
+
+    /// Takes in what the broker tells by itself. Whoever may publish there can have this alarm raised, once in a while and
+    /// of a device that there is, and do nothing else.
+    fn hears(&self, payload: &[u8]) {
+        let Some(Hint { device, words }) = Hint::read(payload).filter(|_| self.gateway.config().cloud.broker_alarms)
+        else {
+            return;
+        };
+        if !self.gateway.keeper().list().iter().any(|token| token.device == device) {
+            return tracing::debug!(%device, "the broker tells of a token of none of this gateway's devices");
+        }
+        self.gateway.alarms().raise(Alarm {
+            kind: AlarmKind::OffAllowList,
+            subject: device.to_string(),
+            words: format!("the broker says: {words}"),
+            next_step: format!(
+                "If that is not where this gateway is, somebody has the token: clawgate token revoke {device}; if it is, \
+                 pair {device} again with another --allow-address"
+            ),
+        });
     }
 
     /// Carries an authentic command out, or answers as before.
@@ -96,7 +124,10 @@ impl Desk {
         let reply = match begun {
             Ok(Begun::New) => self.carry_out(&claims).await,
             Ok(Begun::Before(Some(reply))) => {
-                tracing::info!(key = claims.iss, jti = claims.jti, "a command came again and is answered as before");
+                if let Some(unsaid) = self.again.hit(self.gateway.clock().boot()) {
+                    let (key, jti) = (&claims.iss, &claims.jti);
+                    tracing::info!(key, jti, unsaid, "a command came again and is answered as before");
+                }
                 return self.principal.reply(&claims.jti, reply.into());
             }
             Ok(Begun::Before(None)) => {
@@ -188,6 +219,13 @@ impl Desk {
         event.reason = why.map(str::to_owned);
         self.gateway.record(event.ended(outcome).with(details)).await;
     }
+}
+
+/// What tells one command from another: all of it but the signature, for a good one can be made into another good one
+/// without the key, and who signs the same twice means the same.
+fn digest(command: &[u8]) -> [u8; 32] {
+    let end = command.iter().rposition(|byte| *byte == b'.').unwrap_or(command.len());
+    Sha256::digest(&command[..end]).into()
 }
 
 /// What comes of the work within so long. It goes on after that: a device must not be left half unpaired.
@@ -294,6 +332,12 @@ async fn mint(gateway: &Gateway, mut args: Value, actor: Actor) -> Result<Value,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_signature_makes_no_other_command_and_other_claims_do() {
+        assert_eq!(digest(b"header.claims.one"), digest(b"header.claims.another"));
+        assert_ne!(digest(b"header.claims.one"), digest(b"header.others.one"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_command_began_is_done_to_its_end() {

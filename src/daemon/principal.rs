@@ -63,11 +63,14 @@ pub(super) fn renew(gateway: &Gateway, config: &Config) {
     }
 }
 
-/// What the gateway itself may do: commands are heard only where somebody may give them.
+/// What the gateway itself may do: commands are heard only where somebody may give them, alarms where that is wanted.
 fn grant(config: &Config) -> Grant {
-    let hears = !config.cloud.command_keys.is_empty();
+    let more = [
+        (!config.cloud.command_keys.is_empty()).then_some(Scope::CommandRead),
+        config.cloud.broker_alarms.then_some(Scope::AlarmRead),
+    ];
     Grant {
-        scope: [Scope::StatusWrite].into_iter().chain(hears.then_some(Scope::CommandRead)).collect(),
+        scope: [Scope::StatusWrite].into_iter().chain(more.into_iter().flatten()).collect(),
         life: config.issuer.life,
         audience: config.audience().to_owned(),
         limits: Limits::default(),

@@ -122,6 +122,7 @@ const KEYS: &[Key] = &[
     fixed!(cloud.status),
     live!(cloud.status_every),
     live!(cloud.clock),
+    live!(cloud.broker_alarms),
     live!(cloud.command_keys),
 ];
 
@@ -202,7 +203,9 @@ fn apply(gateway: &Gateway, mut new: Config) -> Result<Changes, String> {
         gateway.0.service.set_life(new.issuer.life);
     }
     let hears = |keys: &CommandKeys| !keys.is_empty();
-    let renew = hears(&command_keys) != hears(&gateway.0.command_keys.load()) || old.issuer.life != new.issuer.life;
+    let renew = hears(&command_keys) != hears(&gateway.0.command_keys.load())
+        || old.cloud.broker_alarms != new.cloud.broker_alarms
+        || old.issuer.life != new.issuer.life;
     gateway.0.command_keys.store(command_keys.into());
     if renew {
         principal::renew(gateway, &new);
@@ -326,6 +329,7 @@ mod tests {
             status = "off"
             status_every = "1m"
             clock = "any"
+            broker_alarms = true
             [cloud.command_keys.ops]
             public_key = "/key"
             commands = ["revoke"]

@@ -6,6 +6,7 @@
 //! places ([`outbox`]) and holds nobody up.
 
 pub mod command;
+pub(crate) mod hint;
 mod outbox;
 mod speaker;
 mod status;

@@ -148,7 +148,8 @@ impl Outbox {
         self.waiting().dropped
     }
 
-    fn take(&self) -> Option<Item> {
+    /// The same, if there is one.
+    pub(super) fn take(&self) -> Option<Item> {
         let mut waiting = self.waiting();
         if let Some((jti, payload)) = waiting.replies.pop_front() {
             self.0.went.notify_one();

@@ -2,7 +2,7 @@
 //! after every end. Devices and their readings never wait for it.
 
 use std::future::pending;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,8 +150,13 @@ impl Speaker {
         }
         self.standing.send_replace(Standing::Up);
         self.outbox.begin();
+        let alarms = self.topic("up/alarm");
+        let is_told = token.allows(&alarms, Action::Subscribe);
+        let commands = hears.then(|| connection.subscription(filter, false));
+        // Not of its own, which stand there, too.
+        let alarms = is_told.then(|| connection.subscription(alarms, true));
         let subscribing: Option<Running<_>> =
-            if hears { Some(Box::pin(connection.subscription(filter))) } else { None };
+            if hears || is_told { Some(Box::pin(subscribed(commands, alarms))) } else { None };
         let mut it = Serving {
             missed: connection.missed().map(|missed| Box::pin(missed) as Running<_>),
             connection,
@@ -208,7 +213,7 @@ impl Speaker {
                 done = running(&mut it.subscribing) => {
                     it.subscribing = None;
                     match done {
-                        Ok(true) => tracing::info!("commands from the cloud are heard"),
+                        Ok(true) => {}
                         Ok(false) => return End::Refused("the broker refused the subscription to commands".to_owned()),
                         Err(error) => return End::Failed(Failure::Lost(error)),
                     }
@@ -311,15 +316,30 @@ impl Speaker {
         late.then(|| End::Failed(Failure::Lost("the broker does not confirm what it is sent".to_owned())))
     }
 
-    /// In order: what waits, and that nobody is here any more.
+    /// In order: the answer to what is under way, what waits, and that nobody is here any more.
     async fn farewell(&self, it: &mut Serving) -> End {
-        self.say(it, Item::Status(status::stopped(&self.options)));
-        let words = async {
-            while !it.connection.is_idle() && it.connection.answers(&mut it.answers).await.is_ok() {
-                it.answers.clear();
+        let patience = self.options.drain.min(Duration::from_secs(2));
+        let last_words = async {
+            // The broker has been told that a command is done: its answer may not stay here.
+            if let Some(settled) = it.connection.settled() {
+                let mut settled = pin!(settled);
+                loop {
+                    tokio::select! {
+                        () = &mut settled => break,
+                        answered = it.connection.answers(&mut it.answers) => if answered.is_err() {
+                            return;
+                        },
+                    }
+                }
+            }
+            while let Some(item) = self.outbox.take() {
+                self.say(it, item);
+                drain(it).await;
             }
         };
-        let _ = tokio::time::timeout(self.options.drain.min(Duration::from_secs(2)), words).await;
+        let _ = tokio::time::timeout(patience / 2, last_words).await;
+        self.say(it, Item::Status(status::stopped(&self.options)));
+        let _ = tokio::time::timeout(patience, drain(it)).await;
         it.publishing = None;
         End::Stopped
     }
@@ -361,6 +381,35 @@ async fn usable_token(
         }
         tokens.changed().await.ok()?;
     }
+}
+
+/// Until all that was sent is answered, or nothing more comes.
+async fn drain(it: &mut Serving) {
+    while !it.connection.is_idle() && it.connection.answers(&mut it.answers).await.is_ok() {
+        it.answers.clear();
+    }
+}
+
+/// Whether the broker agrees that commands are heard. What it tells of its own is heard where it lets that be heard: it is
+/// no reason to hear no command.
+async fn subscribed(
+    commands: Option<impl Future<Output = Result<bool, String>>>,
+    alarms: Option<impl Future<Output = Result<bool, String>>>,
+) -> Result<bool, String> {
+    if let Some(commands) = commands {
+        if !commands.await? {
+            return Ok(false);
+        }
+        tracing::info!("commands from the cloud are heard");
+    }
+    if let Some(alarms) = alarms {
+        if alarms.await? {
+            tracing::info!("what the broker tells beside the alarms is heard");
+        } else {
+            tracing::warn!("the broker refused the subscription to its own alarms (cloud.broker_alarms)");
+        }
+    }
+    Ok(true)
 }
 
 async fn running<T>(work: &mut Option<Running<T>>) -> T {

@@ -251,12 +251,17 @@ impl Connection {
         }
     }
 
-    /// Subscribes at QoS 1; `false` where the broker refuses. It goes on only while the connection is driven.
-    pub(crate) fn subscription(&self, filter: String) -> impl Future<Output = Result<bool, String>> + Send + use<> {
+    /// Subscribes at QoS 1; `false` where the broker refuses. It goes on only while the connection is driven. What this
+    /// client publishes itself does not come back with `only_others`, which MQTT 3.1.1 does not know.
+    pub(crate) fn subscription(
+        &self,
+        filter: String,
+        only_others: bool,
+    ) -> impl Future<Output = Result<bool, String>> + Send + use<> {
         let client = self.client.clone();
         async move {
             match client {
-                Client::V5(client) => v5::subscribe(client, filter).await,
+                Client::V5(client) => v5::subscribe(client, filter, only_others).await,
                 Client::V311(client) => v311::subscribe(client, filter).await,
             }
         }

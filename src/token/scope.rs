@@ -21,6 +21,8 @@ pub enum Scope {
     CommandRead,
     /// `status:write`, of the gateway itself and of no device: publish its status, audit checkpoints, alarms, replies.
     StatusWrite,
+    /// `alarm:read`, of the gateway itself and of no device: hear what the broker tells beside its own alarms.
+    AlarmRead,
 }
 
 /// A scope that is not known here.
@@ -67,6 +69,7 @@ impl Scope {
             Self::TelemetryWrite => "telemetry:write",
             Self::CommandRead => "command:read",
             Self::StatusWrite => "status:write",
+            Self::AlarmRead => "alarm:read",
         }
     }
 
@@ -76,7 +79,7 @@ impl Scope {
         match self {
             Self::TelemetryWrite => !principal.is_gateway(),
             Self::CommandRead => true,
-            Self::StatusWrite => principal.is_gateway(),
+            Self::StatusWrite | Self::AlarmRead => principal.is_gateway(),
         }
     }
 }
@@ -95,6 +98,7 @@ impl FromStr for Scope {
             "telemetry:write" => Ok(Self::TelemetryWrite),
             "command:read" => Ok(Self::CommandRead),
             "status:write" => Ok(Self::StatusWrite),
+            "alarm:read" => Ok(Self::AlarmRead),
             _ => Err(UnknownScope(text.chars().take(64).collect())),
         }
     }
@@ -158,6 +162,9 @@ impl Topics {
             }
             if scopes.contains(&Scope::CommandRead) {
                 granted.push((format!("{base}/down/cmd/#"), vec![Action::Subscribe]));
+            }
+            if scopes.contains(&Scope::AlarmRead) {
+                granted.push((format!("{base}/up/alarm"), vec![Action::Subscribe]));
             }
             return Self(granted);
         }
@@ -304,9 +311,16 @@ mod tests {
         }
         assert!(topics.allows("claw/v1/t/g/_gateway/down/cmd/+", Action::Subscribe));
         assert!(!topics.allows("claw/v1/t/g/_gateway/down/#", Action::Subscribe));
-        // A device that was granted it by mistake has nothing of it.
-        assert!(Topics::of_device("t", "g", &pump(), &[Scope::StatusWrite]).is_empty());
-        assert!(!Scope::StatusWrite.suits(&pump()) && !Scope::TelemetryWrite.suits(&DeviceId::gateway()));
+        assert!(!topics.allows("claw/v1/t/g/_gateway/up/alarm", Action::Subscribe));
+        let hears = Topics::of_device("t", "g", &DeviceId::gateway(), &[Scope::AlarmRead]);
+        assert!(hears.allows("claw/v1/t/g/_gateway/up/alarm", Action::Subscribe));
+        assert!(!hears.allows("claw/v1/t/g/_gateway/up/+", Action::Subscribe));
+        assert!(!hears.allows("claw/v1/t/g/_gateway/up/alarm", Action::Publish));
+        // A device that was granted one of them by mistake has nothing of it.
+        for own in [Scope::StatusWrite, Scope::AlarmRead] {
+            assert!(Topics::of_device("t", "g", &pump(), &[own]).is_empty() && !own.suits(&pump()), "{own}");
+        }
+        assert!(!Scope::TelemetryWrite.suits(&DeviceId::gateway()));
     }
 
     #[test]

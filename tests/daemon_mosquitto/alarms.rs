@@ -4,11 +4,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use clawgate::token::{Issuer as _, Limits, TokenRequest};
 use serde_json::Value as Json;
 
 use super::daemon::{Daemon, Sensor};
+use super::fixtures::request;
 use super::principal::{hears, listener};
-use super::{Site, support};
+use super::{Site, goes_on, support};
 
 /// Words without their figures: an alarm that is raised again has those of its last time.
 fn plain(words: &Json) -> String {
@@ -34,6 +36,36 @@ fn stands(daemon: &Daemon, told: &Json) {
         let lines = daemon.cli(&["audit", "export"]).stdout;
         String::from_utf8_lossy(&lines).lines().any(|line| serde_json::from_str(line).is_ok_and(|line| raised(&line)))
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_broker_tells_of_a_stolen_token_is_an_alarm_of_the_gateways_wherever_one_looks() {
+    let site = Site::start().await;
+    let mut heard = listener(&site).await;
+    let mut sensor = Sensor::start(&site.folder.path().join("a"), &["--rate", "20"]);
+    let mut daemon = site.daemon_with(&[("p1", &sensor)], "[cloud]\nbroker_alarms = false\n");
+    daemon.pair("p1", &mut sensor, "pump-3");
+    goes_on(&site, &daemon, "pump-3", 5);
+    daemon.reload("broker_alarms = false", "broker_alarms = true");
+    daemon.wait("it listens", |daemon| daemon.log().contains("what the broker tells beside the alarms is heard"));
+    let limits = Limits::new(vec!["192.0.2.0/24".parse().unwrap()], None).unwrap();
+    for device in ["not-here", "pump-3"] {
+        let wanted = TokenRequest { limits: limits.clone(), ..request("gw-1", device, 600) };
+        let stolen = site.client("gw-1").issue(&wanted).await.unwrap();
+        assert_eq!(site.connect("a-thief", &stolen).await.err().as_deref(), Some("NotAuthorized"));
+    }
+    let told = hears(&mut heard, "alarm", |said| said["kind"] == "off_allow_list" && said["by"].is_null()).await;
+    assert_eq!(told["subject"], "pump-3", "of no device that is none of its own: {told}");
+    let words = told["words"].as_str().unwrap();
+    assert!(words.starts_with(r#"the broker says: a client at 127.0.0.1 that calls itself \"a-thief\""#), "{words}");
+    assert!(told["next_step"].as_str().unwrap().contains("clawgate token revoke pump-3"), "{told}");
+    stands(&daemon, &told);
+    let log = site.broker.log();
+    let to_it =
+        log.lines().filter(|line| line.contains("Sending PUBLISH to gw-1._gateway") && line.contains("up/alarm'"));
+    assert_eq!(to_it.count(), 2, "and not what it says itself: {log}");
+    goes_on(&site, &daemon, "pump-3", 20);
+    assert!(daemon.stop());
 }
 
 /// Run beside the outages, for it waits as much.

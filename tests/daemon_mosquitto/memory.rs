@@ -1,7 +1,8 @@
 //! What the daemon holds when nothing happens.
 
+use super::commands::Commanders;
 use super::daemon::Sensor;
-use super::principal::{Commanders, hears, listener};
+use super::principal::{hears, listener};
 use super::{Site, goes_on};
 
 /// Of a build for tests with a device and its own connection; it holds 6 MiB. One buffer of a library that is sized for

@@ -247,7 +247,7 @@ async fn a_token_that_ends_before_another_comes_loses_doubles_and_reorders_nothi
     outlasts_a_late_issuer(LongSite::mosquitto().await).await;
 }
 
-/// The figures of docs/cloud.md: `cargo test --release --test relay_tokens measures -- --ignored --nocapture`.
+/// The figures of docs/cloud.md: `cargo test --test relay_tokens measures -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "measures, a minute long"]
 async fn measures_refresh_over_a_long_line_and_revocation() {

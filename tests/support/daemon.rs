@@ -71,6 +71,19 @@ impl Daemon {
         self.wait("it answers", |daemon| UnixStream::connect(daemon.socket()).is_ok());
     }
 
+    /// Changes this in its file and has it read that again (`SIGHUP`).
+    pub(crate) fn reload(&self, from: &str, to: &str) {
+        let before = std::fs::read_to_string(self.config()).unwrap();
+        assert!(before.contains(from), "{before}");
+        std::fs::write(self.config(), before.replace(from, to)).unwrap();
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -81,8 +94,7 @@ impl Daemon {
 
     /// Stops it from running without closing anything (`SIGSTOP`).
     pub(crate) fn freeze(&self) {
-        let pid = self.process.as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+        self.signal("-STOP");
     }
 
     /// Its memory that no file stands behind, in KiB; not what the system gave it in huge pages, which says nothing of

@@ -14,6 +14,29 @@ use crate::token::{Issuer as _, Limits, Stage, TokenFeed, TokenRequest};
 
 const LIFE: Duration = Duration::from_secs(1);
 
+/// What a gateway asks of its issuer for itself.
+fn request(scope: Vec<Scope>, life: Duration) -> TokenRequest {
+    TokenRequest {
+        tenant: "default".to_owned(),
+        gateway: "gw-1".to_owned(),
+        device: DeviceId::gateway(),
+        scope,
+        life,
+        audience: "claw".to_owned(),
+        limits: Limits::default(),
+        stage: Stage::default(),
+    }
+}
+
+/// To a broker that speaks MQTT 3.1.1, and is this test.
+fn options(listener: &TcpListener) -> RelayOptions {
+    let port = listener.local_addr().unwrap().port();
+    let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());
+    options.connect_timeout = Duration::from_secs(60);
+    options.profile = Profile::of(BrokerProfile::Rabbitmq);
+    options
+}
+
 /// The next packet of the gateway.
 async fn said(stream: &mut TcpStream, buffer: &mut BytesMut) -> Packet {
     loop {
@@ -29,25 +52,11 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
     let clock = Clock::manual(Duration::from_secs(1_800_000_000));
     let key = SigningKey::generate().unwrap();
     let issuer = LocalIssuer::new("urn:test", key, DenyList::in_memory(), clock.clone());
-    let request = TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "gw-1".to_owned(),
-        device: DeviceId::gateway(),
-        scope: vec![Scope::StatusWrite],
-        life: LIFE,
-        audience: "claw".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
     // A fresh token never comes.
-    let token = Arc::new(issuer.issue(&request).await.unwrap());
+    let token = Arc::new(issuer.issue(&request(vec![Scope::StatusWrite], LIFE)).await.unwrap());
     let (_feed, handle) = TokenFeed::new(TokenState::Valid(Arc::clone(&token)));
-    let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());
-    options.connect_timeout = Duration::from_secs(60);
-    options.profile = Profile::of(BrokerProfile::Rabbitmq);
-    let principal = Principal::new(options, clock.clone()).unwrap();
+    let principal = Principal::new(options(&listener), clock.clone()).unwrap();
     let (inbox, _commands) = Principal::inbox();
     let _speaking = tokio::spawn(async move { principal.connect(handle, inbox, CancellationToken::new()).await });
 
@@ -67,22 +76,11 @@ async fn a_connection_that_would_outlive_its_token_is_left_when_that_ends_and_no
 #[tokio::test]
 async fn what_cannot_be_taken_is_thrown_away_also_where_the_next_attempt_fails() {
     let issuer = LocalIssuer::new("urn:test", SigningKey::generate().unwrap(), DenyList::in_memory(), Clock::system());
-    let request = TokenRequest {
-        tenant: "default".to_owned(),
-        gateway: "gw-1".to_owned(),
-        device: DeviceId::gateway(),
-        scope: vec![Scope::StatusWrite, Scope::CommandRead],
-        life: Duration::from_secs(3600),
-        audience: "claw".to_owned(),
-        limits: Limits::default(),
-        stage: Stage::default(),
-    };
-    let token = Arc::new(issuer.issue(&request).await.unwrap());
+    let scope = vec![Scope::StatusWrite, Scope::CommandRead];
+    let token = Arc::new(issuer.issue(&request(scope, Duration::from_secs(3600))).await.unwrap());
     let (_feed, handle) = TokenFeed::new(TokenState::Valid(token));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut options = RelayOptions::new("127.0.0.1".to_owned(), port, "default".to_owned(), "gw-1".to_owned());
-    options.profile = Profile::of(BrokerProfile::Rabbitmq);
+    let mut options = options(&listener);
     options.backoff = (Duration::from_millis(10), Duration::from_millis(10));
     let principal = Principal::new(options, Clock::system()).unwrap();
     let (inbox, _commands) = Principal::inbox();
@@ -107,4 +105,41 @@ async fn what_cannot_be_taken_is_thrown_away_also_where_the_next_attempt_fails()
         }
     }
     assert_eq!(kept, [true, false, false]);
+}
+
+#[tokio::test]
+async fn what_waits_is_said_before_an_orderly_end() {
+    let issuer = LocalIssuer::new("urn:test", SigningKey::generate().unwrap(), DenyList::in_memory(), Clock::system());
+    let token = Arc::new(issuer.issue(&request(vec![Scope::StatusWrite], Duration::from_secs(3600))).await.unwrap());
+    let (_feed, handle) = TokenFeed::new(TokenState::Valid(token));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let principal = Principal::new(options(&listener), Clock::system()).unwrap();
+    for jti in ["a", "b", "c"] {
+        principal.reply(jti, "done".into());
+    }
+    let (stop, (inbox, _commands)) = (CancellationToken::new(), Principal::inbox());
+    let stopped = stop.clone();
+    let speaking = tokio::spawn(async move { principal.connect(handle, inbox, stopped).await });
+
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut buffer = BytesMut::new();
+    assert!(matches!(said(&mut stream, &mut buffer).await, Packet::Connect(_)));
+    stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+    let mut words = Vec::new();
+    loop {
+        match said(&mut stream, &mut buffer).await {
+            Packet::Publish(publish) => {
+                // The first is on its way when it is told to end.
+                stop.cancel();
+                let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
+                words.push(topic.rsplit_once("/up/").unwrap().1.to_owned());
+                let [high, low] = publish.pkid.to_be_bytes();
+                stream.write_all(&[0x40, 2, high, low]).await.unwrap();
+            }
+            Packet::Disconnect => break,
+            packet => panic!("{packet:?}"),
+        }
+    }
+    assert_eq!(words, ["reply/a", "reply/b", "reply/c", "status"]);
+    speaking.await.unwrap();
 }

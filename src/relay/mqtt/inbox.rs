@@ -2,6 +2,7 @@
 //! What is not acknowledged the broker sends again over the next connection, where it keeps the session.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -69,12 +70,13 @@ pub(super) struct Ear {
     sender: mpsc::Sender<Received>,
     places: Arc<Semaphore>,
     missed: CancellationToken,
+    dropped: Arc<AtomicU64>,
 }
 
 impl Ear {
     pub(super) fn of(inbox: &Inbox) -> Self {
         let places = Arc::new(Semaphore::new(PLACES as usize));
-        Self { sender: inbox.sender.clone(), places, missed: CancellationToken::new() }
+        Self { sender: inbox.sender.clone(), places, missed: CancellationToken::new(), dropped: Arc::default() }
     }
 
     /// Hands a message on. It is never waited for a place: the keep-alive goes on.
@@ -96,7 +98,11 @@ impl Ear {
                 self.missed.cancel();
             }
             (false, false) => {
-                tracing::warn!("many messages from the broker wait; one that was published at QoS 0 was dropped");
+                let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+                // Whoever sends them must not fill the log.
+                if dropped.is_power_of_two() {
+                    tracing::warn!(dropped, "many messages from the broker wait; of QoS 0 some were dropped");
+                }
             }
         }
     }

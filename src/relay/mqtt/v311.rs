@@ -81,9 +81,9 @@ fn options(target: Target<'_>) -> MqttOptions {
     options.set_keep_alive(target.keep_alive_s);
     options.set_inflight(target.in_flight);
     options.set_max_request_batch(usize::from(target.in_flight));
-    // By default the library ends the connection over a message of more than 10 KiB.
-    let incoming = if target.inbox.is_some() { MAX_INCOMING.into() } else { target.table.max_packet };
-    options.set_max_packet_size(incoming, target.table.max_packet);
+    // By default the library ends the connection over a message of more than 10 KiB. A device's connection hears nothing:
+    // what comes to it takes no more memory than a command may.
+    options.set_max_packet_size(MAX_INCOMING.into(), target.table.max_packet);
     if let Some(will) = target.will {
         options.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, will.retain));
     }
@@ -120,5 +120,40 @@ fn classify(error: &ConnectionError, silence: &str) -> Failure {
             Failure::Lost("the broker did not answer in time".to_owned())
         }
         error => Failure::Lost(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::BrokerProfile;
+    use crate::relay::{Profile, RelayOptions};
+    use crate::token::key::SigningKey;
+    use crate::token::local::{DenyList, LocalIssuer};
+    use crate::token::scope::Scope;
+    use crate::token::{Issuer as _, Limits, Stage, TokenRequest};
+
+    #[tokio::test]
+    async fn a_broker_that_sends_without_end_gets_no_more_memory_than_a_command_needs() {
+        let key = SigningKey::generate().unwrap();
+        let issuer = LocalIssuer::new("urn:test", key, DenyList::in_memory(), Clock::system());
+        let request = TokenRequest {
+            tenant: "default".to_owned(),
+            gateway: "gw-1".to_owned(),
+            device: "pump-3".parse().unwrap(),
+            scope: vec![Scope::TelemetryWrite],
+            life: std::time::Duration::from_secs(600),
+            audience: "claw".to_owned(),
+            limits: Limits::default(),
+            stage: Stage::default(),
+        };
+        let token = issuer.issue(&request).await.unwrap();
+        let mut relay = RelayOptions::new("b".to_owned(), 1883, "default".to_owned(), "gw-1".to_owned());
+        relay.profile = Profile::of(BrokerProfile::Rabbitmq);
+        let target = Target::new(&relay, None, "pump-3", &token).unwrap();
+        // What is sent may be as large as the broker takes.
+        assert!(target.table.max_packet > usize::from(MAX_INCOMING));
+        assert_eq!(options(target).max_packet_size(), usize::from(MAX_INCOMING));
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use rumqttc::{
     AckMode, AsyncClient, AuthProperties, Broker, ConnectAuth, ConnectReturnCode, ConnectionError,
     DisconnectReasonCode, Event, EventLoop, Incoming, LastWill, LastWillProperties, MqttOptions, NetworkOptions,
-    Outgoing, PublishOptions, PublishProperties, QoS, StateError, SubscribeNoticeError, SubscribeReasonCode,
-    TlsConfiguration, Transport,
+    Outgoing, PublishOptions, PublishProperties, QoS, StateError, SubscribeFilterInput, SubscribeNoticeError,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
 
 use super::inbox::{Acknowledgement, RECEIVE_MAXIMUM};
@@ -67,8 +67,9 @@ pub(super) fn publish(client: &AsyncClient, message: Message, retain: bool) -> R
 }
 
 /// Subscribes at QoS 1; whether the broker agrees.
-pub(super) async fn subscribe(client: AsyncClient, filter: String) -> Result<bool, String> {
-    let notice = client.subscribe_tracked(filter, QoS::AtLeastOnce).await.map_err(|error| error.to_string())?;
+pub(super) async fn subscribe(client: AsyncClient, filter: String, only_others: bool) -> Result<bool, String> {
+    let filter = SubscribeFilterInput::new(filter, QoS::AtLeastOnce).no_local(only_others);
+    let notice = client.subscribe_many_tracked([filter]).await.map_err(|error| error.to_string())?;
     match notice.wait_async().await {
         Ok(answer) => Ok(answer.return_codes.iter().all(|code| matches!(code, SubscribeReasonCode::Success(_)))),
         Err(SubscribeNoticeError::V5SubAckFailure(_)) => Ok(false),

@@ -126,9 +126,14 @@ fn of_device(site: &Site, client: &Client, form: &TokenForm) -> Result<(Mint, Op
         .split_ascii_whitespace()
         .map(str::parse)
         .collect::<Result<_, _>>()
-        .map_err(|_| Refused::because("invalid_scope", "telemetry:write, command:read and status:write are known"))?;
+        .map_err(|_| {
+            Refused::because("invalid_scope", "telemetry:write, command:read, status:write and alarm:read are known")
+        })?;
     if !scopes.iter().all(|scope| scope.suits(&device)) {
-        return Err(Refused::because("invalid_scope", "status:write is the gateway's own, telemetry:write a device's"));
+        return Err(Refused::because(
+            "invalid_scope",
+            "status:write and alarm:read are the gateway's own, telemetry:write a device's",
+        ));
     }
     if scopes.is_empty() {
         return Err(Refused::because("invalid_scope", "a scope is wanted"));
@@ -230,7 +235,10 @@ async fn metadata(State(site): Shared) -> impl IntoResponse {
         "token_endpoint": format!("{url}/token"),
         "revocation_endpoint": format!("{url}/revoke"),
         "jwks_uri": format!("{url}/jwks"),
-        "scopes_supported": [Scope::TelemetryWrite.as_str(), Scope::CommandRead.as_str(), Scope::StatusWrite.as_str(), TELEMETRY_READ],
+        "scopes_supported": [
+            Scope::TelemetryWrite.as_str(), Scope::CommandRead.as_str(), Scope::StatusWrite.as_str(), Scope::AlarmRead.as_str(),
+            TELEMETRY_READ,
+        ],
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials"],
         "token_endpoint_auth_methods_supported": ["private_key_jwt"],
