@@ -75,14 +75,13 @@ struct Check<'a> {
 pub fn verify(dir: &Path, trust: &Trust) -> io::Result<Report> {
     // The checkpoint before the lines: lines that are written meanwhile are merely not signed yet.
     let mut check = Check::start(dir, trust)?;
-    let files = segment::list(dir)?;
+    let (files, base) = (segment::list(dir)?, check.state.edge.size);
     for (index, first) in files.iter().enumerate() {
         let next = files.get(index + 1);
-        if next.is_some_and(|next| *next <= check.state.edge.size) && *first < check.state.edge.size {
-            // Older than what is kept: a crash came between the checkpoint and the removal.
-            continue;
+        // Older than what is kept: a crash came between the checkpoint and the removal.
+        if next.is_none_or(|next| *next > base) {
+            check.file(dir, *first, next.is_none())?;
         }
-        check.file(&segment::path(dir, *first), next.is_none())?;
     }
     Ok(check.end(dir))
 }
@@ -120,12 +119,19 @@ impl<'a> Check<'a> {
         Ok(check)
     }
 
-    fn file(&mut self, path: &Path, is_last: bool) -> io::Result<()> {
+    fn file(&mut self, dir: &Path, first: u64, is_last: bool) -> io::Result<()> {
+        let path = &segment::path(dir, first);
         let mut number = 0;
         segment::read(path, |line, _| {
             number += 1;
             match line {
-                Line::Whole(bytes) => self.line(path, number, &bytes),
+                Line::Whole(bytes) => {
+                    let seq = self.line(path, number, &bytes);
+                    // A reader goes by the names.
+                    if let Some(seq) = seq.filter(|seq| number == 1 && *seq != first) {
+                        self.find(path, Some(number), format!("number {seq} where the file's name says {first}"));
+                    }
+                }
                 Line::Torn(bytes) if is_last => self.report.notes.push(format!(
                     "{}: {} bytes after the last line: a write that was cut off and never reported as done",
                     path.display(),
@@ -136,13 +142,14 @@ impl<'a> Check<'a> {
         })
     }
 
-    fn line(&mut self, path: &Path, number: u64, bytes: &[u8]) {
+    /// Takes up a line; its number, where it is one.
+    fn line(&mut self, path: &Path, number: u64, bytes: &[u8]) -> Option<u64> {
         self.report.lines += 1;
         let Some((entry, hash)) = line::parse(bytes) else {
             self.find(path, Some(number), "the line was changed: it does not match its own hash");
             // Counted, so that the lines after it are still held against their own numbers.
             self.state.push(Digest::default());
-            return;
+            return None;
         };
         let (expected, prev) = (self.state.edge.size, self.state.last);
         if entry.seq != expected {
@@ -158,6 +165,7 @@ impl<'a> Check<'a> {
         if let Some(rotation) = Rotation::of(&entry) {
             self.rotation(path, Some(number), rotation);
         }
+        Some(entry.seq)
     }
 
     /// Takes up a change of the key: the key before must have signed it, and have been in use until then.
@@ -205,13 +213,11 @@ impl<'a> Check<'a> {
         let size = self.state.edge.size;
         let stated = [(self.checkpoint.as_ref(), "the signed checkpoint"), (self.trust.anchor.as_ref(), "the anchor")];
         let root = self.state.edge.root();
-        for (checkpoint, name) in stated {
-            if let Some(checkpoint) = checkpoint
-                && checkpoint.size() == size
-                && checkpoint.root() != root
-            {
+        let is_other = |checkpoint: &Checkpoint| checkpoint.size() == size && checkpoint.root() != root;
+        for (is_other, name) in stated.map(|(checkpoint, name)| (checkpoint.is_some_and(is_other), name)) {
+            if is_other {
                 let what = format!("the {size} lines up to here are not those of {name}: at least one was replaced");
-                self.report.findings.push(Finding { file: PathBuf::new(), line: None, what });
+                self.find(Path::new(""), None, what);
             }
         }
     }

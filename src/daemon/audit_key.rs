@@ -24,14 +24,19 @@ where
     // The key is made for the first log.
     let is_known = store.secret_made_ms(KEY)?.is_some();
     let current = store.seed(KEY)?;
-    let next =
-        store.secret(NEXT)?.and_then(|next| <[u8; 32]>::try_from(next.expose().as_slice()).ok().map(Secret::new));
+    let next = next(store)?;
     let keys = AuditKeys { current: &current, next: next.as_ref(), is_known };
     let audit = Audit::open_with(&store.dir().join("audit"), &keys, retention, clock)?;
     if let Some(next) = next {
-        settle(store, &audit, &next)?;
+        settle::<E>(store, &audit, &next)?;
     }
     Ok(audit)
+}
+
+/// The key that a change was to go over to, and has not come to its end.
+fn next(store: &Store) -> Result<Option<Secret<[u8; 32]>>, StoreError> {
+    let kept = store.secret(NEXT)?;
+    Ok(kept.and_then(|next| <[u8; 32]>::try_from(next.expose().as_slice()).ok().map(Secret::new)))
 }
 
 /// One change at a time: with two, the log could be signed by one key and the store keep the other.
@@ -43,12 +48,17 @@ where
     E: From<StoreError> + From<AuditError>,
 {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut fresh = Zeroizing::new([0u8; 32]);
-    getrandom::fill(fresh.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
-    let fresh = Secret::new(*fresh);
-    store.put_secret(NEXT, fresh.expose())?;
-    audit.rotate_key(&fresh, actor)?;
-    settle(store, audit, &fresh)?;
+    // A change that a full disk cut off is brought to its end: the log may be signed by its key already.
+    let next = if let Some(next) = next(store)? {
+        next
+    } else {
+        let mut fresh = Zeroizing::new([0u8; 32]);
+        getrandom::fill(fresh.as_mut()).map_err(|error| StoreError::Random(error.to_string()))?;
+        store.put_secret(NEXT, fresh.as_ref())?;
+        Secret::new(*fresh)
+    };
+    audit.rotate_key(&next, actor)?;
+    settle::<E>(store, audit, &next)?;
     Ok(audit.key())
 }
 
@@ -58,12 +68,17 @@ pub(crate) fn made_ms(store: &Store) -> Result<Option<i64>, StoreError> {
 }
 
 /// Keeps the key that the log is signed by, and forgets the other.
-fn settle(store: &Store, audit: &Audit, next: &Secret<[u8; 32]>) -> Result<(), StoreError> {
+fn settle<E>(store: &Store, audit: &Audit, next: &Secret<[u8; 32]>) -> Result<(), E>
+where
+    E: From<StoreError> + From<AuditError>,
+{
     let public = ed25519_dalek::SigningKey::from_bytes(next.expose()).verifying_key().to_bytes();
     if audit.key() == Digest(public) {
+        // Without the old key a checkpoint under it is a forged one.
+        audit.sign()?;
         store.put_secret(KEY, next.expose())?;
     }
-    store.remove_secret(NEXT)
+    Ok(store.remove_secret(NEXT)?)
 }
 
 #[cfg(test)]
@@ -136,6 +151,38 @@ mod tests {
         // All of it.
         let third = rotate::<StartError>(&store, &log(&store), Actor::Daemon).unwrap();
         assert!(third != second);
+        assert_eq!(goes_on(&store, first), third);
+    }
+
+    #[test]
+    fn a_change_whose_checkpoint_cannot_be_written_keeps_both_keys_and_is_finished_later() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store(temp.path());
+        let audit = log(&store);
+        audit.record(Event::done(Actor::Daemon, Action::AlarmRaise, "x")).unwrap();
+        let first = audit.key();
+        // As on a full disk: the line finds room, the file beside the checkpoint does not.
+        let aside = store.dir().join("audit/checkpoint.json.new");
+        std::fs::create_dir(&aside).unwrap();
+        assert!(rotate::<StartError>(&store, &audit, Actor::Daemon).is_err());
+        let second = audit.key();
+        assert!(second != first);
+        drop(audit);
+        std::fs::remove_dir(&aside).unwrap();
+        // A restart, at which the checkpoint on the disk is still the old key's.
+        let audit = log(&store);
+        assert_eq!((audit.damage(), audit.key()), (None, second));
+        assert_eq!(goes_on(&store, first), second);
+
+        // Without a restart the next change is the end of this one.
+        drop(audit);
+        let audit = log(&store);
+        std::fs::create_dir(&aside).unwrap();
+        assert!(rotate::<StartError>(&store, &audit, Actor::Daemon).is_err());
+        let third = audit.key();
+        std::fs::remove_dir(&aside).unwrap();
+        assert_eq!(rotate::<StartError>(&store, &audit, Actor::Daemon).unwrap(), third);
+        drop(audit);
         assert_eq!(goes_on(&store, first), third);
     }
 

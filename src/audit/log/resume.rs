@@ -60,6 +60,7 @@ pub(super) fn resume(dir: &Path, mut keys: Keys, retention: Retention, clock: &C
             None
         }
     };
+    let is_new = genuine.is_none();
     let (mut head, base) = genuine.map_or_else(Default::default, |read| (read.body.head, read.body.base));
     let first = files.last().copied().unwrap_or(head.edge.size);
     let path = segment::path(dir, first);
@@ -67,12 +68,14 @@ pub(super) fn resume(dir: &Path, mut keys: Keys, retention: Retention, clock: &C
     if files.is_empty() {
         files.push(first);
     }
+    // The file that the checkpoint ends in, and what came after it.
+    let from = files.iter().rposition(|first| *first <= head.edge.size).unwrap_or(0);
+    let (length, begun_ms) = catch_up(dir, files.get(from..).unwrap_or_default(), &mut head, &mut keys, &mut remarks)?;
     let kept = files.into_iter().map(|first| {
         let bytes = fs::metadata(segment::path(dir, first)).map_or(0, |metadata| metadata.len());
         Kept::new(first, bytes)
     });
     let kept: VecDeque<Kept> = kept.collect();
-    let (length, begun_ms) = catch_up(&path, first, &mut head, &mut keys, &mut remarks)?;
     let key = keys.current;
     let checkpoint = Checkpoint::sign(&key, head.clone(), base.clone(), clock.wall_ms());
     let mut writer = Writer {
@@ -90,48 +93,59 @@ pub(super) fn resume(dir: &Path, mut keys: Keys, retention: Retention, clock: &C
         looked: None,
     };
     writer.mend()?;
-    writer.checkpoint.write(dir)?;
+    match writer.checkpoint.write(dir) {
+        // The one that is there is merely older: the next line renews it.
+        Err(error) if !is_new => tracing::warn!(%error, "the audit checkpoint could not be written"),
+        written => written?,
+    }
     Ok((writer, remarks))
 }
 
-/// Reads the last file, which begins with line `first`: takes up whole lines that were written after the
-/// checkpoint, and says what is wrong. Gives the bytes up to the last line feed, and the time of the first line.
+/// Reads the last files, which begin with the lines `firsts`: takes up whole lines that were written after the
+/// checkpoint, and says what is wrong. Of the last file, gives the bytes up to the last line feed, and the time of the
+/// first line.
 fn catch_up(
-    path: &Path,
-    first: u64,
+    dir: &Path,
+    firsts: &[u64],
     head: &mut State,
     keys: &mut Keys,
     remarks: &mut Remarks,
 ) -> io::Result<(u64, Option<i64>)> {
     let (signed, last) = (head.edge.size, head.last);
-    let (mut length, mut reaches_signed, mut changed) = (0, first == signed, false);
-    let mut begun_ms = None;
-    segment::read(path, |line, offset| match line {
-        Line::Torn(bytes) => {
-            let torn = format!("{} bytes of a line that was cut off while it was written were removed", bytes.len());
-            remarks.push((Outcome::Ok, torn));
-        }
-        Line::Whole(bytes) => {
-            length = offset;
-            match line::parse(&bytes) {
-                Some((entry, hash)) if entry.seq < signed => {
-                    begun_ms = begun_ms.or(entry.wall_ms());
-                    reaches_signed |= hash == last;
-                }
-                Some((entry, hash)) if entry.seq == head.edge.size && entry.prev == head.last => {
-                    begun_ms = begun_ms.or(entry.wall_ms());
-                    head.push(hash);
-                    // A change of keys whose checkpoint a crash took.
-                    if let Some(rotation) = Rotation::of(&entry).filter(Rotation::is_genuine)
-                        && rotation.from.0 == keys.current.verifying_key().to_bytes()
-                    {
-                        keys.go_over(rotation.to);
-                    }
-                }
-                _ => changed = true,
+    let (mut reaches_signed, mut changed) = (firsts.first() == Some(&signed), false);
+    let (mut length, mut begun_ms) = (0, None);
+    for (index, first) in firsts.iter().enumerate() {
+        let is_last = index + 1 == firsts.len();
+        (length, begun_ms) = (0, None);
+        segment::read(&segment::path(dir, *first), |line, offset| match line {
+            Line::Torn(bytes) if is_last => {
+                let torn =
+                    format!("{} bytes of a line that was cut off while it was written were removed", bytes.len());
+                remarks.push((Outcome::Ok, torn));
             }
-        }
-    })?;
+            Line::Torn(_) => changed = true,
+            Line::Whole(bytes) => {
+                length = offset;
+                match line::parse(&bytes) {
+                    Some((entry, hash)) if entry.seq < signed => {
+                        begun_ms = begun_ms.or(entry.wall_ms());
+                        reaches_signed |= hash == last;
+                    }
+                    Some((entry, hash)) if entry.seq == head.edge.size && entry.prev == head.last => {
+                        begun_ms = begun_ms.or(entry.wall_ms());
+                        head.push(hash);
+                        // A change of keys whose checkpoint a crash took.
+                        if let Some(rotation) = Rotation::of(&entry).filter(Rotation::is_genuine)
+                            && rotation.from.0 == keys.current.verifying_key().to_bytes()
+                        {
+                            keys.go_over(rotation.to);
+                        }
+                    }
+                    _ => changed = true,
+                }
+            }
+        })?;
+    }
     if changed || !reaches_signed {
         remarks
             .push((Outcome::Failed, "lines were changed or are missing: clawgate audit verify shows which".to_owned()));

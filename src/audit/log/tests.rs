@@ -1,5 +1,6 @@
 //! The log as it is written; its tests by area.
 
+mod agree;
 mod damage;
 mod kept;
 mod keys;

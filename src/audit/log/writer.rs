@@ -151,6 +151,12 @@ impl Writer {
         Ok(())
     }
 
+    /// The same, and the checkpoint stays where it is over a power cut too.
+    pub(super) fn seal(&mut self, inner: &Inner) -> io::Result<()> {
+        self.sign(inner)?;
+        File::open(&inner.dir)?.sync_all()
+    }
+
     /// Lets the oldest files go that are beyond what is kept; the one that is written to stays in any case.
     pub(super) fn retain(&mut self, inner: &Inner) {
         // Each that goes leaves a line: not without end, should the bound be smaller than those lines.
@@ -188,6 +194,8 @@ impl Writer {
 
     /// The line that says so, a checkpoint that covers what goes, and only then the file.
     fn drop_oldest(&mut self, inner: &Inner, why: &'static str) -> io::Result<()> {
+        // Where nothing can be signed nothing goes: no line says that it did, again with each line that is written.
+        self.sign(inner)?;
         let Some(oldest) = self.files.front() else { return Ok(()) };
         let (path, bytes) = (segment::path(&inner.dir, oldest.first), oldest.bytes);
         let (mut base, mut keys, mut until) = (self.base.clone(), Vec::new(), None);
@@ -210,8 +218,7 @@ impl Writer {
         });
         self.write(inner, Event::done(Actor::Daemon, Action::AuditDrop, "audit").because(why).with(details))?;
         let before = std::mem::replace(&mut self.base, base);
-        let signed = self.sign(inner).and_then(|()| File::open(&inner.dir)?.sync_all());
-        if let Err(error) = signed {
+        if let Err(error) = self.seal(inner) {
             self.base = before;
             return Err(error);
         }

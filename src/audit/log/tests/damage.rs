@@ -143,3 +143,59 @@ fn a_file_whose_number_is_written_otherwise_stops_neither_the_check_nor_the_log(
     record(&audit, 1);
     assert_eq!(audit.damage(), None);
 }
+
+#[test]
+fn lines_that_were_not_signed_over_several_files_are_taken_up_and_no_number_is_given_twice() {
+    let fixture = Fixture::new();
+    let audit = fixture.open_within(SMALL);
+    record(&audit, 4);
+    let file = fixture.dir().join("checkpoint.json");
+    let old = fs::read(&file).unwrap();
+    record(&audit, 9);
+    let next = audit.key();
+    audit.rotate_key(&Secret::new([8; 32]), Actor::Daemon).unwrap();
+    record(&audit, 9);
+    drop(audit);
+    // Each line is safe without its checkpoint: one that could not be written is an older one.
+    fs::write(&file, old).unwrap();
+    let audit = fixture.open_as(9, Some(8), SMALL);
+    assert_eq!(audit.damage(), None);
+    let last = audit.tail(1).unwrap().remove(0);
+    assert_eq!((last.action.as_str(), last.seq), ("audit.recovered", 23));
+    assert!(last.reason.unwrap().contains("lines 4 to 22"));
+    let report = verify(&fixture.dir(), &Trust { key: Some(next), anchor: None }).unwrap();
+    assert!(report.is_whole() && report.lines == 24, "{report:?}");
+}
+
+#[test]
+fn a_gateway_starts_where_its_checkpoint_cannot_be_renewed() {
+    let fixture = Fixture::filled(4);
+    let mut file = OpenOptions::new().append(true).open(fixture.file()).unwrap();
+    file.write_all(b"torn").unwrap();
+    // As on a full disk: the file beside it cannot be made.
+    let aside = fixture.dir().join("checkpoint.json.new");
+    fs::create_dir(&aside).unwrap();
+    let audit = fixture.open();
+    assert!(verify(&fixture.dir(), &Trust::default()).unwrap().is_whole());
+    fs::remove_dir(&aside).unwrap();
+    record(&audit, 1);
+    assert_eq!(whole(&audit).signed, 6);
+}
+
+#[test]
+fn a_file_that_was_put_in_or_has_anothers_name_is_found() {
+    let fixture = Fixture::new();
+    let audit = fixture.open_within(SMALL);
+    record(&audit, 9);
+    assert_eq!(fixture.firsts(), [0, 4, 8]);
+    assert_eq!(fixture.findings(), [""; 0]);
+    // Between two that follow each other, as if it had been dropped.
+    let put_in = segment::path(&fixture.dir(), 2);
+    fs::copy(segment::path(&fixture.dir(), 4), &put_in).unwrap();
+    assert_ne!(fixture.findings(), [""; 0]);
+    fs::remove_file(&put_in).unwrap();
+    assert_eq!(fixture.findings(), [""; 0]);
+    // The order stays; whoever looks for line 4 by the names looks elsewhere.
+    fs::rename(segment::path(&fixture.dir(), 4), segment::path(&fixture.dir(), 5)).unwrap();
+    assert!(fixture.findings()[0].contains("the file's name says 5"), "{:?}", fixture.findings());
+}

@@ -66,8 +66,10 @@ fn nothing_goes_before_a_signed_checkpoint_covers_it() {
     fs::create_dir(&aside).unwrap();
     let before = fixture.firsts();
     audit.set_retention(Retention { max_bytes: 16 * 1000, max_age: None });
-    record(&audit, 1);
+    let size = audit.0.writer().head.edge.size;
+    record(&audit, 5);
     assert_eq!(fixture.firsts()[..before.len()], before);
+    assert_eq!(audit.0.writer().head.edge.size, size + 5, "what did not go is not said to have gone");
     fs::remove_dir(&aside).unwrap();
     record(&audit, 1);
     assert!(fixture.firsts()[0] > 0);
