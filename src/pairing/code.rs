@@ -20,8 +20,8 @@ pub(super) const IDLE: &str = "no sensor claimed it within its idle time";
 /// What voids every live code at a start.
 pub(super) const RESTARTED: &str = "the gateway restarted";
 
-/// What ends a code whose making could not be written down.
-pub(super) const UNWRITTEN: &str = "the audit log could not be written when it was made";
+/// What ends a code whose making or claim could not be written down.
+pub(super) const UNWRITTEN: &str = "the audit log could not be written";
 
 /// What is asked for a code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -106,7 +106,10 @@ impl Codes {
                 .collect::<Vec<_>>()
         })?;
         for id in voided {
-            codes.note(Actor::Daemon, Action::CodeVoid, &id, Outcome::Ok, Some(RESTARTED))?;
+            // They are void already: what stands in no line counts as missing, and nobody must wait for it.
+            if let Err(error) = codes.note(Actor::Daemon, Action::CodeVoid, &id, Outcome::Ok, Some(RESTARTED)) {
+                tracing::error!(%error, code = %id, "an audit event is missing in the log");
+            }
         }
         Ok(codes)
     }
@@ -170,11 +173,8 @@ impl Codes {
             "idle_ms": record.request.idle.map(|idle| idle.as_millis()), "limits": record.request.limits,
         });
         let event = Event::done(creator, Action::CodeNew, record.id.as_str()).with(details);
-        if let Err(error) = self.audit.record(event) {
-            // Nobody was shown it; and what stands in no line is not to be used.
-            let _ = self.edit(&record.id, |code| code.revoke(record.made_ms, Actor::Daemon, UNWRITTEN));
-            return Err(error.into());
-        }
+        // Nobody was shown it.
+        self.record_or_void(event, &record.id)?;
         Ok((record, code))
     }
 
@@ -200,7 +200,7 @@ impl Codes {
         }
         if is_first {
             let event = Event::done(Actor::Daemon, Action::CodeClaim, record.id.as_str());
-            self.audit.record(event.with(json!({ "sensor": hardware_id })))?;
+            self.record_or_void(event.with(json!({ "sensor": hardware_id })), &record.id)?;
         }
         let secret = self.store.code_secret(&record.id)?;
         let code = secret.and_then(|text| Code::parse(std::str::from_utf8(text.expose()).ok()?).ok());
@@ -217,7 +217,10 @@ impl Codes {
     pub fn count_attempt(&self, id: &CodeId) -> Result<u8, CodeError> {
         self.expire()?;
         let wall_ms = self.clock.wall_ms();
-        let (record, counted) = self.edit(id, |code| code.count_attempt(wall_ms))?;
+        let (record, (was, counted)) = self.edit(id, |code| (code.state, code.count_attempt(wall_ms)))?;
+        if was.is_live() {
+            self.note_ending(&record)?;
+        }
         match counted {
             Ok(number) => {
                 let event = Event::done(Actor::Daemon, Action::CodeAttempt, id.as_str());
@@ -291,7 +294,9 @@ impl Codes {
             let left = live.len() - expired.len();
             (expired, left)
         })?;
-        expired.iter().try_for_each(|record| self.note_ending(record))?;
+        // All of them: what stands in no line is counted as missing in the log.
+        let told: Vec<_> = expired.iter().map(|record| self.note_ending(record)).collect();
+        told.into_iter().collect::<Result<(), _>>()?;
         Ok(live)
     }
 
@@ -349,6 +354,14 @@ impl Codes {
             _ => return Ok(()),
         };
         self.note(Actor::Daemon, action, &record.id, Outcome::Ok, record.ending.as_ref().map(|end| end.why.as_str()))
+    }
+
+    /// What stands in no line is not to be used: a code whose step cannot be written is void.
+    fn record_or_void(&self, event: Event, id: &CodeId) -> Result<(), CodeError> {
+        let Err(error) = self.audit.record(event) else { return Ok(()) };
+        let wall_ms = self.clock.wall_ms();
+        let _ = self.edit(id, |code| code.revoke(wall_ms, Actor::Daemon, UNWRITTEN));
+        Err(error.into())
     }
 
     fn note(

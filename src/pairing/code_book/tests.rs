@@ -293,3 +293,48 @@ fn a_clock_that_was_turned_back_does_not_lose_the_new_code_among_the_old() {
     let (record, _) = fixture.make(Some("th-1"));
     assert_eq!(fixture.codes().claim("th-1").unwrap().record.id, record.id);
 }
+
+#[test]
+fn a_code_whose_claim_stands_in_no_line_is_void() {
+    let fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    let file = fixture.codes().audit.fill_disk();
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::Audit(_))));
+    fixture.codes().audit.make_room(file);
+    assert!(matches!(fixture.codes().claim("th-1"), Err(CodeError::NoneLive(_))));
+    assert_eq!(fixture.state(&record.id), CodeState::Revoked);
+}
+
+#[test]
+fn every_code_that_ends_while_the_log_cannot_be_written_is_counted_and_stops_no_start() {
+    let mut fixture = Fixture::new();
+    for number in 0..3 {
+        fixture.make(Some(&format!("th-{number}")));
+    }
+    fixture.clock.advance(Duration::from_secs(60));
+    let file = fixture.codes().audit.fill_disk();
+    assert!(fixture.codes().expire().is_err());
+    assert_eq!(fixture.codes().audit.missing().unwrap().lines, 3);
+    fixture.codes().audit.make_room(file);
+    fixture.make(Some("th-9"));
+    // A start on a full disk.
+    let codes = fixture.codes.take().unwrap();
+    let _file = codes.audit.fill_disk();
+    let codes = Codes::start(codes.store, codes.audit, fixture.clock.clone(), Stage::Prod).unwrap();
+    assert_eq!(codes.audit.missing().unwrap().lines, 1);
+}
+
+#[test]
+fn a_code_that_ends_by_one_attempt_too_many_has_its_line() {
+    let fixture = Fixture::new();
+    let (record, _) = fixture.make(Some("th-1"));
+    fixture.codes().claim("th-1").unwrap();
+    for _ in 0..3 {
+        fixture.codes().count_attempt(&record.id).unwrap();
+    }
+    // None of the three was judged: their runs were cut off.
+    assert!(fixture.codes().count_attempt(&record.id).is_err());
+    assert_eq!(fixture.actions().last().unwrap(), "code.exhaust");
+    assert!(fixture.codes().count_attempt(&record.id).is_err());
+    assert_eq!(fixture.actions().iter().filter(|action| *action == "code.exhaust").count(), 1);
+}
