@@ -288,10 +288,14 @@ async fn serve(config: Config, config_path: &Path, log: Log, started: Duration, 
     let startup_ms = gateway.clock().boot().saturating_sub(started).as_millis();
     tracing::info!(gateway = %gateway.config().gateway.id, startup_ms, "clawgate is ready");
     notify::ready(&view::one_line(&gateway));
-    let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id() });
+    let details = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(),
+        "config_changed": reload::changed_meanwhile(&gateway).await,
+    });
     gateway
-        .record(Event::done(Actor::Daemon, Action::DaemonStart, gateway.config().gateway.id.as_str()).with(version))
+        .record(Event::done(Actor::Daemon, Action::DaemonStart, gateway.config().gateway.id.as_str()).with(details))
         .await;
+    reload::keep_config(&gateway).await;
     gateway.tell_damage();
     let exit = until_told(&gateway, &mut tasks, signals).await;
     notify::stopping();

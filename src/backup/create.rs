@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::envelope::Sealing;
 use super::{BackupError, KEY_ENTRY, MANIFEST_ENTRY, Manifest, Unlock, archive, failed, give_to_owner, random};
-use crate::audit::{Action, Actor, Event};
+use crate::audit::{Action, Actor, Event, Outcome};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::audit_key;
@@ -50,12 +50,32 @@ pub(crate) fn create(
         moved: fence,
     };
     let audit = audit_key::open::<BackupError>(&store, config.audit.retention(), clock)?;
+    // First of all: the line stands in the backup too.
     let details = json!({ "file": file, "moved": fence });
-    audit.record(Event::done(actor, Action::BackupCreate, &manifest.id).with(details))?;
+    let event = Event::done(actor, Action::BackupCreate, &manifest.id).with(details);
+    audit.record(event.clone())?;
+    let made = put(&store, file, dir, &manifest, &key, unlock);
+    if let Err(error) = &made {
+        audit.record(event.ended(Outcome::Failed).because(error.to_string()))?;
+    }
+    drop((audit, store));
+    give_to_owner(dir)?;
+    made.map(|()| manifest)
+}
+
+/// Writes the file, puts it into its place, and takes this board out of service where it is `moved`.
+fn put(
+    store: &Store,
+    file: &Path,
+    dir: &Path,
+    manifest: &Manifest,
+    key: &Secret<[u8; 32]>,
+    unlock: &Unlock,
+) -> Result<(), BackupError> {
     store.fold_journal()?;
     fold_spool(&dir.join("spool.db"))?;
     let aside = aside(file);
-    let written = write(&aside, dir, &manifest, &key, unlock)
+    let written = write(&aside, dir, manifest, key, unlock)
         .and_then(|()| fs::rename(&aside, file).map_err(failed(file, "put it into its place")));
     if let Err(error) = written {
         let _ = fs::remove_file(&aside);
@@ -64,12 +84,10 @@ pub(crate) fn create(
     let folder = folder_of(file);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder, "sync the folder"))?;
     // Only now: a move that failed half way leaves a board that serves.
-    if fence {
-        store.fence(&serde_json::to_vec(&manifest).unwrap_or_default())?;
+    if manifest.moved {
+        store.fence(&serde_json::to_vec(manifest).unwrap_or_default())?;
     }
-    drop((audit, store));
-    give_to_owner(dir)?;
-    Ok(manifest)
+    Ok(())
 }
 
 /// Where it is written first: a name of its own, for whatever stands there goes.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::role::Caller;
-use crate::audit::{Action, Event, Outcome};
+use crate::audit::{Action, Event};
 use crate::logging::Share;
 
 /// Users that are told apart; beyond, all have one share.
@@ -24,10 +24,9 @@ impl Calls {
     /// The event to be written about a failed call at boot time `now`; none where the user has had his share.
     pub(super) fn event(&self, caller: &Caller, call: &str, failure: &Failure, now: Duration) -> Option<Event> {
         let unsaid = self.charge(caller.uid, now)?;
-        let refused = matches!(failure.code.as_str(), "forbidden" | "bad_request" | "not_found" | "too_large");
-        let outcome = if refused { Outcome::Refused } else { Outcome::Failed };
         let call: String = call.chars().take(MAX_PATH).collect();
-        let event = Event::done(caller.actor(), Action::ControlCall, call).ended(outcome).because(&failure.message);
+        let event = Event::done(caller.actor(), Action::ControlCall, call);
+        let event = event.ended(failure.outcome()).because(&failure.message);
         Some(event.with(json!({ "code": failure.code, "unsaid_before": unsaid })))
     }
 

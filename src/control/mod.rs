@@ -41,11 +41,14 @@ use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cli::exit::Exit;
 use crate::daemon::Gateway;
 use crate::logging::Burst;
 use crate::metrics::{Metrics, Reason};
+use calls::Calls;
 pub(crate) use codes::mint;
 pub(crate) use exchange::Name;
+use failure::Failure;
 use reads::Reads;
 use role::Caller;
 use socket::ControlSocket;
@@ -69,9 +72,9 @@ pub(crate) async fn serve(socket: ControlSocket, gateway: Gateway, stop: Cancell
     metrics.limit("control_connections", MAX_CONNECTIONS);
     metrics.limit("control_connections_of_a_user", MAX_CONNECTIONS_OF_A_USER);
     metrics.limit("control_body_bytes", MAX_BODY_BYTES);
-    let reads = Arc::new(Reads::default());
+    let (calls, reads) = (Arc::new(Calls::default()), Arc::new(Reads::default()));
     let tasks = TaskTracker::new();
-    let router = routes::router(&gateway, &reads, &tasks);
+    let router = routes::router(&gateway, &calls, &reads, &tasks);
     let mut hours = tokio::time::interval(reads::PERIOD);
     hours.reset();
     let seats = Seats { metrics, taken: Arc::default() };
@@ -96,8 +99,13 @@ pub(crate) async fn serve(socket: ControlSocket, gateway: Gateway, stop: Cancell
         };
         let Ok(peer) = stream.peer_cred() else { continue };
         let Some(seat) = seats.take(peer.uid()) else {
-            if let Some(unsaid) = refused.hit(gateway.clock().boot()) {
+            let now = gateway.clock().boot();
+            if let Some(unsaid) = refused.hit(now) {
                 tracing::warn!(uid = peer.uid(), unsaid, "too many control connections; one was closed");
+            }
+            if let Some(event) = calls.event(&Caller::of(peer.uid(), peer.gid()), "connect", &too_many(), now) {
+                let gateway = gateway.clone();
+                tasks.spawn(async move { gateway.record(event).await });
             }
             continue;
         };
@@ -109,6 +117,15 @@ pub(crate) async fn serve(socket: ControlSocket, gateway: Gateway, stop: Cancell
         tracing::debug!("control connections were cut");
     }
     note(&gateway, &reads).await;
+}
+
+fn too_many() -> Failure {
+    Failure::new(
+        Exit::Failed,
+        "too_many_connections",
+        "Too many control connections at a time; this one was closed.",
+        "",
+    )
 }
 
 /// Writes down who has looked at what.

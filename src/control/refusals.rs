@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::failure::Failure;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, Outcome};
 use crate::cli::exit::Exit;
 use crate::link::TargetError;
 use crate::pairing::code_book::CodeError;
@@ -23,6 +23,22 @@ impl Failure {
     /// No pairing code has that id.
     pub(super) fn unknown_code(id: &str) -> Self {
         Self::not_found(format!("There is no code {id:?}."), "List them: clawgate code ls")
+    }
+
+    /// As the audit log has it: not allowed or not possible as asked, or tried in vain.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.code.as_str() {
+            "forbidden"
+            | "bad_request"
+            | "not_found"
+            | "no_route"
+            | "too_large"
+            | "too_many_connections"
+            | "code_not_usable"
+            | "under_way"
+            | "held" => Outcome::Refused,
+            _ => Outcome::Failed,
+        }
     }
 
     /// What a signed command has under `args` cannot be taken.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::handler::Handler as _;
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -74,25 +75,26 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// The API as a service.
-pub(super) fn router(gateway: &Gateway, reads: &Arc<Reads>, tasks: &TaskTracker) -> Router {
-    let calls = Arc::new(Calls::default());
+pub(super) fn router(gateway: &Gateway, calls: &Arc<Calls>, reads: &Arc<Reads>, tasks: &TaskTracker) -> Router {
+    let gate = |path, needed| Gate {
+        gateway: gateway.clone(),
+        path,
+        needed,
+        calls: Arc::clone(calls),
+        reads: Arc::clone(reads),
+    };
     let mut router = Router::new();
     for route in routes() {
-        let gate = Gate {
-            gateway: gateway.clone(),
-            path: route.path,
-            needed: route.role,
-            calls: Arc::clone(&calls),
-            reads: Arc::clone(reads),
-        };
-        let gate = middleware::from_fn_with_state(gate, pass);
+        let gate = middleware::from_fn_with_state(gate(route.path, route.role), pass);
         router = router.route(route.path, route.handler.layer(gate));
     }
+    // Who tries what there is not stands in the log too.
+    let no_route = (|| async { no_route() }).layer(middleware::from_fn_with_state(gate("no operation", Viewer), pass));
     let ending = Ending { tasks: tasks.clone(), metrics: gateway.metrics().clone() };
     router
         .layer(middleware::from_fn_with_state(ending, to_its_end))
-        .fallback(|| async { no_route() })
-        .method_not_allowed_fallback(|| async { no_route() })
+        .fallback(no_route.clone())
+        .method_not_allowed_fallback(no_route)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(Extension(Arc::new(Once::default())))
         .with_state(gateway.clone())

@@ -60,10 +60,11 @@ impl Gateway {
         if let Err(error) = &revoked {
             tracing::warn!(device = %id, %error, "the token of the old name could not be revoked at the issuer");
         }
-        self.0.service.attach_again(name).await.map_err(|error| Failure::internal(&error))?;
-        self.links().renamed(id).await;
+        // It has its name, whatever comes of the rest.
         let details = serde_json::json!({ "to": name, "token_revoked": revoked.is_ok() });
         self.record(Event::done(actor, Action::DeviceRename, id.as_str()).with(details)).await;
+        self.0.service.attach_again(name).await.map_err(|error| Failure::internal(&error))?;
+        self.links().renamed(id).await;
         Ok(())
     }
 
@@ -83,12 +84,12 @@ impl Gateway {
         let _turn = self.0.service.turn(id).await;
         let (_, pairing) = self.lane_of(id).await?;
         let count = self.0.spool.replay_dead_letters(pairing).await?;
+        let details = serde_json::json!({ "messages": count });
+        self.record(Event::done(actor, Action::DeadLettersReplay, id.as_str()).with(details)).await;
         if count > 0 && self.0.spool.lane(pairing).serve(id).len() > 1 {
             // Some are of an earlier pairing, whose lane the connection has done with.
             self.0.service.attach_again(id).await.map_err(|error| Failure::internal(&error))?;
         }
-        let details = serde_json::json!({ "messages": count });
-        self.record(Event::done(actor, Action::DeadLettersReplay, id.as_str()).with(details)).await;
         Ok(count)
     }
 

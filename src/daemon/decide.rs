@@ -1,5 +1,7 @@
 //! The backend's word on a pairing that waits for it: by an admin at the control socket, or by a signed command.
 
+use serde_json::json;
+
 use super::Gateway;
 use crate::audit::{Action, Actor, Event};
 use crate::control::failure::{Failure, blocking};
@@ -40,8 +42,13 @@ impl Gateway {
             }
         }
         if verdict == Verdict::Reject {
-            self.record(Event::done(actor.clone(), Action::DeviceReject, id.as_str()).because(why)).await;
-            return self.forget(&known, actor).await.map(drop);
+            let forgotten = self.forget(&known, actor.clone()).await;
+            let mut event = Event::done(actor, Action::DeviceReject, id.as_str()).because(why);
+            if let Err(failure) = &forgotten {
+                event = event.ended(failure.outcome()).with(json!({ "error": failure.message }));
+            }
+            self.record(event).await;
+            return forgotten.map(drop);
         }
         let at_ms = self.clock().wall_ms();
         let yes = Decision::Approved { at_ms, by: actor.clone(), why: why.chars().take(256).collect() };

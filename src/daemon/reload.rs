@@ -171,7 +171,35 @@ pub(super) async fn reload(gateway: &Gateway) -> Result<(), String> {
     let ended = result.map(drop);
     *gateway.0.config_refused.lock().unwrap_or_else(PoisonError::into_inner) = ended.clone().err();
     gateway.record(event).await;
+    keep_config(gateway).await;
     ended
+}
+
+/// Name of the configuration that this gateway ran by, kept sealed.
+const RAN_BY: &str = "config.ran-by";
+
+/// The keys that are another than in the run before, which a reload did not tell of: they were changed while this gateway
+/// stood still. None where it is not known what that one ran by.
+pub(super) async fn changed_meanwhile(gateway: &Gateway) -> Option<Vec<&'static str>> {
+    let store = gateway.store().clone();
+    let kept = blocking(move || store.secret(RAN_BY)).await.ok().flatten()?;
+    // Of another version it may have other keys.
+    let before: Config = toml::from_str(std::str::from_utf8(kept.expose()).ok()?).ok()?;
+    let Changes { applied, waiting } = compare(&before, &mut Config::clone(&gateway.config()));
+    Some([applied, waiting].concat())
+}
+
+/// Keeps what this gateway runs by, for the next start to tell what was changed meanwhile.
+pub(super) async fn keep_config(gateway: &Gateway) {
+    let (store, config) = (gateway.store().clone(), gateway.config());
+    let kept = blocking(move || {
+        let now = toml::to_string(&*config).unwrap_or_default();
+        let is_kept = store.secret(RAN_BY)?.is_some_and(|kept| kept.expose() == now.as_bytes());
+        if is_kept { Ok(()) } else { store.put_secret(RAN_BY, now.as_bytes()) }
+    });
+    if let Err(error) = kept.await {
+        tracing::warn!(%error, "what the gateway runs by is not kept: the next start tells no change of the configuration");
+    }
 }
 
 /// Changes what may change while running.
@@ -357,6 +385,13 @@ mod tests {
         }
         assert!(written.len() > 30, "{written:?}");
         assert_eq!(written, KEYS.iter().map(|key| key.name.to_owned()).collect());
+    }
+
+    #[test]
+    fn a_configuration_that_was_kept_reads_back_as_it_was() {
+        for config in [Config::default(), everything_changed()] {
+            assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        }
     }
 
     #[test]

@@ -123,6 +123,11 @@ fn at_work(walk: &mut Walk, sensor: &mut Sensor) {
     walk.must(Action::CodeRevoke, person(), &id, "ok");
     assert_eq!(walk.site.run(&["code", "revoke", "ocpc_nothing"]).code, 3);
     walk.must(Action::ControlCall, person(), "POST /v1/codes/ocpc_nothing/revoke", "refused");
+    for request in ["POST /v1/nothing", "PUT /v1/status"] {
+        let answer = walk.site.raw(format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes());
+        assert!(answer.contains("no_route"), "{answer}");
+        walk.must(Action::ControlCall, person(), request, "refused");
+    }
     let (id, _) = walk.code(&["--ttl", "1s"]);
     walk.comes(Action::CodeExpire, daemon(), &id, "ok");
     let (id, _) = walk.code(&["--sensor", "th-77", "--ttl", "5m"]);
@@ -174,6 +179,11 @@ fn at_work(walk: &mut Walk, sensor: &mut Sensor) {
 fn with_a_backend(walk: &mut Walk, sensor: &mut Sensor) {
     configure(&walk.site, "[pairing]\napproval = \"backend\"\napproval_time = \"1s\"\n");
     let running = walk.site.start();
+    // Changed while it stood still.
+    let lines = walk.site.audit();
+    let start = lines.iter().rfind(|line| line["action"] == "daemon.start").unwrap();
+    let changed = ["pairing.attempts", "pairing.approval", "pairing.approval_time", "alarms.failed_attempts"];
+    assert_eq!(start["details"]["config_changed"], json!(changed), "{start}");
     pair_in_vain(&walk.site, sensor, "pump-3");
     walk.must(Action::DeviceCommission, person(), "pump-3", "failed");
     walk.site.run(&["devices", "approve", "pump-3", "--why", "order 17"]).ok();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
 use super::issuer::LateOauth;
-use crate::audit::{Action, Actor, Event, Outcome};
+use crate::audit::{Action, Actor, Event};
 use crate::blocking::blocking;
 use crate::clock::is_synchronised;
 use crate::config::KeysConfig;
@@ -148,7 +148,7 @@ impl Gateway {
         let event = Event::done(actor, Action::KeyRotate, subject);
         let event = match &done {
             Ok(rotated) => event.with(json!({ "id": rotated.id, "at_once": request.now })),
-            Err(failure) => event.ended(Outcome::Refused).because(&failure.message),
+            Err(failure) => event.ended(failure.outcome()).because(&failure.message),
         };
         self.record(event).await;
         done
