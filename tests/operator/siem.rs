@@ -1,7 +1,9 @@
-//! The audit log in the hands of a log collector: rsyslog with the block of docs/audit.md as it stands there.
+//! The audit log in the hands of a log collector: rsyslog with the blocks of docs/audit.md as they stand there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -19,21 +21,33 @@ struct Bench {
     audit: Audit,
 }
 
+/// What stands in docs/audit.md after this remark, between its fences.
+fn block(remark: &str) -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
+    let (_, rest) = page.split_once(&format!("<!-- {remark} -->\n```\n")).expect(remark);
+    rest.split_once("\n```").unwrap().0.to_owned()
+}
+
 impl Bench {
-    fn new() -> Self {
+    /// Into a file, or to a collector at this port.
+    fn new(collector: Option<u16>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = AuditKeys { current: &Secret::new([1; 32]), next: None, is_known: false };
         // Files of 16 KiB, so that it comes to several.
         let retention = Retention { max_bytes: 16 * (16 << 10), max_age: None };
         let audit = Audit::open_with(&dir.path().join("audit"), &keys, retention, Clock::system()).unwrap();
-        let block = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
-        let block =
-            block.split_once("<!-- A test runs this block. -->\n```\n").unwrap().1.split_once("\n```").unwrap().0;
         let own = |name: &str| dir.path().join(name).display().to_string();
-        let config = block
+        let mut config = block("A test runs this block.")
             .replace("/var/lib/clawgate/audit/", &own("audit/"))
             .replace("/var/log/clawgate-audit.jsonl", &own("out.jsonl"));
         assert_eq!(config.matches(&own("")).count(), 2, "the page names other files now");
+        if let Some(port) = collector {
+            let forward = block("A test runs this in place of the line with omfile.");
+            let here = forward.replace("siem.example.org", "127.0.0.1").replace("5170", &port.to_string());
+            assert!(here.contains(&format!("\"127.0.0.1\" port=\"{port}\"")), "{here}");
+            let line = config.lines().find(|line| line.contains("omfile")).unwrap().to_owned();
+            config = config.replace(&line, &here);
+        }
         fs::create_dir(dir.path().join("work")).unwrap();
         let work = format!("global(workDirectory={:?})\n", own("work"));
         fs::write(dir.path().join("rsyslog.conf"), work + &config + "\n").unwrap();
@@ -100,7 +114,7 @@ impl Drop for Collector {
 
 #[test]
 fn rsyslog_takes_each_line_once_over_its_restarts_and_the_chain_can_be_verified_at_its_end() {
-    let bench = Bench::new();
+    let bench = Bench::new(None);
     bench.record(20, 30_000);
     let collector = bench.start();
     assert_eq!(bench.all_come(), 0);
@@ -138,6 +152,30 @@ fn rsyslog_takes_each_line_once_over_its_restarts_and_the_chain_can_be_verified_
     fs::write(&export, lines.collect::<Vec<_>>().join("\n") + "\n").unwrap();
     let verified = verify(&export);
     assert!(verified.starts_with("whole"), "{verified}");
+}
+
+#[test]
+fn rsyslog_sends_each_line_once_and_in_order_to_a_collector() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bench = Bench::new(Some(listener.local_addr().unwrap().port()));
+    bench.record(20, 30_000);
+    let _collector = bench.start();
+    listener.set_nonblocking(true).unwrap();
+    let stream: TcpStream = until("it connects", || listener.accept().ok()).0;
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut come = |numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).expect("a line that is no JSON");
+            assert_eq!((&line["event.sequence"], &line["event.action"]), (&json!(number), &json!("code.revoke")));
+            assert!(line["event.original"].as_str().unwrap().starts_with(&format!("{{\"seq\":{number},")), "{line}");
+        }
+    };
+    come(0..20);
+    // New files while it reads.
+    bench.record(60, 20);
+    come(20..80);
 }
 
 fn verify(export: &Path) -> String {
