@@ -7,6 +7,8 @@ mod back_half;
 mod faults;
 #[path = "relay_delivery/moody.rs"]
 mod moody;
+#[path = "support/packet.rs"]
+mod packet;
 mod support;
 
 use std::sync::Arc;

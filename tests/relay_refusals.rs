@@ -4,9 +4,12 @@
 
 #[path = "support/back_half.rs"]
 mod back_half;
+#[path = "support/packet.rs"]
+mod packet;
+#[path = "relay_refusals/scripted.rs"]
+mod scripted;
 mod support;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,145 +21,10 @@ use clawgate::metrics::Metrics;
 use clawgate::relay::{Relay, RelayDevice, RelayOptions, RelayState};
 use clawgate::spool::{Incoming, Spool, SpoolOptions};
 use clawgate::token::{TokenFeed, TokenState, TokenWish};
+use scripted::{Reply, Scripted, ends_a_token};
 use support::{token, token_feed, until, within};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-/// What the broker does about one publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reply {
-    Ack(u8),
-    Nothing,
-    Twice,
-    Late(Duration),
-    Disconnect(u8),
-    Cut,
-}
-
-/// Decides by seq and by how often that seq was seen.
-type Script = dyn Fn(u64, usize) -> Reply + Send + Sync;
-
-struct Scripted {
-    port: u16,
-    seen: Arc<Mutex<Vec<u64>>>,
-    connects: Arc<Mutex<Vec<tokio::time::Instant>>>,
-    task: JoinHandle<()>,
-}
-
-impl Scripted {
-    async fn start(connack: u8, script: impl Fn(u64, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_saying(vec![0x20, 3, 0, connack, 0], script).await
-    }
-
-    /// With this answer to a CONNECT.
-    async fn start_saying(connack: Vec<u8>, script: impl Fn(u64, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (seen, connects) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
-        let script: Arc<Script> = Arc::new(script);
-        let (all, times) = (Arc::clone(&seen), Arc::clone(&connects));
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                times.lock().unwrap().push(tokio::time::Instant::now());
-                tokio::spawn(talk(stream, connack.clone(), Arc::clone(&script), Arc::clone(&all)));
-            }
-        });
-        Self { port, seen, connects, task }
-    }
-
-    fn seen(&self) -> Vec<u64> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Each seq where it came last.
-    fn count(&self, seq: u64) -> usize {
-        self.seen().iter().filter(|seen| **seen == seq).count()
-    }
-}
-
-impl Drop for Scripted {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let kind = stream.read_u8().await.ok()?;
-    let mut len = 0usize;
-    for shift in (0..28).step_by(7) {
-        let byte = stream.read_u8().await.ok()?;
-        len |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    let mut body = vec![0; len];
-    stream.read_exact(&mut body).await.ok()?;
-    Some((kind, body))
-}
-
-async fn talk(mut stream: TcpStream, mut connack: Vec<u8>, script: Arc<Script>, seen: Arc<Mutex<Vec<u64>>>) {
-    let Some((0x10, connect)) = packet(&mut stream).await else { return };
-    // One that offers a method is told that there is none, as mosquitto does.
-    if connect.windows(11).any(|part| part == b"OAUTH2-JWT\x16") || has_method(&connect) {
-        connack = vec![0x20, 3, 0, 0x8c, 0];
-    }
-    stream.write_all(&connack).await.unwrap();
-    if connack[3] != 0 {
-        return;
-    }
-    let mut late: VecDeque<u16> = VecDeque::new();
-    while let Some((kind, body)) = packet(&mut stream).await {
-        if kind == 0xe0 {
-            return;
-        }
-        if kind & 0xf0 != 0x30 {
-            let _ = stream.write_all(&[0xd0, 0]).await;
-            continue;
-        }
-        let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
-        let id = u16::from_be_bytes([body[2 + topic], body[3 + topic]]);
-        let text = String::from_utf8_lossy(&body);
-        let seq = text.rsplit_once("\"v\":").and_then(|(_, rest)| rest.split(['}', ',']).next()?.parse::<u64>().ok());
-        let reply = match seq {
-            None => Reply::Ack(0),
-            Some(seq) => {
-                let times = {
-                    let mut seen = seen.lock().unwrap();
-                    seen.push(seq);
-                    seen.iter().filter(|known| **known == seq).count()
-                };
-                script(seq, times)
-            }
-        };
-        let ack = |id: u16, code| [0x40, 4, id.to_be_bytes()[0], id.to_be_bytes()[1], code, 0];
-        let sent = match reply {
-            Reply::Ack(code) => stream.write_all(&ack(id, code)).await,
-            Reply::Nothing => Ok(()),
-            Reply::Twice => stream.write_all(&[ack(id, 0), ack(id, 0)].concat()).await,
-            Reply::Late(wait) => {
-                late.push_back(id);
-                tokio::time::sleep(wait).await;
-                stream.write_all(&ack(id, 0)).await
-            }
-            Reply::Disconnect(code) => {
-                let _ = stream.write_all(&[0xe0, 2, code, 0]).await;
-                return;
-            }
-            Reply::Cut => return,
-        };
-        if sent.is_err() {
-            return;
-        }
-    }
-}
-
-fn has_method(connect: &[u8]) -> bool {
-    connect.windows(10).any(|part| part == b"OAUTH2-JWT")
-}
 
 async fn all_confirmed(gateway: &Gateway, readings: u64) {
     until("the spool is empty", || gateway.spool.status().depth == 0).await;
@@ -227,40 +95,6 @@ async fn an_unauthorized_publish_stops_the_device_keeps_its_queue_and_tells_the_
     assert_eq!(gateway.spool.status().depth, 17, "an ACL mistake loses no backlog");
     assert_eq!(gateway.spool.status().dead_letters, 0);
     gateway.stop().await;
-}
-
-/// A broker that takes tokens by enhanced authentication, and for which the first one ends between the fourth reading and
-/// the second token.
-async fn ends_a_token(mut stream: TcpStream, seen: Arc<Mutex<Vec<u64>>>) {
-    const METHOD: &[u8] = b"\x15\x00\x0aOAUTH2-JWT";
-    let Some((0x10, _)) = packet(&mut stream).await else { return };
-    stream.write_all(&[&[0x20, 16, 0, 0, 13], METHOD].concat()).await.unwrap();
-    let mut answers: Vec<Vec<u8>> = Vec::new();
-    let mut fresh = false;
-    while let Some((kind, body)) = packet(&mut stream).await {
-        if kind == 0xf0 {
-            fresh = true;
-            seen.lock().unwrap().push(0);
-            answers.push([&[0xf0, 15, 0, 13], METHOD].concat());
-            continue;
-        }
-        if kind & 0xf0 != 0x30 {
-            continue;
-        }
-        let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
-        let text = String::from_utf8_lossy(&body);
-        let seq = text.rsplit_once("\"v\":").and_then(|(_, rest)| rest.split(['}', ',']).next()?.parse::<u64>().ok());
-        let is_again = seq.is_some_and(|seq| seen.lock().unwrap().contains(&seq));
-        seen.lock().unwrap().extend(seq);
-        let refused = seq.is_some_and(|seq| seq > 4) && !fresh && !is_again;
-        answers.push(vec![0x40, 4, body[2 + topic], body[3 + topic], if refused { 0x87 } else { 0 }, 0]);
-        // The presence, and what is sent again, is answered at once; all else when the last one is here.
-        if seq.is_none_or(|seq| seq == 20) || is_again {
-            for answer in answers.drain(..) {
-                stream.write_all(&answer).await.unwrap();
-            }
-        }
-    }
 }
 
 #[tokio::test]

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::packet::packet;
 
 /// Chance that a seed repeats (SplitMix64).
 #[derive(Debug, Clone)]
@@ -165,21 +167,6 @@ impl Drop for Broker {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap()
-}
-
-async fn packet(stream: &mut BufReader<OwnedReadHalf>) -> Option<(u8, Vec<u8>)> {
-    let kind = stream.read_u8().await.ok()?;
-    let mut len = 0usize;
-    for shift in (0..28).step_by(7) {
-        let byte = stream.read_u8().await.ok()?;
-        len |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    let mut body = vec![0; len];
-    stream.read_exact(&mut body).await.ok()?;
-    Some((kind, body))
 }
 
 /// One connection, until either side has had enough.
