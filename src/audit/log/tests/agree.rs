@@ -300,12 +300,12 @@ fn both_verifiers_say_the_same_of_whatever_was_done_to_a_log() {
     }
     let list = temp.path().join("folders");
     fs::write(&list, folders).unwrap();
-    let program = Command::new("/usr/bin/python3")
+    let mut program = Command::new("/usr/bin/python3");
+    program
         .args(["-B", "-c", ALL, &good.first_key.to_string()])
         .env("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/audit-verifier"))
-        .stdin(fs::File::open(&list).unwrap())
-        .output()
-        .unwrap();
+        .stdin(fs::File::open(&list).unwrap());
+    let program = crate::testing::output(&mut program).unwrap();
     let (said, errors) = (String::from_utf8(program.stdout).unwrap(), String::from_utf8_lossy(&program.stderr));
     let theirs: Vec<bool> = said.lines().map(|findings| findings == "0").collect();
     assert_eq!(theirs.len(), ours.len(), "the other verifier ended at case {}: {errors}", theirs.len());
