@@ -1,7 +1,8 @@
 //! `audit`: verify reads the files alone; tail and export ask the daemon.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -20,7 +21,7 @@ use crate::control::failure::Failure;
 pub(super) enum Verb {
     /// Check the log on disk; works without the daemon
     Verify {
-        /// The state directory, or a copy of it
+        /// The state directory, its folder audit, or a copy of either
         #[arg(long, value_name = "DIR", default_value = "/var/lib/clawgate")]
         state_dir: PathBuf,
         /// The public key that must have signed it, 64 hexadecimal digits; `audit verify` prints it
@@ -57,18 +58,35 @@ pub(super) fn verify(
     key: Option<Digest>,
     anchor: Option<&Path>,
 ) -> Result<Exit, Failure> {
-    let dir = state_dir.join("audit");
-    if !dir.is_dir() {
-        let text = format!("{}: there is no audit log here.", dir.display());
-        return Err(Failure::not_found(text, "Name the state directory, or a copy of it, with --state-dir."));
-    }
-    let anchor = anchor.map(read_anchor).transpose()?;
-    let report = audit::verify(&dir, &Trust { key, anchor }).map_err(|error| {
+    let unreadable = |dir: &Path, error: &dyn Display| {
         let text = format!("{}: cannot be read: {error}.", dir.display());
         Failure::new(Exit::Failed, "unreadable", text, "Run it as root or as the user of clawgate.")
-    })?;
+    };
+    let Some(dir) = folder(state_dir).map_err(|error| unreadable(state_dir, &error))? else {
+        let text = format!("{}: there is no audit log here.", state_dir.display());
+        return Err(Failure::not_found(
+            text,
+            "Name the state directory, its folder audit, or a copy, with --state-dir.",
+        ));
+    };
+    let anchor = anchor.map(read_anchor).transpose()?;
+    let report = audit::verify(&dir, &Trust { key, anchor }).map_err(|error| unreadable(&dir, &error))?;
     terminal.result(&report, |report| words(terminal, report));
     Ok(if report.is_whole() { Exit::Ok } else { Exit::Failed })
+}
+
+/// The log's folder: that of a state directory, or itself, for an auditor has a copy of it alone.
+fn folder(named: &Path) -> io::Result<Option<PathBuf>> {
+    let inside = named.join("audit");
+    if inside.try_exists()? {
+        return Ok(Some(inside));
+    }
+    if !named.try_exists()? {
+        return Ok(None);
+    }
+    let is_of_a_log = |name: &str| name == "checkpoint.json" || name.starts_with("audit-");
+    let is_log = fs::read_dir(named)?.flatten().any(|file| file.file_name().to_str().is_some_and(is_of_a_log));
+    Ok(is_log.then(|| named.to_owned()))
 }
 
 /// A checkpoint that was kept elsewhere.

@@ -105,7 +105,7 @@ pub(super) async fn identify(
 ) -> Answer<Done> {
     gateway.links().identify(&request.target, IDENTIFY_TIME).await?;
     gateway.record(Event::done(actor, Action::DeviceIdentify, &request.target)).await;
-    Ok(done(format!("{} blinks.", request.target)))
+    Ok(done(format!("{} is told to blink; a sensor does that once in 10 seconds.", request.target)))
 }
 
 pub(super) async fn pair(

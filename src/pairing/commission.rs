@@ -35,8 +35,13 @@ pub trait Commission: Send + Sync {
         tell: &'a (dyn Fn(Wait) + Send + Sync),
     ) -> BoxFuture<'a, Result<String, CommissionError>>;
 
-    /// Ends when the cloud has confirmed a reading of the device's newest pairing.
-    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>>;
+    /// Ends when the cloud has confirmed a reading of the device's newest pairing. `arrives` ends when the gateway took
+    /// one in, and never where none comes.
+    fn first_reading<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        arrives: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, Result<(), CommissionError>>;
 }
 
 /// Why a device is paired but not in service.

@@ -1,7 +1,6 @@
 //! What follows once the keys stand: token, relay, first reading. Runs beside the session that brings it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -11,9 +10,6 @@ use super::event::{Cause, PairEvent, PairFailure, Stage};
 use super::report::Report;
 use super::run::Agreed;
 use crate::session::Arrived;
-
-/// A reading that the cloud has confirmed was taken in before: the word of it is only on its way.
-const WORD_OF_IT: Duration = Duration::from_secs(1);
 
 /// Brings a freshly paired device into service, in a task of its own. The report is in [`Stage::Token`]; `first`
 /// was asked for before the session under the new key could bring a reading.
@@ -55,9 +51,16 @@ async fn serve(
     if report.is_abandoned() {
         return Ok(());
     }
-    commission.first_reading(&agreed.device).await.map_err(|error| failed(report, Cause::Cloud, error))?;
+    let mut arrived = None;
+    let arrives = Box::pin(async {
+        match first.await {
+            Ok(first) => arrived = Some(first),
+            // Whoever brings readings is gone.
+            Err(_) => std::future::pending().await,
+        }
+    });
+    commission.first_reading(&agreed.device, arrives).await.map_err(|error| failed(report, Cause::Cloud, error))?;
     let confirmed_at = engine.parts().clock.boot();
-    let arrived = tokio::time::timeout(WORD_OF_IT, first).await.ok().and_then(Result::ok);
     let confirmed_after = arrived.as_ref().map(|first| confirmed_at.saturating_sub(first.at)).unwrap_or_default();
     report.done(arrived.and_then(|first| first.summary));
     report.send(PairEvent::Paired {

@@ -110,7 +110,11 @@ impl Commission for NoPairing {
         Box::pin(std::future::pending())
     }
 
-    fn first_reading<'a>(&'a self, _: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>> {
+    fn first_reading<'a>(
+        &'a self,
+        _: &'a DeviceId,
+        _: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, Result<(), CommissionError>> {
         Box::pin(std::future::pending())
     }
 }

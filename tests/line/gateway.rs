@@ -255,8 +255,13 @@ impl Commission for Cloud {
         })
     }
 
-    fn first_reading<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, Result<(), CommissionError>> {
+    fn first_reading<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        arrives: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, Result<(), CommissionError>> {
         Box::pin(async {
+            arrives.await;
             let pairing = self.store.device(device).unwrap().unwrap().current.unwrap();
             until("a first reading", || self.look(|taken| taken.iter().any(|out| out.id.pairing == pairing))).await;
             Ok(())

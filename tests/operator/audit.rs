@@ -70,6 +70,9 @@ impl Copy {
             assert!(ended.code == 0 || ended.code == 1, "{ended:?}");
         }
         assert_eq!(ours.code == 0, ours.out.starts_with("whole"), "{ours:?}");
+        // The same of the folder alone, as an auditor has it.
+        let alone = site.run(&[&["audit", "verify", "--state-dir", self.log().to_str().unwrap()], more].concat());
+        assert_eq!((alone.code, &alone.out), (ours.code, &ours.out), "{alone:?}");
         assert_eq!(theirs.code == 0, theirs.out.starts_with("whole"), "{theirs:?}");
         (ours.code == 0, theirs.code == 0)
     }

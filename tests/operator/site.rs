@@ -177,10 +177,12 @@ impl Site {
     pub(crate) fn sensor_with(&self, name: &str, more: &[&str]) -> Sensor {
         let link = self.path(&format!("tty-{name}"));
         let called: &[&str] = if more.contains(&"--name") { &[] } else { &["--name", "TH-Kit"] };
+        let every: &[&str] = if more.contains(&"--every") { &[] } else { &["--every", "100ms"] };
         let mut child = Command::new(env!("CARGO_BIN_EXE_clawgate"))
-            .args(["simulator", "--label", "random", "--every", "100ms", "--pty"])
+            .args(["simulator", "--label", "random", "--pty"])
             .arg(&link)
             .args(called)
+            .args(every)
             .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
