@@ -29,8 +29,8 @@ pub(super) enum Reached {
     BadFiles(String),
     /// TLS was refused, by them or by us.
     NoTls(String),
-    /// It answers, without TLS.
-    Plain,
+    /// It answers, without TLS; whether it is on this machine.
+    Plain { here: bool },
     /// It answers; until when its certificate is valid, where that can be read.
     Tls(Option<Duration>),
 }
@@ -44,7 +44,7 @@ pub(super) fn reach(config: &Config, url: &BrokerUrl) -> Reached {
     for address in addresses.take(3) {
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) if url.tls => return shake_hands(config, url, stream),
-            Ok(_) => return Reached::Plain,
+            Ok(_) => return Reached::Plain { here: address.ip().is_loopback() },
             Err(error) => last = format!("{address}: {error}"),
         }
     }

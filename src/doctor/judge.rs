@@ -225,7 +225,12 @@ pub(super) fn broker(url: &BrokerUrl, reached: &Reached, now: Duration) -> Findi
             format!("{place} answers, but TLS fails: {why}"),
             "Compare its certificate with broker.ca, broker.url's name with the certificate's, and this clock with the time.",
         ),
-        Reached::Plain => Finding::ok(part, format!("{place} answers, without TLS")),
+        Reached::Plain { here: true } => Finding::ok(part, format!("{place} answers, without TLS")),
+        Reached::Plain { here: false } => Finding::advice(
+            part,
+            format!("{place} answers, without TLS: whoever listens on the way there has tokens and readings"),
+            "Write broker.url with mqtts://, and broker.ca.",
+        ),
         Reached::Tls(None) => Finding::ok(part, format!("{place} answers, its certificate is good")),
         Reached::Tls(Some(end)) => match end.checked_sub(now) {
             None => Finding::problem(part, format!("{place}: its certificate has expired"), "Renew it at the broker."),
@@ -427,7 +432,8 @@ mod tests {
         assert_eq!((left(22), left(20)), (Level::Ok, Level::Advice));
         assert_eq!(broker(&url, &Reached::Tls(Some(now.saturating_sub(SOON))), now).level, Level::Problem);
         assert_eq!(broker(&url, &Reached::NotConnected("refused".to_owned()), now).level, Level::Problem);
-        assert_eq!(broker(&url, &Reached::Plain, now).level, Level::Ok);
+        assert_eq!(broker(&url, &Reached::Plain { here: true }, now).level, Level::Ok);
+        assert_eq!(broker(&url, &Reached::Plain { here: false }, now).level, Level::Advice);
     }
 
     #[test]
