@@ -52,14 +52,14 @@ async fn serve(
         return Ok(());
     }
     let mut arrived = None;
-    let arrives = Box::pin(async {
+    let comes = Box::pin(async {
         match first.await {
             Ok(first) => arrived = Some(first),
             // Whoever brings readings is gone.
             Err(_) => std::future::pending().await,
         }
     });
-    commission.first_reading(&agreed.device, arrives).await.map_err(|error| failed(report, Cause::Cloud, error))?;
+    commission.first_reading(&agreed.device, comes).await.map_err(|error| failed(report, Cause::Cloud, error))?;
     let confirmed_at = engine.parts().clock.boot();
     let confirmed_after = arrived.as_ref().map(|first| confirmed_at.saturating_sub(first.at)).unwrap_or_default();
     report.done(arrived.and_then(|first| first.summary));
