@@ -22,6 +22,8 @@ use crate::token::{AccessToken, TokenHandle, TokenState};
 
 /// Publishes in flight: one, and the last word.
 const IN_FLIGHT: u16 = 8;
+/// What is said at an orderly end takes no longer: somebody waits for it. A test's machine may stand still meanwhile.
+const FAREWELL: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 2 });
 
 /// Why a connection was left.
 enum End {
@@ -318,7 +320,7 @@ impl Speaker {
 
     /// In order: the answer to what is under way, what waits, and that nobody is here any more.
     async fn farewell(&self, it: &mut Serving) -> End {
-        let patience = self.options.drain.min(Duration::from_secs(2));
+        let patience = self.options.drain.min(FAREWELL);
         let last_words = async {
             // The broker has been told that a command is done: its answer may not stay here.
             if let Some(settled) = it.connection.settled() {

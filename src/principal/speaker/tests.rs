@@ -113,7 +113,8 @@ async fn what_waits_is_said_before_an_orderly_end() {
     let token = Arc::new(issuer.issue(&request(vec![Scope::StatusWrite], Duration::from_secs(3600))).await.unwrap());
     let (_feed, handle) = TokenFeed::new(TokenState::Valid(token));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let principal = Principal::new(options(&listener), Clock::system()).unwrap();
+    let principal =
+        Principal::new(RelayOptions { drain: Duration::from_secs(60), ..options(&listener) }, Clock::system()).unwrap();
     for jti in ["a", "b", "c"] {
         principal.reply(jti, "done".into());
     }
@@ -141,5 +142,6 @@ async fn what_waits_is_said_before_an_orderly_end() {
         }
     }
     assert_eq!(words, ["reply/a", "reply/b", "reply/c", "status"]);
+    drop(stream);
     speaking.await.unwrap();
 }
