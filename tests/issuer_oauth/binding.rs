@@ -97,3 +97,19 @@ async fn a_server_that_insists_on_a_certificate_refuses_a_gateway_that_shows_non
     let refused = client(&site, named, Grant::ClientCredentials).issue(&request("pump-3")).await.unwrap_err();
     assert!(refused.to_string().contains("invalid_grant"), "{refused}");
 }
+
+/// As an expired one is not taken, either.
+#[tokio::test]
+async fn a_certificate_that_the_server_hangs_up_on_is_named() {
+    let papers = Papers::make();
+    authority_of(papers.folder.path(), "other", &[]);
+    let read = |name: &str| std::fs::read_to_string(papers.path(name)).unwrap();
+    let tls = json!({ "cert": read("server.pem"), "key": read("server.key") });
+    let strict = json!({ "tls": tls, "trusts": read("other.pem") });
+    let site = Site::that(SigningKey::generate().unwrap(), &strict).trusted_by(&papers.path("ca.pem"));
+    let shown = Some(papers.certificate("ours"));
+    let refused = client(&site, shown, Grant::ClientCredentials).issue(&request("pump-3")).await.unwrap_err();
+    assert!(matches!(refused, IssuerError::Unreachable { .. }), "{refused}");
+    assert!(refused.to_string().contains("the certificate of broker.client_cert was shown"), "{refused}");
+    assert_eq!(refused.remedy(), Remedy::Retry(None));
+}

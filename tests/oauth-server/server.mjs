@@ -2,7 +2,7 @@
 // private_key_jwt; which device a token is for stands in authorization_details (RFC 9396). Loopback only, for tests.
 //
 // With "tls": {"cert": PEM, "key": PEM} it speaks https, and has a second listener that asks for the client's certificate
-// (metadata: mtls_endpoint_aliases); tokens are bound to what is shown there (RFC 8705). "binds_to" is a thumbprint that it
+// (metadata: mtls_endpoint_aliases), and hangs up on one that is not of "trusts" (PEM), if that is there; tokens are bound to what is shown there (RFC 8705). "binds_to" is a thumbprint that it
 // names instead, as a server would that took somebody else's certificate for the gateway's.
 // "throws": {"pump-3": "InvalidScope"} has it refuse a device by one of the library's errors, or fail where it is no such
 // name; "grants_only" is what it grants of any scope, "clients.*.grants" and "clients.*.scope" what it allows a client.
@@ -34,7 +34,7 @@ const listener = site.tls ? createTlsServer(site.tls) : createServer();
 const port = await listening(listener);
 const url = site.tls ? `https://localhost:${port}` : `http://127.0.0.1:${port}`;
 // Whose certificate it is, is not asked: a token is bound to it, nobody is let in by it.
-const mtls = site.tls && createTlsServer({ ...site.tls, requestCert: true, rejectUnauthorized: false });
+const mtls = site.tls && createTlsServer({ ...site.tls, requestCert: true, ca: site.trusts, rejectUnauthorized: Boolean(site.trusts) });
 const mtlsUrl = mtls && `https://localhost:${await listening(mtls)}`;
 const getCertificate = (ctx) => ctx.socket.getPeerX509Certificate?.();
 

@@ -209,13 +209,22 @@ impl Inner {
     /// A token for the given request parameters.
     fn ask(&self, grant: &str, mut form: Vec<(&'static str, String)>) -> Result<Granted, IssuerError> {
         let endpoints = self.endpoints()?;
-        let (transport, endpoint) = match (&self.showing, endpoints.binding_token) {
-            (Some(showing), Some(endpoint)) => (showing, endpoint),
-            _ => (&self.transport, endpoints.token),
+        let (transport, endpoint, shows) = match (&self.showing, endpoints.binding_token) {
+            (Some(showing), Some(endpoint)) => (showing, endpoint, true),
+            _ => (&self.transport, endpoints.token, false),
         };
         form.push(("grant_type", grant.to_owned()));
         self.authenticate(&mut form)?;
-        let reply = transport.post(&endpoint, &form).inspect_err(|_| self.forget_endpoints())?;
+        let reply = transport.post(&endpoint, &form).map_err(|mut error| {
+            self.forget_endpoints();
+            if let IssuerError::Unreachable { reason, .. } = &mut error
+                && shows
+            {
+                // TLS 1.3 tells a client last that its certificate is not taken: mostly it only sees the line break.
+                reason.push_str(" (the certificate of broker.client_cert was shown: who does not take it hangs up)");
+            }
+            error
+        })?;
         answer::token(&endpoint, &reply, &self.clock).inspect_err(|problem| {
             if matches!(problem, IssuerError::Answer { .. }) {
                 self.forget_endpoints();
