@@ -23,6 +23,7 @@ pub(crate) use random::OsRandom;
 
 use crate::blocking::blocking;
 use crate::link::{Handle, Links, Order, TargetError, printable};
+use crate::store::Device;
 use engine::{Engine, LabelJob};
 use report::Report;
 
@@ -54,20 +55,14 @@ impl Pairing {
     }
 }
 
-async fn start(links: Links, request: PairRequest, events: mpsc::Sender<PairEvent>) {
+async fn start(links: Links, mut request: PairRequest, events: mpsc::Sender<PairEvent>) {
     let engine = links.engine();
     let ceremony = request.ceremony.kind();
     let subject: String = printable(&request.target).chars().take(MAX_SUBJECT).collect();
     let report = Report::new(engine.about(request.actor.clone(), &subject, ceremony), Some(events.clone()));
-    let handle = match links.find(&request.target).await {
+    let handle = match find(&links, &mut request, &report).await {
         Ok(handle) => handle,
-        Err(error) => {
-            let failure = match absent(engine, &request.target, &report, &error).await {
-                Some(failure) => failure,
-                None => unreached(&report, &error),
-            };
-            return report.fail(failure).await;
-        }
+        Err(failure) => return report.fail(failure).await,
     };
     match request.ceremony {
         Ceremony::Label(code) => {
@@ -78,13 +73,25 @@ async fn start(links: Links, request: PairRequest, events: mpsc::Sender<PairEven
     }
 }
 
-/// A device that is known, and whose sensor is nowhere now.
-async fn absent(engine: &Engine, target: &str, report: &Report, error: &TargetError) -> Option<PairFailure> {
-    let TargetError::NotFound(_) = error else { return None };
-    let (store, id) = (engine.parts().store.clone(), target.parse().ok()?);
-    let known = blocking(move || store.device(&id)).await.ok()??;
+/// The sensor that is meant. A device's own that was reset shows nothing of the pairing: it is found by its own id.
+async fn find(links: &Links, request: &mut PairRequest, report: &Report) -> Result<Handle, PairFailure> {
+    let error = match links.find(&request.target).await {
+        Err(error @ TargetError::NotFound(_)) => error,
+        found => return found.map_err(|error| unreached(report, &error)),
+    };
+    let Some(known) = known(links.engine(), &request.target).await else { return Err(unreached(report, &error)) };
+    if let Ok(handle) = links.resolve(&known.hardware_id) {
+        // Whoever else goes by that id is no such device.
+        request.name.get_or_insert(known.id);
+        return Ok(handle);
+    }
     let text = format!("{} is paired, but its sensor answers on no line now.", known.id);
-    Some(report.failure(Cause::NoAnswer, text, "Check its power and its line; what is in reach: clawgate scan"))
+    Err(report.failure(Cause::NoAnswer, text, "Check its power and its line; what is in reach: clawgate scan"))
+}
+
+async fn known(engine: &Engine, target: &str) -> Option<Device> {
+    let (store, id) = (engine.parts().store.clone(), target.parse().ok()?);
+    blocking(move || store.device(&id)).await.ok()?
 }
 
 fn unreached(report: &Report, error: &TargetError) -> PairFailure {

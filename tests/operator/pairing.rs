@@ -48,6 +48,22 @@ fn every_stage_says_how_long_it_took_and_the_first_reading_its_value() {
 }
 
 #[test]
+fn a_device_whose_sensor_was_reset_is_paired_again_by_its_name() {
+    let site = site();
+    let mut sensor = site.thermometer("bench", &["--device", "th-0815"]);
+    let daemon = site.start();
+    site.open_window("bench", &mut sensor);
+    site.run_with(&["pair", "bench", "--name", "pump-3"], &sensor.label).ok();
+    assert_eq!(daemon.stop(), 0);
+    // It shows nothing of the pairing any more, and no session is left of it.
+    sensor.say("reset");
+    let _daemon = site.start();
+    site.open_window("bench", &mut sensor);
+    let again = site.run_with(&["pair", "pump-3"], &sensor.label).ok();
+    assert!(again.out.starts_with("pump-3 is paired"), "{again:?}");
+}
+
+#[test]
 fn a_sensor_that_has_not_answered_yet_is_waited_for_not_unknown() {
     let site = site();
     let mut sensor = site.thermometer("bench", &["--device", "th-0815"]);
