@@ -282,7 +282,7 @@ impl LinkMetrics {
         to.register("ports_open", "Ports that are open", it.ports_open.clone());
         to.register("frames", "Valid frames received", it.frames.clone());
         to.register("bad_frames", "Frames that failed CRC, length or form", it.bad_frames.clone());
-        to.register("bad_messages", "Messages that did not parse", it.bad_messages.clone());
+        to.register("bad_messages", "Messages that did not parse, or came too often", it.bad_messages.clone());
         to.register_with_unit("received", "Bytes received", Unit::Bytes, it.received_bytes.clone());
         to.register("recoveries", "Steps taken because data was missing on the air", it.recoveries.clone());
         it

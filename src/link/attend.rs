@@ -13,6 +13,7 @@ use clawgate_protocol::message::Kind;
 use super::duplex::{Link, LinkEnd};
 use super::lend::{Doubt, Waiting};
 use super::order::Order;
+use super::pace::Pace;
 use super::port::Owner;
 use super::sensor::Sensor;
 use crate::blocking::blocking;
@@ -62,6 +63,7 @@ pub(super) struct Attendance<'a> {
     pub(super) tried_window: Option<u32>,
     is_live: bool,
     bad_messages: Burst,
+    idents: Pace,
     /// The last probe; an Ident long after it was not asked for.
     probed: Option<Instant>,
     /// The last time that an unasked Ident was taken for a restart.
@@ -87,6 +89,7 @@ impl<'a> Attendance<'a> {
             tried_window: None,
             is_live: false,
             bad_messages: Burst::default(),
+            idents: Pace::new(),
             probed: None,
             restarted: None,
             codes: owner.engine.watch_codes(),
@@ -238,9 +241,10 @@ impl<'a> Attendance<'a> {
     async fn take(&mut self, message: Vec<u8>) {
         match Kind::of(&message) {
             Ok(Kind::Record | Kind::Handshake2) => self.of_session(message).await,
-            Ok(Kind::Ident) => match Sensor::read(&message) {
-                Ok(sensor) => self.meet(sensor).await,
-                Err(error) => self.bad_message(&error),
+            Ok(Kind::Ident) => match (self.idents.take(Instant::now()), Sensor::read(&message)) {
+                (Ok(()), Ok(sensor)) => self.meet(sensor).await,
+                (Err(too_often), _) => self.bad_message(&too_often),
+                (_, Err(error)) => self.bad_message(&error),
             },
             // Late answers of a run that is over.
             Ok(_) => {}
@@ -442,7 +446,7 @@ impl<'a> Attendance<'a> {
         let link = metrics::Link { link: self.owner.view.metrics_link().to_owned() };
         self.engine().parts().metrics.link.bad_messages.get_or_create(&link).inc();
         if let Some(unsaid) = self.bad_messages.hit(self.engine().parts().clock.boot()) {
-            tracing::warn!(link = %link.link, error = %error, unsaid, "a message that cannot be read was dropped");
+            tracing::warn!(link = %link.link, error = %error, unsaid, "a message was dropped");
         }
     }
 }

@@ -7,6 +7,7 @@ mod duplex;
 mod lend;
 mod links;
 mod order;
+mod pace;
 mod port;
 mod sensor;
 pub mod state;

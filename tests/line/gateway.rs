@@ -53,6 +53,7 @@ pub(crate) struct Gateway {
     pub(crate) codes: Codes,
     pub(crate) audit: Audit,
     pub(crate) cloud: Cloud,
+    pub(crate) metrics: Metrics,
     stop: CancellationToken,
     spool: tokio::task::JoinHandle<()>,
     stop_spool: CancellationToken,
@@ -96,6 +97,7 @@ impl Gateway {
             path: path.to_path_buf(),
             baud: 115_200,
         });
+        let metrics = Metrics::new();
         let link_parts = LinkParts {
             gateway: "shed".parse().unwrap(),
             policy: PairingPolicy { min_suite, attempts: 3, asks_backend: false },
@@ -104,7 +106,7 @@ impl Gateway {
             codes: codes.clone(),
             audit: audit.clone(),
             commission: Arc::new(cloud.clone()),
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
             clock: clock.clone(),
             alarms: Alarms::new(audit.clone(), Metrics::new(), clock.clone()),
             stage: Stage::Prod,
@@ -114,7 +116,7 @@ impl Gateway {
         let links = Links::start(UartOptions { ports: ports.collect() }, no_ble, link_parts, stop.clone());
         let spool = tokio::spawn(async move { running.await.unwrap() });
         let pairing = Pairing::new(links.clone());
-        Self { links, pairing, store, codes, audit, cloud, stop, spool, stop_spool }
+        Self { links, pairing, store, codes, audit, cloud, metrics, stop, spool, stop_spool }
     }
 
     /// Ends in order, as the daemon does.

@@ -63,6 +63,22 @@ async fn a_changed_share_costs_one_attempt_and_both_ends_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_who_it_is_without_end_is_looked_into_now_and_then_and_still_pairs() {
+    let (_place, unit, gateway) = bench().await;
+    unit.bend(|_, message| {
+        let times = if Kind::of(&message) == Ok(Kind::Ident) { 1000 } else { 1 };
+        vec![message; times]
+    });
+    let code = gateway.make_code(Duration::from_secs(600));
+    unit.enter(&code);
+    until("paired", || gateway.is_paired("pump-3")).await;
+    let line = clawgate::metrics::Link { link: "line0".to_owned() };
+    let dropped = || gateway.metrics.link.bad_messages.get_or_create(&line).get();
+    until("most of it is dropped", || dropped() > 500).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_transcript_played_again_pairs_nobody() {
     let (_place, unit, gateway) = bench().await;
     let heard = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
