@@ -185,6 +185,12 @@ async fn re_authentication_with_anothers_token_ends_the_connection() {
         let _ = device.reauthenticate(bad).await;
         device.ended().await;
     }
+    // Another owner's, though it is good for this client id, too.
+    let of_device = TokenRequest { gateway: "dash".to_owned(), ..request("kept", 600) };
+    let of_device = bed.issuer.issue(&of_device).await.unwrap();
+    let mut client = bed.connect("dash.kept", of_device.bearer()).await.unwrap();
+    let _ = client.reauthenticate(&bed.issuer.mint(reader(&[ALL], 600)).unwrap()).await;
+    client.ended().await;
 }
 
 #[tokio::test]

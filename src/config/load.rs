@@ -205,6 +205,11 @@ fn check(config: &Config) -> Result<(), Objection> {
             let text = "is missing; write the file that holds the subscriber's ES256 public key (PEM)";
             return Err((format!("standalone.subscribers.{name}.public_key"), text.to_owned()));
         }
+        if *name == config.gateway.id {
+            let text =
+                "has the gateway's name: it could take the MQTT connections of its devices over; call it otherwise";
+            return Err((format!("standalone.subscribers.{name}"), text.to_owned()));
+        }
     }
     if let Some(audience) = &config.issuer.audience {
         check_word("issuer.audience", audience)?;
@@ -407,6 +412,17 @@ mod tests {
         assert!(refusal("[pairing]\nattempts = 0\n").contains("1 to 10"));
         assert!(refusal("[gateway]\nid = \"a/b\"\n").contains("gateway.id"));
         assert!(refusal("mode = \"cloud\"\n").contains("relay"));
+    }
+
+    #[test]
+    fn a_subscriber_has_not_the_gateways_name_which_its_devices_connections_begin_with() {
+        let subscriber = |name: &str| {
+            let subscriber = format!("[standalone.subscribers.{name}]\npublic_key = \"/k\"\ntopics = [\"a\"]\n");
+            let text = format!("mode = \"standalone\"\n[gateway]\nid = \"gw-1\"\n{subscriber}");
+            check(&toml::from_str(&text).unwrap())
+        };
+        assert_eq!(subscriber("gw-1").unwrap_err().0, "standalone.subscribers.gw-1");
+        assert_eq!(subscriber("gw-2"), Ok(()));
     }
 
     #[test]
