@@ -10,6 +10,7 @@ mod packet;
 mod scripted;
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -179,6 +180,37 @@ async fn a_broker_that_hangs_up_over_one_message_gets_the_others_and_that_one_is
     let letters = gateway.spool.dead_letters(10).await.unwrap();
     assert_eq!(letters.iter().map(|letter| letter.id.seq).collect::<Vec<_>>(), [7]);
     assert!(letters[0].reason.contains("PayloadFormatInvalid"), "{}", letters[0].reason);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_without_a_word_is_asked_one_by_one_and_nothing_is_given_up() {
+    let takes_it = Arc::new(AtomicBool::new(false));
+    let takes = Arc::clone(&takes_it);
+    let broker =
+        Scripted::start(
+            0,
+            move |seq, _| {
+                if seq == 7 && !takes.load(Ordering::Relaxed) { Reply::Cut } else { Reply::Ack(0) }
+            },
+        );
+    let broker = broker.await;
+    let gateway = Gateway::start(broker.port, |options| {
+        options.backoff = (Duration::from_millis(10), Duration::from_millis(10));
+    });
+    let (lane, _feed) = gateway.attach("pump-3");
+    submit(&lane, 1..=50);
+    let status = || gateway.relay.status().remove(0);
+    // Two ends without an answer make it careful; the first may have brought some.
+    until("it tried a few times", || status().connects >= 5).await;
+    let before = status();
+    until("it tried again", || status().connects >= before.connects + 3).await;
+    let after = status();
+    let (connects, published) = (after.connects - before.connects, after.published - before.published);
+    assert!(published <= connects + 1, "{published} on {connects} connections");
+    takes_it.store(true, Ordering::Relaxed);
+    all_confirmed(&gateway, 50).await;
+    assert!(gateway.spool.dead_letters(10).await.unwrap().is_empty());
     gateway.stop().await;
 }
 
