@@ -243,6 +243,9 @@ pub(crate) fn run(config_path: &Path) -> Exit {
         }
     };
     let log = logging::start(config.log.level);
+    for words in config::warnings(&config) {
+        tracing::warn!(%words, "the configuration is taken, and may not be meant so");
+    }
     harden::apply();
     let passed = match passed {
         Ok(passed) => passed,

@@ -134,23 +134,38 @@ impl Reply {
 
 /// Whether it names something on the web at all.
 pub(crate) fn is_url(url: &str) -> bool {
-    url.parse::<Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-    })
+    place(url).is_some_and(|(scheme, _)| matches!(scheme.as_str(), "http" | "https"))
 }
 
 /// Whether a secret may go there: `https`, or `http` to this machine.
 pub(crate) fn is_safe(url: &str) -> bool {
-    let Ok(uri) = url.parse::<Uri>() else { return false };
-    let Some(host) = uri.host().filter(|host| !host.is_empty()) else { return false };
-    match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
+    place(url).is_some_and(|(scheme, host)| match scheme.as_str() {
+        "https" => true,
+        "http" => is_here(&host),
         _ => false,
-    }
+    })
+}
+
+/// Whether a host, without brackets, is this machine.
+pub(crate) fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The number of a port that can be connected to.
+pub(crate) fn port_of(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| is_number && *port != 0)
+}
+
+/// Scheme and host of a URL, where it has both, and no port or one that can be.
+fn place(url: &str) -> Option<(String, String)> {
+    let uri = url.parse::<Uri>().ok()?;
+    let host = uri.host().filter(|host| !host.is_empty())?;
+    let (_, port) = uri.authority()?.as_str().rsplit_once(host)?;
+    // The parser takes "host:" and "host:99999", too.
+    let has_good_port = port.strip_prefix(':').is_none_or(|port| port_of(port).is_some());
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    has_good_port.then(|| uri.scheme_str().map(|scheme| (scheme.to_owned(), bare.to_owned())))?
 }
 
 /// A server's words as they may be shown: no control characters, no end of them.
@@ -198,6 +213,19 @@ mod tests {
         for bad in ["http://id.example", "http://10.0.0.1", "ftp://localhost", "localhost", "", "http://127.0.0.1.evil"]
         {
             assert!(!is_safe(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_has_a_port_that_can_be_or_none() {
+        for good in
+            ["https://id.example", "https://id.example:8443/x", "http://[::1]:1", "https://[::1]", "http://8443"]
+        {
+            assert!(is_url(good), "{good}");
+        }
+        for bad in ["https://id.example:", "https://id.example:/x", "https://id:0", "https://id:99999", "http://[::1]:"]
+        {
+            assert!(!is_url(bad) && !is_safe(bad), "{bad}");
         }
     }
 

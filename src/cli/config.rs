@@ -45,12 +45,14 @@ struct Verdict {
     error: Option<String>,
     /// What could not be looked at from here.
     unseen: Vec<String>,
+    /// What is taken, and may not be meant so.
+    warnings: Vec<String>,
 }
 
 pub(super) fn check(terminal: &Terminal, path: &Path) -> Exit {
-    let (unseen, error) = match examine(path) {
-        Ok(unseen) => (unseen, None),
-        Err(error) => (Vec::new(), Some(error)),
+    let (Noted { unseen, warnings }, error) = match examine(path) {
+        Ok(noted) => (noted, None),
+        Err(error) => (Noted::default(), Some(error)),
     };
     let exit = if error.is_none() { Exit::Ok } else { Exit::Config };
     if let (Some(error), false) = (&error, terminal.is_json()) {
@@ -60,20 +62,29 @@ pub(super) fn check(terminal: &Terminal, path: &Path) -> Exit {
     for note in &unseen {
         terminal.progress(&clean(note));
     }
-    let verdict = Verdict { ok: error.is_none(), file: path.display().to_string(), error, unseen };
+    for warning in &warnings {
+        terminal.progress(&format!("warning: {}", clean(warning)));
+    }
+    let verdict = Verdict { ok: error.is_none(), file: path.display().to_string(), error, unseen, warnings };
     terminal.result(&verdict, |verdict| format!("{}: ok", clean(&verdict.file)));
     exit
 }
 
-/// What the daemon would say at its start, of the files, and of the keys and secrets that they name; what of them could
-/// not be seen from here.
-fn examine(path: &Path) -> Result<Vec<String>, String> {
+/// What is said of a configuration that is taken.
+#[derive(Default)]
+struct Noted {
+    unseen: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// What the daemon would say at its start, of the files, and of the keys, secrets and places that they name.
+fn examine(path: &Path) -> Result<Noted, String> {
     let config = config::load(path).map_err(|error| error.to_string())?;
     config::stages::examine(path, &config).map_err(|error| error.to_string())?;
     let unseen = config::secrets::examine(path, &config).map_err(|error| error.to_string())?;
     CommandKeys::of(&config.cloud).map_err(|error| error.to_string())?;
     check_subscribers(&config).map_err(|error| error.to_string())?;
-    Ok(unseen)
+    Ok(Noted { unseen, warnings: config::warnings(&config) })
 }
 
 /// The verbs that the daemon answers.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::loopback;
+use crate::http_client::is_here;
 use crate::secret_source::SecretSource;
 use crate::token::oauth::Grant;
 
@@ -89,6 +90,13 @@ pub struct BrokerUrl {
     pub port: u16,
     /// Whether TLS is spoken.
     pub tls: bool,
+}
+
+impl BrokerUrl {
+    /// Whether it is on this machine, where nobody else can listen on the way.
+    pub(crate) fn is_here(&self) -> bool {
+        is_here(&self.host)
+    }
 }
 
 /// How a refreshed token reaches the broker.

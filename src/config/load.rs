@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
@@ -146,11 +146,14 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 /// The text of a file that is good by itself.
 fn read_one(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(unreadable(io::Error::other(format!("{size} bytes; at most {MAX_FILE_BYTES} are allowed"))));
+    let mut text = String::new();
+    // A device has no size, and no end.
+    fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+        .map_err(unreadable)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(io::Error::other(format!("it is longer than {MAX_FILE_BYTES} bytes"))));
     }
-    let text = fs::read_to_string(path).map_err(unreadable)?;
     toml::from_str::<Config>(&text).map_err(|e| invalid(path, &text, &e))?;
     Ok(text)
 }
@@ -231,8 +234,8 @@ fn check(config: &Config) -> Result<(), Objection> {
     }
     config.vault.check().map_err(|(key, text)| (key.to_owned(), text))?;
     check_secrets(config)?;
-    check_loopback(config)?;
     check_commands(config)?;
+    super::together::check(config)?;
     match config.mode {
         Mode::Standalone if !cfg!(feature = "standalone") => {
             Err(objection("mode", "this build has no standalone mode; write a [broker] and mode = \"relay\""))
@@ -289,23 +292,6 @@ fn check_commands(config: &Config) -> Result<(), Objection> {
         ));
     }
     Ok(())
-}
-
-/// What speaks no TLS listens on this machine only.
-fn check_loopback(config: &Config) -> Result<(), Objection> {
-    let issuer = config.issuer.kind == IssuerKind::Local;
-    let listens = [
-        ("standalone.listen", config.mode == Mode::Standalone, config.standalone.listen),
-        ("issuer.listen", issuer, config.issuer.listen),
-    ];
-    match listens.into_iter().find(|(_, is_used, address)| *is_used && !address.ip().is_loopback()) {
-        Some((key, _, address)) => {
-            let text =
-                format!("{address} is not a loopback address, and it speaks no TLS: 127.0.0.1:PORT or [::1]:PORT");
-            Err((key.to_owned(), text))
-        }
-        None => Ok(()),
-    }
 }
 
 fn check_broker(broker: &BrokerConfig) -> Result<&BrokerUrl, Objection> {
@@ -505,6 +491,14 @@ mod tests {
         assert!(text.contains("clawgate.toml:2: broker.url: is mqtts://"), "{text}");
         let text = refusal("mode = \"standalone\"\n[broker]\nprofile = \"emqx\"\n");
         assert!(text.contains("clawgate.toml:3: broker.profile: "), "{text}");
+    }
+
+    #[test]
+    fn a_file_without_an_end_and_a_folder_are_refused_by_name() {
+        for bad in ["/dev/zero", "/"] {
+            let text = load(Path::new(bad)).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("{bad}: cannot be read: ")), "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::{Config, ConfigError, IssuerKind};
+use super::{Config, ConfigError, IssuerKind, places};
 use crate::clock::Clock;
 use crate::http_client;
 use crate::relay::{ClientKey, Profile, TlsFiles};
@@ -42,7 +42,7 @@ pub(crate) struct Looked {
 /// [`ConfigError::Incomplete`] names the key.
 pub(crate) fn examine(main: &Path, config: &Config) -> Result<Vec<String>, ConfigError> {
     let mut unseen = Vec::new();
-    for Looked { key, look, .. } in look(config, false) {
+    for Looked { key, look, .. } in places::look(config).into_iter().chain(look(config, false)) {
         match look {
             Look::Good => {}
             Look::Unseen(why) => unseen.push(format!("{key}: {why}")),
@@ -93,6 +93,7 @@ pub(crate) fn look(config: &Config, ask_vault: bool) -> Vec<Looked> {
         let look = opens(None).map_or_else(Look::Bad, |()| Look::Good);
         let is_good = look == Look::Good;
         all.push(Looked { key: "broker.ca", place: None, look });
+        all.extend(config.broker.client_cert.as_deref().map(|chain| anchor("broker.client_cert", chain)));
         if let (true, Some(chain), Some(source)) = (is_good, &config.broker.client_cert, &config.broker.client_key) {
             let key = |pem| ClientKey { pem, from: source.to_string() };
             all.push(see("broker.client_key", source, &|pem| opens(Some((chain.clone(), key(pem))))));
@@ -163,7 +164,8 @@ fn is_word(source: &SecretSource, word: &Secret<Vec<u8>>) -> Result<(), String> 
     Err(format!("{source}: it holds no token or secret id: one line of plain ASCII is wanted"))
 }
 
-fn anchor(key: &'static str, ca: &Path) -> Looked {
-    let look = http_client::read_ca(ca).map_or_else(|error| Look::Bad(error.to_string()), |()| Look::Good);
+/// A file of certificates.
+fn anchor(key: &'static str, file: &Path) -> Looked {
+    let look = http_client::read_ca(file).map_or_else(|error| Look::Bad(error.to_string()), |()| Look::Good);
     Looked { key, place: None, look }
 }

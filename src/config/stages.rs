@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Config, ConfigError, IssuerKind};
 use crate::secret_source::SecretSource;
 use crate::token::Stage;
-use crate::token::key::SigningKey;
+use crate::token::key::{KeyError, SigningKey};
 
 /// In the state directory. It holds no secret.
 const FILE: &str = "stages.json";
@@ -49,7 +49,7 @@ pub enum StageError {
     },
     /// The key file of an OAuth client.
     #[error("issuer.client_key: {0}")]
-    Key(#[from] crate::token::key::KeyError),
+    Key(#[from] KeyError),
     /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -108,6 +108,13 @@ pub(crate) fn examine(main: &Path, config: &Config) -> Result<(), ConfigError> {
             Ok(book) => served.shared(config.gateway.stage, &book),
         }
     });
+    // So is the key; that it could not be read is said where secrets are looked at.
+    let found = match found {
+        Err(StageError::Key(KeyError::File { source, .. })) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(())
+        }
+        found => found,
+    };
     found.map_err(|error| ConfigError::Incomplete {
         path: main.to_owned(),
         key: String::new(),

@@ -1,14 +1,16 @@
 //! The forms of single values: durations, sizes, names, addresses. Each refusal says what is allowed.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::BrokerUrl;
+use crate::http_client::port_of;
 use crate::ids::is_valid_id;
 
 /// A name that may stand in an MQTT topic: `[a-z0-9_-]{1,32}`.
@@ -216,17 +218,24 @@ fn parse_broker_url(text: &str) -> Option<BrokerUrl> {
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     // "[::1]:8883" keeps its colons inside the brackets.
-    let after_host = rest.rfind(']').map_or(0, |end| end + 1);
-    let (host, port) = match rest.get(after_host..)?.rfind(':') {
-        Some(colon) => {
-            let (host, port) = rest.split_at(after_host + colon);
-            (host, port.get(1..)?.parse().ok()?)
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<Ipv6Addr>().ok()?;
+            (host, port)
         }
-        None => (rest, default_port),
+        None => rest.split_at(rest.find(':').unwrap_or(rest.len())),
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = match port.strip_prefix(':') {
+        Some(port) => port_of(port)?,
+        None if port.is_empty() => default_port,
+        None => return None,
+    };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
-    (!host.is_empty() && host.chars().all(plain)).then(|| BrokerUrl { host: host.to_owned(), port, tls })
+    let is_name = !host.is_empty() && host.chars().all(plain);
+    // What no certificate can be for, TLS never reaches.
+    let is_reachable = is_name && (!tls || ServerName::try_from(host).is_ok());
+    is_reachable.then(|| BrokerUrl { host: host.to_owned(), port, tls })
 }
 
 #[cfg(test)]
@@ -249,7 +258,24 @@ mod tests {
         assert_eq!(parse_broker_url("mqtts://broker.example"), url("broker.example", 8883, true));
         assert_eq!(parse_broker_url("mqtt://127.0.0.1:2883/"), url("127.0.0.1", 2883, false));
         assert_eq!(parse_broker_url("mqtts://[::1]:8884"), url("::1", 8884, true));
-        for bad in ["broker", "http://x", "mqtts://", "mqtts://user:pw@host", "mqtts://host:99999", "mqtts://a b"] {
+        assert_eq!(parse_broker_url("mqtt://[::1]"), url("::1", 1883, false));
+        for bad in [
+            "broker",
+            "http://x",
+            "mqtts://",
+            "mqtts://user:pw@host",
+            "mqtts://host:99999",
+            "mqtts://a b",
+            "mqtts://host:",
+            "mqtts://host:0",
+            "mqtts://host:+1",
+            "mqtt://::1",
+            "mqtt://a:b:1883",
+            "mqtt://[::1]1883",
+            "mqtt://[::1",
+            "mqtt://[host]",
+            "mqtts://-host",
+        ] {
             assert_eq!(parse_broker_url(bad), None, "{bad:?}");
         }
     }

@@ -265,6 +265,17 @@ pub(super) fn secret(looked: &Looked) -> Finding {
     }
 }
 
+/// A place that the daemon writes to; where it is as it should be, there is nothing to say.
+pub(super) fn place(looked: &Looked) -> Option<Finding> {
+    match &looked.look {
+        Look::Good => None,
+        Look::Unseen(why) => {
+            Some(Finding::advice(looked.key, why, "Run doctor as root; or see what the daemon's log says."))
+        }
+        Look::Bad(why) => Some(Finding::problem(looked.key, why, "Correct it; check with: clawgate config check")),
+    }
+}
+
 pub(super) fn spool(asked: &Asked, max_bytes: u64) -> Finding {
     let part = "spool";
     let Some(Ok(status)) = asked else {

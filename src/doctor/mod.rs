@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, IssuerKind, Mode, secrets};
+use crate::config::{self, Config, ConfigError, IssuerKind, Mode, places, secrets};
 use crate::control::api::Status;
 
 pub(crate) use certificate::not_after;
@@ -82,6 +82,8 @@ pub(crate) fn examine(config: Result<Config, ConfigError>, config_file: &Path, a
     if let (IssuerKind::Oauth, Some(url)) = (config.issuer.kind, &config.issuer.url) {
         findings.push(judge::issuer(url, &broker::ask_issuer(&config, url)));
     }
+    findings.extend(config::warnings(&config).into_iter().map(|words| Finding::advice("config", words, "")));
+    findings.extend(places::look(&config).iter().filter_map(judge::place));
     findings.extend(secrets::look(&config, true).iter().map(judge::secret));
     for (key, words, next, left_s) in crate::daemon::ending_certificates(&config, clock.wall().as_secs()) {
         let level = if left_s == 0 { Finding::problem } else { Finding::advice };

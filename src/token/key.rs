@@ -161,7 +161,8 @@ impl SigningKey {
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let failed = |source| KeyError::File { path: path.to_owned(), source };
         let about = fs::metadata(path).map_err(failed)?;
-        if about.mode() & 0o077 != 0 {
+        // A folder in place of the file is not to be chmodded, but to fail below as what it is.
+        if !about.is_dir() && about.mode() & 0o077 != 0 {
             return Err(KeyError::Exposed { path: path.to_owned(), mode: about.mode() & 0o777 });
         }
         if about.len() > MAX_KEY_FILE {

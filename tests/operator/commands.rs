@@ -66,6 +66,38 @@ fn a_configuration_is_checked_with_file_line_and_key() {
     assert!(refused.err.contains("cloud.command_keys.ops") && refused.err.contains("/nowhere/ops.pem"), "{refused:?}");
 }
 
+/// What the daemon would meet only after its start, and what it would run with although nobody can mean it so.
+#[test]
+fn a_configuration_is_refused_for_what_would_fail_later_and_warned_of_for_what_is_open() {
+    let site = Site::standalone("");
+    let path = site.config();
+    let check = |text: &str| {
+        fs::write(&path, format!("state_dir = {:?}\n{text}", site.path("state").display().to_string())).unwrap();
+        site.run(&["config", "check", "--config", path.to_str().unwrap(), "--json"])
+    };
+    let oauth = |url: &str| {
+        format!(
+            "[broker]\nurl = \"mqtt://127.0.0.1\"\n[issuer]\nkind = \"oauth\"\nclient_key = \"/k\"\nurl = \"{url}\"\n"
+        )
+    };
+    for (text, words) in [
+        ("mode = \"standalone\"\n[issuer]\npublish_dir = \"/nowhere\"\n", "issuer.publish_dir: /nowhere: is not there"),
+        ("[broker]\nurl = \"mqtt://127.0.0.1\"\nclient_cert = \"/c\"\n", ":4: broker.client_cert: is never shown"),
+        ("[broker]\nurl = \"mqtt://127.0.0.1\"\nclient_key = \"/k\"\n", ":4: broker.client_key: is never shown"),
+        ("[broker]\nurl = \"mqtt://127.0.0.1:\"\n", ":3: broker.url: "),
+        (&oauth("https://id.example:"), ":7: issuer.url: "),
+        ("mode = \"standalone\"\n[metrics]\nlisten = \"127.0.0.1:1883\"\n", ":4: metrics.listen: "),
+    ] {
+        let refused = check(text);
+        let error = refused.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(refused.code == 78 && error.contains(words), "{words}: {refused:?}");
+    }
+    let open = check("[broker]\nurl = \"mqtt://broker.example\"\n").ok().json();
+    assert!(open["ok"] == true && open["warnings"][0].as_str().unwrap().starts_with("broker.url: mqtt://"), "{open}");
+    let here = check("[broker]\nurl = \"mqtt://localhost\"\n").ok().json();
+    assert_eq!(here["warnings"], serde_json::json!([]));
+}
+
 /// Whatever key the configuration names, and wherever: the daemon need not start for it to be found.
 #[test]
 fn a_key_that_can_be_none_is_found_before_the_start() {
