@@ -132,7 +132,13 @@ pub(super) async fn pair(
     let (lines, response) = ndjson();
     tokio::spawn(async move {
         // Where nobody reads any more the receiver is dropped: a code that waits to be entered ends with it.
-        while let Some(event) = gateway.unless_stopping(events.recv()).await.flatten() {
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = gateway.unless_stopping(events.recv()) => event.flatten(),
+                () = lines.gone() => None,
+            };
+            let Some(event) = event else { return };
             let last = matches!(event, PairEvent::Paired { .. } | PairEvent::Failed(_));
             if lines.send(&pair_line(event)).await.is_err() || last {
                 return;
@@ -147,11 +153,14 @@ pub(super) fn ttl(gateway: &Gateway, asked_s: Option<u64>) -> Result<Duration, F
     match asked_s {
         None => Ok(gateway.config().pairing.ttl),
         Some(s @ 1..=86_400) => Ok(Duration::from_secs(s)),
-        Some(_) => Err(Failure::usage("A code lives from 1 s to 1 day.", "")),
+        Some(s) => Err(Failure::usage(
+            format!("A code lives 1 s to 1 day (86400 s), not {s} s."),
+            "Choose --ttl in that range.",
+        )),
     }
 }
 
-/// Scopes that a device may have, as they are asked for.
+/// Scopes that a device may have, as they are asked for; each once.
 pub(super) fn scopes(gateway: &Gateway, asked: &[String]) -> Result<Vec<Scope>, Failure> {
     let config = gateway.config();
     let parse = |scope: &String| match Scope::asked(scope, config.audience()) {
@@ -160,7 +169,20 @@ pub(super) fn scopes(gateway: &Gateway, asked: &[String]) -> Result<Vec<Scope>, 
         }
         other => other.map_err(|error| Failure::usage(format!("{error}."), "")),
     };
-    asked.iter().map(parse).collect()
+    let mut scopes: Vec<Scope> = Vec::new();
+    for scope in asked {
+        let scope = parse(scope)?;
+        if !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    if scopes.is_empty() || scopes.contains(&Scope::TelemetryWrite) {
+        return Ok(scopes);
+    }
+    Err(Failure::usage(
+        "A device without telemetry:write can send nothing, and cannot say that it is there.",
+        "Ask for telemetry:write beside it.",
+    ))
 }
 
 /// What a device's token shall be limited to.

@@ -93,9 +93,12 @@ impl From<CodeError> for Failure {
             CodeError::NotUsable(told) => {
                 Self::new(Exit::WrongCode, "code_not_usable", told.sentence, told.next_step.unwrap_or_default())
             }
-            CodeError::Ttl(_) | CodeError::Idle { .. } | CodeError::Attempts(_) | CodeError::TooMany => {
-                Self::usage(format!("{error}."), "")
-            }
+            CodeError::Ttl(_)
+            | CodeError::Idle { .. }
+            | CodeError::Attempts(_)
+            | CodeError::OtherName { .. }
+            | CodeError::NameTaken { .. }
+            | CodeError::TooMany => Self::usage(format!("{error}."), ""),
             CodeError::OtherStage { .. } => Self::usage(
                 format!("{error}."),
                 "The stage of this gateway: clawgate status; gateway.stage in clawgate.toml.",

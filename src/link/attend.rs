@@ -350,6 +350,7 @@ impl<'a> Attendance<'a> {
             metrics: parts.metrics.clone(),
             clock: parts.clock.clone(),
             firsts: parts.firsts.clone(),
+            codes: parts.codes.clone(),
         };
         match Session::start(known, shown, self.link.transport(), parts) {
             Ok(session) => self.session = Some(session),

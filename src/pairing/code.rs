@@ -213,10 +213,9 @@ impl CodeRecord {
         if self.request.stage != stage {
             return Err(Refusal::OtherStage);
         }
-        let is_voided = self.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon && end.why == RESTARTED);
         match self.state {
             CodeState::Used => return Ok(()),
-            CodeState::Revoked if !is_voided => return Err(Refusal::Dead),
+            CodeState::Revoked if self.is_revoked() => return Err(Refusal::Dead),
             _ if self.attempts == 0 => return Err(Refusal::NotClaimed),
             _ => {}
         }
@@ -232,6 +231,21 @@ impl CodeRecord {
         }
         self.end(CodeState::Revoked, wall_ms, by, why);
         Ok(())
+    }
+
+    /// Somebody ends what may still come of it: a key that was agreed with it before it was over.
+    pub(super) fn forbid(&mut self, wall_ms: i64, by: Actor, why: &str) -> Result<(), Refusal> {
+        if self.state == CodeState::Used || self.is_revoked() {
+            return Err(Refusal::Dead);
+        }
+        self.end(CodeState::Revoked, wall_ms, by, why);
+        Ok(())
+    }
+
+    /// Somebody did not want it to be used; not: a restart voided it.
+    fn is_revoked(&self) -> bool {
+        let is_voided = self.ending.as_ref().is_some_and(|end| end.by == Actor::Daemon && end.why == RESTARTED);
+        self.state == CodeState::Revoked && !is_voided
     }
 
     fn end(&mut self, state: CodeState, at_ms: i64, by: Actor, why: &str) {

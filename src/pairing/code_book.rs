@@ -12,7 +12,7 @@ use super::code::{
 use super::code_explain::{Explanation, explain};
 use crate::audit::{Action, Actor, Audit, AuditError, Event, Outcome};
 use crate::clock::Clock;
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, PairingId};
 use crate::store::{Store, StoreError};
 use crate::token::Stage;
 
@@ -45,6 +45,26 @@ pub enum CodeError {
     /// A number of attempts that no code may have.
     #[error("a code survives 1 to {MOST_ATTEMPTS} guesses, not {0}")]
     Attempts(u8),
+    /// The sensor that it is for has another name.
+    #[error(
+        "the sensor {sensor} is known as {known}, not {wish}: ask for that name, or: clawgate devices rename {known} {wish}"
+    )]
+    OtherName {
+        /// The sensor.
+        sensor: String,
+        /// Its name here.
+        known: DeviceId,
+        /// The name that was asked for.
+        wish: DeviceId,
+    },
+    /// The name is another sensor's.
+    #[error("{wish} is the name of another sensor ({sensor}): choose another")]
+    NameTaken {
+        /// The name.
+        wish: DeviceId,
+        /// Whose it is.
+        sensor: String,
+    },
     /// Too many codes live.
     #[error("{MOST_LIVE} codes are live already: wait, or end one: clawgate code revoke ID")]
     TooMany,
@@ -119,7 +139,7 @@ impl Codes {
     ///
     /// # Errors
     /// [`CodeError::Ttl`], [`CodeError::Idle`], [`CodeError::Attempts`], [`CodeError::OtherStage`],
-    /// [`CodeError::TooMany`], and as [`Self::start`].
+    /// [`CodeError::OtherName`], [`CodeError::NameTaken`], [`CodeError::TooMany`], and as [`Self::start`].
     pub fn new_code(&self, request: CodeRequest, creator: Actor) -> Result<(CodeRecord, Code), CodeError> {
         if !TTL_RANGE.contains(&request.ttl) {
             return Err(CodeError::Ttl(request.ttl));
@@ -134,6 +154,7 @@ impl Codes {
         if !(1..=MOST_ATTEMPTS).contains(&request.max_attempts) {
             return Err(CodeError::Attempts(request.max_attempts));
         }
+        self.check_name(&request)?;
         let mut random = Os(Ok(()));
         let mut tail = [0; 10];
         random.fill(&mut tail);
@@ -152,30 +173,40 @@ impl Codes {
         };
         self.expire()?;
         let why = format!("replaced by {}", record.id);
-        let (live, replaced) = self.store.edit_live_codes(|live| {
+        let kept = self.store.insert_code(&record, &code.to_string(), |live| {
             let same = |code: &&mut CodeRecord| code.request.hardware_id == record.request.hardware_id;
             let replaced = live
                 .iter_mut()
                 .find(same)
                 .and_then(|code| code.revoke(record.made_ms, creator.clone(), &why).is_ok().then(|| code.id.clone()));
-            (live.iter().filter(|code| code.state.is_live()).count(), replaced)
-        })?;
-        if let Some(id) = replaced {
-            self.note(creator.clone(), Action::CodeRevoke, &id, Outcome::Ok, Some(&why))?;
-        }
-        if live >= MOST_LIVE {
-            return Err(CodeError::TooMany);
-        }
-        self.store.insert_code(&record, &code.to_string())?;
+            let left = live.iter().filter(|code| code.state.is_live()).count();
+            if left < MOST_LIVE { Ok(replaced) } else { Err(CodeError::TooMany) }
+        });
+        let replaced = kept??;
         let details = json!({
             "label": record.request.label, "stage": record.request.stage, "sensor": record.request.hardware_id,
             "device": record.request.device, "scopes": record.request.scopes, "ttl_ms": record.request.ttl.as_millis(),
             "idle_ms": record.request.idle.map(|idle| idle.as_millis()), "limits": record.request.limits,
         });
+        if let Some(id) = replaced {
+            let event = Event::done(creator.clone(), Action::CodeRevoke, id.as_str());
+            self.record_or_void(Event { reason: Some(why), ..event }, &record.id)?;
+        }
         let event = Event::done(creator, Action::CodeNew, record.id.as_str()).with(details);
         // Nobody was shown it.
         self.record_or_void(event, &record.id)?;
         Ok((record, code))
+    }
+
+    /// A name that cannot be given is said now, not when the code was entered.
+    fn check_name(&self, request: &CodeRequest) -> Result<(), CodeError> {
+        let (Some(sensor), Some(wish)) = (&request.hardware_id, &request.device) else { return Ok(()) };
+        let (sensor, wish) = (sensor.clone(), wish.clone());
+        match (self.store.device_by_hardware(&sensor)?, self.store.device(&wish)?) {
+            (Some(known), _) if known.id != wish => Err(CodeError::OtherName { sensor, known: known.id, wish }),
+            (None, Some(other)) => Err(CodeError::NameTaken { wish, sensor: other.hardware_id }),
+            _ => Ok(()),
+        }
     }
 
     /// The code that a sensor may try now; the first claim of an open code binds it.
@@ -265,14 +296,45 @@ impl Codes {
         }
     }
 
-    /// Ends a code before its time.
+    /// A session has proven a key that was pending: its code is used, and the key is current. Where the code stands
+    /// against it, the key is given up.
+    ///
+    /// # Errors
+    /// As [`Self::used`]; after [`CodeError::Store`] and [`CodeError::Audit`] the key waits on, and may be proven again.
+    pub(crate) fn proven(&self, device: &DeviceId, pairing: PairingId, code: Option<&CodeId>) -> Result<(), CodeError> {
+        match code.map_or(Ok(()), |id| self.used(id, device)) {
+            Ok(()) => Ok(self.store.confirm_pending(device, pairing)?),
+            Err(error @ (CodeError::Store(_) | CodeError::Audit(_))) => Err(error),
+            Err(error) => {
+                self.give_up(device, pairing)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a pending key up; who revoked its code may have done so before.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the disk refuses.
+    pub(crate) fn give_up(&self, device: &DeviceId, pairing: PairingId) -> Result<(), StoreError> {
+        match self.store.drop_pending(device, pairing) {
+            Err(StoreError::NotPending { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Ends a code before its time, and with it a key that was agreed with it and that its sensor has not proven: also
+    /// where the code itself is over already.
     ///
     /// # Errors
     /// [`CodeError::NotUsable`] when it is dead already, [`CodeError::Unknown`], and as [`Self::start`].
     pub fn revoke(&self, id: &CodeId, who: Actor, why: &str) -> Result<CodeRecord, CodeError> {
         self.expire()?;
         let wall_ms = self.clock.wall_ms();
-        let (record, revoked) = self.edit(id, |code| code.revoke(wall_ms, who.clone(), why))?;
+        let (mut record, mut revoked) = self.edit(id, |code| code.revoke(wall_ms, who.clone(), why))?;
+        if record.state != CodeState::Used && self.store.drop_pending_of(id)? && revoked.is_err() {
+            (record, revoked) = self.edit(id, |code| code.forbid(wall_ms, who.clone(), why))?;
+        }
         if revoked.is_err() {
             self.note(who, Action::CodeRevoke, id, Outcome::Refused, Some(record.state.as_str()))?;
             return Err(self.not_usable(&record));

@@ -91,13 +91,13 @@ fn expired(record: &CodeRecord, end: &Ending, at: impl Fn(i64) -> String) -> Str
 
 /// The command for a new code of the same kind; one that expired gets more time.
 fn again(record: &CodeRecord) -> String {
-    let device = record.request.device.as_ref().map(ToString::to_string).or_else(|| record.request.hardware_id.clone());
-    let device = device.map(|device| format!(" --device {device}")).unwrap_or_default();
+    let device = record.request.device.as_ref().map(|device| format!(" --device {device}")).unwrap_or_default();
+    let sensor = record.request.hardware_id.as_ref().map(|sensor| format!(" --sensor {sensor}")).unwrap_or_default();
     let ttl = match record.state {
         CodeState::Expired if record.request.ttl < Duration::from_secs(300) => " --ttl 5m",
         _ => "",
     };
-    format!("Make a new one:  clawgate code new{device}{ttl}")
+    format!("Make a new one:  clawgate code new{device}{sensor}{ttl}")
 }
 
 /// The time of day; with the date where it is another day than now.
@@ -158,7 +158,7 @@ mod tests {
         code.age(Duration::from_secs(60), NOW + 60_000);
         assert_eq!(
             text(&code),
-            "Expired at 22:14:20 (60 s after uid 1001 made it), never used.\n  Make a new one:  clawgate code new --device pump-3 --ttl 5m"
+            "Expired at 22:14:20 (60 s after uid 1001 made it), never used.\n  Make a new one:  clawgate code new --device pump-3 --sensor th-1 --ttl 5m"
         );
     }
 

@@ -251,14 +251,14 @@ impl Engine {
         let revoked = blocking(move || {
             let Agreed { device, pairing, code, .. } = agreed_there;
             if let Some(error) = code.and_then(|id| parts.codes.used(&id, &device).err()) {
-                parts.store.drop_pending(&device, pairing)?;
+                parts.codes.give_up(&device, pairing)?;
                 return Ok(Some(error));
             }
             parts.store.confirm_pending(&device, pairing).map(|()| None)
         });
         match revoked.await {
             Ok(None) => {
-                self.note_success(agreed).await;
+                self.proven(agreed).await;
                 Ok(())
             }
             Ok(Some(error)) => Err(words::code(report, &error)),
@@ -266,18 +266,8 @@ impl Engine {
         }
     }
 
-    /// A session proved the key, which is current already: its code is used.
+    /// Notes that the sensor proved the key, which is current, and its code used.
     pub(crate) async fn proven(&self, agreed: &Agreed) {
-        if let Some(id) = agreed.code.clone() {
-            let (codes, device) = (self.parts.codes.clone(), agreed.device.clone());
-            if let Err(error) = blocking(move || codes.used(&id, &device)).await {
-                tracing::error!(error = %error, "a code could not be marked used");
-            }
-        }
-        self.note_success(agreed).await;
-    }
-
-    async fn note_success(&self, agreed: &Agreed) {
         self.parts.metrics.pairing.succeeded.inc();
         tracing::info!(device = %agreed.device, pairing = %agreed.pairing, ceremony = agreed.ceremony.name(), "paired");
         let details = json!({ "pairing": agreed.pairing.to_string(), "ceremony": agreed.ceremony.name() });

@@ -10,6 +10,7 @@ use super::code::{CodeId, CodeRequest, CodeState};
 use super::event::{Cause, PairEvent, PairFailure, PairRequest};
 use super::report::Report;
 use super::{Port, unreached, words};
+use crate::audit::Actor;
 use crate::blocking::blocking;
 use crate::link::Links;
 
@@ -18,6 +19,9 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// How soon an operator who waits learns that his code was revoked.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What ends a code whose maker went away.
+const WITHDRAWN: &str = "whoever asked for it waits no more";
 
 /// Makes the code and waits.
 pub(super) async fn issue(
@@ -28,8 +32,9 @@ pub(super) async fn issue(
     events: mpsc::Sender<PairEvent>,
     report: Report,
 ) {
+    let actor = request.actor.clone();
     match make(&links, &port, request, ttl, events, &report).await {
-        Ok(id) => wait(&links, &id, ttl, &report).await,
+        Ok(id) => wait(&links, &id, ttl, &report, actor).await,
         Err(failure) => report.fail(failure).await,
     }
 }
@@ -83,13 +88,18 @@ async fn make(
 }
 
 /// Until the code is dead and nobody can have got further with it.
-async fn wait(links: &Links, id: &CodeId, ttl: Duration, report: &Report) {
+async fn wait(links: &Links, id: &CodeId, ttl: Duration, report: &Report, actor: Actor) {
     let engine = links.engine();
     let end = Instant::now() + ttl;
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(end) => break,
-            () = report.abandoned() => return engine.forget_code(id),
+            () = report.abandoned() => {
+                if !engine.has_begun(id) {
+                    withdraw(links, id, actor).await;
+                }
+                return engine.forget_code(id);
+            }
             () = tokio::time::sleep(LOOK) => {
                 if engine.has_begun(id) {
                     continue;
@@ -109,6 +119,14 @@ async fn wait(links: &Links, id: &CodeId, ttl: Duration, report: &Report) {
         report.fail(failure).await;
     }
     engine.forget_code(id);
+}
+
+/// Ends a code that nobody waits for and that no sensor has tried.
+async fn withdraw(links: &Links, id: &CodeId, actor: Actor) {
+    let (codes, id) = (links.engine().parts().codes.clone(), id.clone());
+    if let Err(error) = blocking(move || codes.revoke(&id, actor, WITHDRAWN)).await {
+        tracing::debug!(%error, "a code that nobody waits for was over already");
+    }
 }
 
 /// Why the code cannot be entered any more, if somebody ended it.

@@ -25,6 +25,7 @@ use crate::blocking::blocking;
 use crate::clock::{self, Clock};
 use crate::ids::{DeviceId, PairingId};
 use crate::metrics::{self, Metrics};
+use crate::pairing::code_book::{CodeError, Codes};
 use crate::spool::Spool;
 use crate::store::{Keyed, Store, StoreError};
 
@@ -58,6 +59,7 @@ pub(crate) struct SessionParts {
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) firsts: FirstReadings,
+    pub(crate) codes: Codes,
 }
 
 /// Why a session is over; the link may go on.
@@ -73,6 +75,9 @@ pub(crate) enum SessionEnd {
     /// Our own state refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The code that the key was agreed with stands against it.
+    #[error("the key that the sensor proved is not used: {0}")]
+    Code(#[from] CodeError),
     /// A key in the store cannot be used.
     #[error("the keys of {0} cannot be used: pair it again")]
     Keys(DeviceId),
@@ -320,8 +325,9 @@ impl Session {
     /// The sensor's first record under a key: if the key was pending, it is current from now on.
     async fn prove(&mut self, pairing: PairingId) -> Result<Happened, SessionEnd> {
         let Some(proof) = self.keys.prove(pairing) else { return Ok(Happened::Nothing) };
-        let (store, device) = (self.parts.store.clone(), self.device.clone());
-        blocking(move || store.confirm_pending(&device, pairing)).await?;
+        let (codes, device) = (self.parts.codes.clone(), self.device.clone());
+        let code = proof.code.as_deref().and_then(|id| id.parse().ok());
+        blocking(move || codes.proven(&device, pairing, code.as_ref())).await?;
         Ok(Happened::Proven { code: proof.code })
     }
 

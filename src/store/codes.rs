@@ -12,6 +12,8 @@ use crate::secret::Secret;
 
 /// Dead codes that are kept to be explained; the oldest beyond go.
 const KEPT: u32 = 1000;
+/// Those that may still make a pairing.
+const LIVE: &str = "state IN ('active', 'claimed')";
 const COLUMNS: &str =
     "id, state, request, creator, made_boot_ms, made_ms, attempts, claimed_ms, ended_ms, ended_by, ended_why";
 
@@ -20,13 +22,23 @@ fn place(id: &CodeId) -> Place<'_> {
 }
 
 impl Store {
-    /// Keeps a new code; `secret` is the code itself.
-    pub(crate) fn insert_code(&self, record: &CodeRecord, secret: &str) -> Result<(), StoreError> {
+    /// Keeps a new code, and what `edit` changes of the live ones, in one commit: of two that are made at once the later
+    /// one sees the earlier. Where `edit` refuses, nothing changes. `secret` is the code itself.
+    pub(crate) fn insert_code<T, E>(
+        &self,
+        record: &CodeRecord,
+        secret: &str,
+        edit: impl FnOnce(&mut Vec<CodeRecord>) -> Result<T, E>,
+    ) -> Result<Result<T, E>, StoreError> {
         let error = failed("keep a code");
         let under = self.sealer();
         let sealed = under.seal(place(&record.id), secret.as_bytes())?;
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
+        let edited = match edited(&transaction, LIVE, None, edit)? {
+            Ok(edited) => edited,
+            refused => return Ok(refused),
+        };
         transaction
             .execute(
                 "INSERT INTO codes (id, state, request, creator, made_boot_ms, made_ms, sealed) VALUES (?1, '', '', '', ?2, ?3, ?4)",
@@ -41,12 +53,13 @@ impl Store {
                 [KEPT],
             )
             .map_err(&error)?;
-        transaction.commit().map_err(error)
+        transaction.commit().map_err(error)?;
+        Ok(Ok(edited))
     }
 
     /// Loads the live codes, lets `edit` change them, and keeps what changed, in one commit.
     pub(crate) fn edit_live_codes<T>(&self, edit: impl FnOnce(&mut Vec<CodeRecord>) -> T) -> Result<T, StoreError> {
-        self.edit_codes("state IN ('active', 'claimed')", None, edit)
+        self.edit_codes(LIVE, None, edit)
     }
 
     /// The same for one code in any state; none if there is no such code.
@@ -83,15 +96,42 @@ impl Store {
         let error = failed("change a code");
         let mut db = self.db();
         let transaction = db.transaction().map_err(&error)?;
-        let before = select(&transaction, condition, id)?;
-        let mut after = before.clone();
-        let result = edit(&mut after);
-        for record in after.iter().filter(|record| !before.contains(record)) {
-            update(&transaction, record).map_err(&error)?;
-        }
+        let result = edited(&transaction, condition, id, edit)?;
         transaction.commit().map_err(error)?;
         Ok(result)
     }
+
+    /// Gives up the keys that were agreed with a code and that no sensor has proven yet; whether there were any.
+    pub(crate) fn drop_pending_of(&self, code: &CodeId) -> Result<bool, StoreError> {
+        let error = failed("drop the pending keys of a code");
+        let mut db = self.db();
+        let transaction = db.transaction().map_err(&error)?;
+        transaction
+            .execute("DELETE FROM devices WHERE pending_code = ?1 AND current_pairing IS NULL", [code.as_str()])
+            .and_then(|gone| {
+                let sql = "UPDATE devices SET pending_pairing = NULL, pending_sealed = NULL, pending_info = NULL,
+                           pending_code = NULL, pending_ms = NULL WHERE pending_code = ?1";
+                Ok(gone + transaction.execute(sql, [code.as_str()])?)
+            })
+            .and_then(|dropped| transaction.commit().map(|()| dropped > 0))
+            .map_err(error)
+    }
+}
+
+/// Lets `edit` change some codes, and keeps what changed.
+fn edited<T>(
+    db: &Connection,
+    condition: &str,
+    id: Option<&CodeId>,
+    edit: impl FnOnce(&mut Vec<CodeRecord>) -> T,
+) -> Result<T, StoreError> {
+    let before = select(db, condition, id)?;
+    let mut after = before.clone();
+    let result = edit(&mut after);
+    for record in after.iter().filter(|record| !before.contains(record)) {
+        update(db, record).map_err(failed("change a code"))?;
+    }
+    Ok(result)
 }
 
 fn select(db: &Connection, condition: &str, id: Option<&CodeId>) -> Result<Vec<CodeRecord>, StoreError> {

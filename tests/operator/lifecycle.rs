@@ -141,6 +141,11 @@ fn a_reload_reaches_pairings_codes_and_tokens() {
     let code = until("the code is made", || site.run(&["code", "ls", "--json"]).json().get(0).cloned());
     waiting.kill().unwrap();
     waiting.wait().unwrap();
+    let over = until("its code is over", || {
+        let listed = site.run(&["code", "ls", "--json"]).json();
+        listed.get(0).filter(|code| code["state"] == "revoked").cloned()
+    });
+    assert!(over["ended_why"] == "whoever asked for it waits no more" && over["id"] == code["id"], "{over}");
     assert_eq!(code["attempts"], 7);
     assert!((500..=540).contains(&code["left_s"].as_u64().unwrap()), "{code}");
 

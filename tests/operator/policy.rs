@@ -272,7 +272,19 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
     let _daemon = site.start();
     let wanted =
         ["--allow-address", "192.0.2.0/24", "--allow-address", "2001:db8::/32", "--rate", "5", "--idle", "20s"];
-    let more = ["--label", "north shed", "--ttl", "1m", "--scope", "claw/command:read", "--sensor", "th-1", "--json"];
+    let more = [
+        "--label",
+        "north shed",
+        "--ttl",
+        "1m",
+        "--scope",
+        "command:read",
+        "--scope",
+        "claw/command:read,telemetry:write",
+        "--sensor",
+        "th-1",
+        "--json",
+    ];
     let made = site.run(&[&["code", "new"], &wanted[..], &more[..]].concat()).ok().json();
     let id = made["id"].as_str().unwrap();
     let code = site.run(&["code", "show", id, "--json"]).ok().json();
@@ -281,7 +293,7 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
         ("per_second", json!(5)),
         ("idle_s", json!(20)),
         ("ttl_s", json!(60)),
-        ("scopes", json!(["command:read"])),
+        ("scopes", json!(["command:read", "telemetry:write"])),
         ("label", json!("north shed")),
     ] {
         assert_eq!(code[field], value, "{field}");
@@ -301,7 +313,11 @@ fn limits_of_a_code_stand_in_its_record_and_in_the_audit_log_and_bad_ones_are_re
         (&["--allow-address", "192.0.2.7/24"], "did you mean 192.0.2.0/24?"),
         (&["--rate", "0"], "at least 1 publish"),
         (&["--scope", "other/telemetry:write"], "for the service \"claw\""),
+        (&["--scope", "command:read"], "can send nothing"),
         (&["--idle", "1d"], "choose --idle"),
+        (&["--ttl", "1500ms"], "whole seconds"),
+        (&["--idle", "20ms"], "whole seconds"),
+        (&["--ttl", "2d"], "1 s to 1 day"),
         (&["--sensor", ""], "is no sensor's id"),
         (&["--sensor", "TH-1"], "1 to 32 of a-z"),
     ] {

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::secret::Secret;
-use crate::store::StoreOptions;
+use crate::store::{DeviceInfo, KeySlot, NewPairing, StoreOptions};
 use crate::token::{Limits, Stage};
 
 struct Fixture {
@@ -337,4 +337,93 @@ fn a_code_that_ends_by_one_attempt_too_many_has_its_line() {
     assert_eq!(fixture.actions().last().unwrap(), "code.exhaust");
     assert!(fixture.codes().count_attempt(&record.id).is_err());
     assert_eq!(fixture.actions().iter().filter(|action| *action == "code.exhaust").count(), 1);
+}
+
+#[test]
+fn of_codes_made_at_once_for_one_sensor_one_lives() {
+    let fixture = Fixture::new();
+    let start = Arc::new(Barrier::new(8));
+    for sensor in [Some("th-1"), None] {
+        let making: Vec<_> = (0..8)
+            .map(|_| {
+                let (codes, start) = (fixture.codes().clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    codes.new_code(request(sensor), root()).unwrap();
+                })
+            })
+            .collect();
+        for thread in making {
+            thread.join().unwrap();
+        }
+    }
+    let live: Vec<_> = fixture.codes().list().unwrap().into_iter().filter(|code| code.state.is_live()).collect();
+    assert_eq!(live.len(), 2, "{live:?}");
+}
+
+/// A code under which a key was agreed that its sensor has not proven.
+fn in_doubt(fixture: &Fixture, number: u8) -> CodeRecord {
+    let sensor = format!("th-{number}");
+    let (record, _) = fixture.make(Some(&sensor));
+    fixture.codes().claim(&sensor).unwrap();
+    fixture.codes().count_attempt(&record.id).unwrap();
+    agree(fixture, number, &record);
+    record
+}
+
+fn agree(fixture: &Fixture, number: u8, record: &CodeRecord) {
+    let new = NewPairing {
+        device: format!("pump-{number}").parse().unwrap(),
+        hardware_id: format!("th-{number}"),
+        info: DeviceInfo::default(),
+        key: KeySlot { pairing: PairingId([number; 8]), record: Secret::new(vec![number; 254]) },
+        code: Some(record.id.as_str().to_owned()),
+    };
+    fixture.codes().store.put_pending(&new).unwrap();
+}
+
+#[test]
+fn who_revokes_a_code_ends_the_key_that_waits_under_it_also_where_the_code_is_over() {
+    let mut fixture = Fixture::new();
+    let proven = |fixture: &Fixture, number: u8, record: &CodeRecord| {
+        let device = format!("pump-{number}").parse().unwrap();
+        fixture.codes().proven(&device, PairingId([number; 8]), Some(&record.id))
+    };
+    let devices = |fixture: &Fixture| fixture.codes().store.devices().unwrap().len();
+    let (live, expired, voided, kept) =
+        (in_doubt(&fixture, 1), in_doubt(&fixture, 2), in_doubt(&fixture, 3), in_doubt(&fixture, 4));
+    fixture.codes().revoke(&live.id, root(), "lost").unwrap();
+    // The run went on meanwhile, and stores its key only now.
+    agree(&fixture, 1, &live);
+    assert!(matches!(proven(&fixture, 1, &live), Err(CodeError::NotUsable(_))));
+    assert_eq!(devices(&fixture), 3);
+    fixture.clock.advance(Duration::from_secs(60));
+    fixture.codes().revoke(&expired.id, root(), "lost").unwrap();
+    fixture.restart();
+    fixture.codes().revoke(&voided.id, root(), "lost").unwrap();
+    for (number, record) in [(2, &expired), (3, &voided)] {
+        assert_eq!(fixture.state(&record.id), CodeState::Revoked);
+        assert!(matches!(proven(&fixture, number, record), Err(CodeError::NotUsable(_))));
+    }
+    assert_eq!(devices(&fixture), 1);
+    // What nobody revoked may be proven late, once, and cannot be revoked then.
+    proven(&fixture, 4, &kept).unwrap();
+    assert!(matches!(fixture.codes().revoke(&kept.id, root(), "late"), Err(CodeError::NotUsable(_))));
+    assert_eq!((fixture.state(&kept.id), devices(&fixture)), (CodeState::Used, 1));
+}
+
+#[test]
+fn a_name_that_cannot_be_given_is_said_when_the_code_is_made() {
+    let fixture = Fixture::new();
+    let paired = in_doubt(&fixture, 1);
+    fixture.codes().proven(&"pump-1".parse().unwrap(), PairingId([1; 8]), Some(&paired.id)).unwrap();
+    let ask = |sensor: &str, device: &str| {
+        let wish = CodeRequest { device: Some(device.parse().unwrap()), ..request(Some(sensor)) };
+        fixture.codes().new_code(wish, root()).map(drop).map_err(|error| error.to_string())
+    };
+    let refused = ask("th-2", "pump-1").unwrap_err();
+    assert!(refused.contains("pump-1 is the name of another sensor (th-1)"), "{refused}");
+    let refused = ask("th-1", "pump-9").unwrap_err();
+    assert!(refused.contains("known as pump-1") && refused.contains("devices rename pump-1 pump-9"), "{refused}");
+    assert_eq!((ask("th-1", "pump-1"), ask("th-2", "pump-2")), (Ok(()), Ok(())));
 }
