@@ -152,16 +152,24 @@ impl From<Why> for WhyRequest {
 #[derive(Debug, Args)]
 pub(super) struct Limits {
     /// From where the device's token may be used (192.0.2.0/24, 2001:db8::/32); may be given again
-    #[arg(long = "allow-address", value_name = "CIDR")]
+    #[arg(long = "allow-address", value_name = "CIDR", env = "OPENCLAW_ALLOW_ADDRESSES", value_delimiter = ',')]
     pub(super) addresses: Vec<String>,
     /// Publishes a second that the device's token allows
-    #[arg(long = "rate", value_name = "N")]
+    #[arg(long = "rate", value_name = "N", env = "OPENCLAW_RATE")]
     pub(super) per_second: Option<u32>,
 }
 
 /// Where the daemon's socket is, unless said otherwise.
 fn default_socket() -> PathBuf {
     std::env::var_os("CLAWGATE_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
+/// The life of a code and the like: the gateway counts them in seconds.
+pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let whole = |d: &Duration| !d.is_zero() && d.subsec_nanos() == 0;
+    parse_duration(text)
+        .filter(whole)
+        .ok_or_else(|| "whole seconds, as a number and s, m, h or d, such as 30s or 10m".to_owned())
 }
 
 /// A duration that is not zero.

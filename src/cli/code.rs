@@ -7,7 +7,7 @@ use hyper::Method;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
-use super::args::{Limits, Why, duration};
+use super::args::{Limits, Why, whole_seconds};
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, span, table};
@@ -61,10 +61,10 @@ pub(super) struct NewArgs {
     #[arg(long, value_name = "TEXT", env = "OPENCLAW_LABEL")]
     label: Option<String>,
     /// Its life
-    #[arg(long, value_name = "DURATION", value_parser = duration, env = "OPENCLAW_TTL")]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds, env = "OPENCLAW_TTL")]
     ttl: Option<Duration>,
     /// Void when no sensor has claimed it within this time
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds, env = "OPENCLAW_IDLE")]
     idle: Option<Duration>,
     /// What the device's token grants (telemetry:write, command:read), if wanted with the service before it
     /// (claw/telemetry:write); may be given again
@@ -78,8 +78,7 @@ pub(super) struct NewArgs {
 pub(super) async fn code(terminal: &Terminal, client: &Client, verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::New(NewArgs { idempotency_key, device, sensor, stage, label, ttl, idle, scopes, limits }) => {
-            let seconds = |time: Duration| time.as_secs().max(1);
-            let (ttl_s, idle_s) = (ttl.map(seconds), idle.map(seconds));
+            let (ttl_s, idle_s) = (ttl.map(|ttl| ttl.as_secs()), idle.map(|idle| idle.as_secs()));
             let Limits { addresses, per_second } = limits;
             let request = NewCodeRequest {
                 device,

@@ -62,6 +62,9 @@ fn run() -> Exit {
         Ok(cli) => cli,
         Err(error) => {
             let wrong = error.use_stderr();
+            if wrong && asks_for_json() {
+                return ended(&Terminal::new(true), Err(mistyped(&error)));
+            }
             let _ = error.print();
             return if wrong { Exit::Usage } else { Exit::Ok };
         }
@@ -91,6 +94,20 @@ fn run() -> Exit {
             ended(&terminal, result)
         }
     }
+}
+
+/// Whether a command line that could not be read asks for JSON.
+fn asks_for_json() -> bool {
+    let is_true = |text: String| matches!(text.to_lowercase().as_str(), "y" | "yes" | "t" | "true" | "on" | "1");
+    std::env::args_os().any(|argument| argument == "--json") || std::env::var("OPENCLAW_JSON").is_ok_and(is_true)
+}
+
+/// What is wrong with a command line, without the help that a person gets.
+fn mistyped(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let said = text.split("\n\nUsage:").next().unwrap_or_default();
+    let said = said.strip_prefix("error: ").unwrap_or(said).split("\n\nFor more").next().unwrap_or_default();
+    Failure::usage(said.split_whitespace().collect::<Vec<_>>().join(" "), "See clawgate help VERB.")
 }
 
 /// The verbs that the daemon answers.

@@ -7,7 +7,7 @@ use clap::Args;
 use clawgate_protocol::code::{Code, CodeError};
 use hyper::Method;
 
-use super::args::{Limits, duration};
+use super::args::{Limits, whole_seconds};
 use super::client::Client;
 use super::exit::Exit;
 use super::terminal::{Terminal, clean, span};
@@ -33,7 +33,7 @@ pub(super) struct PairArgs {
     #[arg(long)]
     issue: bool,
     /// Life of the code that is made
-    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "issue")]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds, requires = "issue")]
     ttl: Option<Duration>,
     /// What its token grants (telemetry:write, command:read); may be given again
     #[arg(long = "scope", value_name = "SCOPE")]
@@ -49,7 +49,7 @@ pub(super) async fn pair(terminal: &Terminal, client: &Client, args: PairArgs) -
         target: args.target,
         name: args.name,
         code,
-        ttl_s: args.ttl.map(|ttl| ttl.as_secs().max(1)),
+        ttl_s: args.ttl.map(|ttl| ttl.as_secs()),
         scopes: args.scopes,
         addresses: args.limits.addresses,
         per_second: args.limits.per_second,

@@ -174,6 +174,33 @@ fn a_code_is_made_once_for_a_key_and_ending_it_twice_is_ok() {
     assert_eq!(new(&["--label", "a"]).ok().json()["id"], first["id"]);
 }
 
+/// A script that mistypes reads what is wrong where it reads everything else.
+#[test]
+fn a_command_line_that_is_wrong_says_so_in_json_too() {
+    let site = Site::standalone("");
+    let refused = |command: &mut Command| {
+        let ended = end(command);
+        assert!(ended.code == 2 && ended.err.is_empty(), "{ended:?}");
+        ended.json()
+    };
+    for (line, words) in [
+        (
+            &["--json", "code", "new", "--ttl", "banana"][..],
+            "invalid value 'banana' for '--ttl <DURATION>': whole seconds",
+        ),
+        (&["code", "nwe", "--json"], "unrecognized subcommand 'nwe'"),
+        (&["code", "show", "--json"], "required arguments were not provided: <ID>"),
+    ] {
+        let told = refused(&mut site.command(Path::new(PROGRAM), line));
+        assert!(told["message"].as_str().unwrap().contains(words), "{told}");
+        assert_eq!((&told["exit_code"], &told["code"]), (&2.into(), &"bad_request".into()));
+    }
+    let mut command = site.command(Path::new(PROGRAM), &["code", "new", "--rate", "many"]);
+    assert!(refused(command.env("OPENCLAW_JSON", "1"))["message"].as_str().unwrap().contains("'many'"));
+    let person = site.run(&["code", "new", "--rate", "many"]);
+    assert!(person.code == 2 && person.out.is_empty() && person.err.contains("--help"), "{person:?}");
+}
+
 #[test]
 fn what_is_not_said_is_taken_from_the_environment() {
     let site = Site::standalone("");
@@ -183,7 +210,8 @@ fn what_is_not_said_is_taken_from_the_environment() {
         command.env_remove("CLAWGATE_SOCKET").env("OPENCLAW_SOCKET", site.socket()).env("OPENCLAW_JSON", "1");
         let wishes = [("LABEL", "night run"), ("STAGE", "prod"), ("SENSOR", "th-77"), ("DEVICE", "pump-3")];
         let more = [("TTL", "5m"), ("SCOPES", "telemetry:write,command:read"), ("IDEMPOTENCY_KEY", "run-8")];
-        for (name, value) in wishes.into_iter().chain(more) {
+        let limits = [("IDLE", "1m"), ("ALLOW_ADDRESSES", "192.0.2.0/24,2001:db8::/32"), ("RATE", "5")];
+        for (name, value) in wishes.into_iter().chain(more).chain(limits) {
             command.env(format!("OPENCLAW_{name}"), value);
         }
         end(command.env("OPENCLAW_WHY", "by the environment")).ok()
@@ -196,6 +224,8 @@ fn what_is_not_said_is_taken_from_the_environment() {
         (&"night run".into(), &"th-77".into(), &"pump-3".into())
     );
     assert_eq!(listed["scopes"], serde_json::json!(["telemetry:write", "command:read"]));
+    assert_eq!(listed["addresses"], serde_json::json!(["192.0.2.0/24", "2001:db8::/32"]));
+    assert_eq!((&listed["idle_s"], &listed["per_second"]), (&60.into(), &5.into()));
     assert_eq!(run(&["code", "new"]).json()["made"], false);
     run(&["code", "revoke", made["id"].as_str().unwrap()]);
     assert_eq!(run(&["code", "new", "--label", "said", "--idempotency-key", "other"]).json()["made"], true);
