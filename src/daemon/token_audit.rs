@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::Gateway;
 use crate::audit::{Action, Actor, Event, Outcome};
 use crate::ids::DeviceId;
+use crate::logging::Share;
 use crate::token::keeper::{Became, Note};
+use crate::token::local::{Deed, Handed};
 
 /// How soon a device that is paused for its token stands in the log.
 const LOOK: Duration = Duration::from_secs(5);
@@ -34,8 +36,14 @@ pub(super) async fn watch(gateway: Gateway, stop: CancellationToken) {
         batch.unlisted += unkept;
         let mut events: Vec<Event> = notes.into_iter().filter_map(|note| batch.take(note)).collect();
         let now = gateway.clock().boot();
+        if let Some(issuer) = &gateway.0.keys.issuer {
+            let (handed, unkept) = issuer.take_handed();
+            batch.unlisted += unkept;
+            events.extend(handed.into_iter().filter_map(|handed| batch.take_handed(handed, now)));
+        }
         if stopped || now >= due {
             due = now + PERIOD;
+            batch.of_clients = 0;
             events.extend(batch.issued());
             events.extend(batch.failed());
         }
@@ -55,6 +63,10 @@ struct Batch {
     failed: Vec<(String, Vec<Value>)>,
     /// Refreshes that nobody had room for until they were looked at.
     unlisted: u64,
+    /// Tokens of clients that were listed in this period: one of them may ask as fast as it likes.
+    of_clients: usize,
+    /// Of lines about revocations that clients asked for.
+    revocations: Share,
 }
 
 impl Batch {
@@ -77,6 +89,28 @@ impl Batch {
                 let event = Event::done(Actor::Daemon, Action::TokenRevoke, device.as_str());
                 let told = event.because("the issuer, which could not be told at first, has taken the revocation");
                 Some(told.with(json!({ "failures": failures })))
+            }
+        }
+    }
+
+    /// Takes what the issuer here gave to a client of its endpoints, or took back; the line that must be written now.
+    fn take_handed(&mut self, Handed { client, subject, at, what }: Handed, now: Duration) -> Option<Event> {
+        match what {
+            Deed::Issued { .. } if self.of_clients >= MOST_LISTED => {
+                self.unlisted += 1;
+                None
+            }
+            Deed::Issued { jti, life } => {
+                self.of_clients += 1;
+                let (boot_ms, life_s) = (u64::try_from(at.as_millis()).unwrap_or(u64::MAX), life.as_secs());
+                self.issued.push(json!({ "client": client, "jti": jti, "life_s": life_s, "boot_ms": boot_ms }));
+                if self.issued.len() >= MOST_LISTED { self.issued() } else { None }
+            }
+            Deed::Revoked => {
+                let unsaid = self.revocations.charge(now)?;
+                let event = Event::done(Actor::Daemon, Action::TokenRevoke, subject);
+                let event = event.because("the client asked for it at the issuer's endpoint");
+                Some(event.with(json!({ "client": client, "unsaid_before": unsaid })))
             }
         }
     }
@@ -166,6 +200,25 @@ mod tests {
         assert_eq!((event.action, &event.details["failures"]), (Action::TokenRevoke, &json!(2)));
         batch.unlisted = 7;
         assert_eq!(batch.issued().unwrap().details, json!({ "issued": [], "unlisted": 7 }));
+    }
+
+    #[test]
+    fn what_clients_of_the_issuer_get_is_listed_and_one_that_asks_without_end_fills_no_log() {
+        let mut batch = Batch::default();
+        let handed = |what| Handed { client: "dash".into(), subject: "dash".into(), at: Duration::from_secs(1), what };
+        let issued = || handed(Deed::Issued { jti: "j".into(), life: Duration::from_secs(60) });
+        assert!(batch.take_handed(issued(), Duration::ZERO).is_none());
+        let one = json!({ "client": "dash", "jti": "j", "life_s": 60, "boot_ms": 1000 });
+        assert_eq!(batch.issued().unwrap().details, json!({ "issued": [one] }));
+        let lines: Vec<_> = (0..1000).filter_map(|_| batch.take_handed(issued(), Duration::ZERO)).collect();
+        assert!(lines.is_empty(), "one of the period's share was taken before");
+        let details = batch.issued().unwrap().details;
+        assert_eq!((details["issued"].as_array().unwrap().len(), &details["unlisted"]), (MOST_LISTED - 1, &json!(801)));
+        let revoked: Vec<_> =
+            (0..1000).filter_map(|_| batch.take_handed(handed(Deed::Revoked), Duration::ZERO)).collect();
+        assert_eq!((revoked.len(), revoked[0].subject.as_str()), (10, "dash"));
+        let later = batch.take_handed(handed(Deed::Revoked), Duration::from_secs(60)).unwrap();
+        assert_eq!(later.details, json!({ "client": "dash", "unsaid_before": 990 }));
     }
 
     #[test]

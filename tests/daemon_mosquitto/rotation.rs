@@ -182,7 +182,14 @@ async fn mosquitto_follows_the_issuers_keys_by_itself_and_no_reading_is_lost_rep
     daemon.wait("it stands in the status", |daemon| problem(daemon));
     std::fs::rename(site.folder.path().join("gone"), &public).unwrap();
     daemon.wait("it is gone from the status", |daemon| !problem(daemon));
+
+    // Whom the gateway's own issuer gives a token stands in the audit log, by its id.
+    let token = site.client("dash").own_token("claw").await.unwrap();
     assert!(daemon.stop());
+    let logs = std::fs::read_dir(site.folder.path().join("daemon/state/audit")).unwrap();
+    let log: String = logs.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let given = |line: &&str| line.contains("\"token.refresh\"") && line.contains(token.jti());
+    assert!(log.lines().find(given).is_some_and(|line| line.contains("\"client\":\"dash\"")), "{log}");
 }
 
 const KINDS: [&str; 4] = ["issuer", "audit", "gateway", "master"];

@@ -85,7 +85,7 @@ async fn token(State(site): Shared, Form(form): Form<TokenForm>) -> Result<Respo
         Rights::Subscriber { topics, commands } => (of_subscriber(&site, &client, (topics, commands), &form)?, None),
     };
     let (scope, life) = (wanted.scope.clone(), wanted.life);
-    let access_token = site.issuer.mint(wanted).map_err(|problem| {
+    let access_token = site.issuer.hand_out(wanted).map_err(|problem| {
         error!(error = %problem, "no token could be made");
         Refused::unavailable("no token could be made")
     })?;
@@ -206,7 +206,7 @@ async fn revoke(State(site): Shared, Form(form): Form<RevokeForm>) -> Result<Res
     };
     let (issuer, owner, denied) = (site.issuer.clone(), client.id.clone(), subject.clone());
     // The list is fsynced: off the async threads.
-    let kept = tokio::task::spawn_blocking(move || issuer.deny_subject(&owner, &denied)).await;
+    let kept = tokio::task::spawn_blocking(move || issuer.take_back(&owner, &denied)).await;
     match kept {
         Ok(Ok(())) => {
             info!(client = client.id, subject, "tokens revoked");

@@ -5,7 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
-use super::{DenyList, IssuerTime, KeyRing, KeySource, RingError, RingState};
+use super::handed::Ledger;
+use super::{Deed, DenyError, DenyList, Handed, IssuerTime, KeyRing, KeySource, RingError, RingState};
 use crate::clock::Clock;
 use crate::token::key::{Jwks, KeyError, SigningKey};
 use crate::token::scope::{self, Topics};
@@ -29,6 +30,7 @@ pub struct LocalIssuer {
     stage: Stage,
     form: ClaimForm,
     certificate: Option<Thumbprint>,
+    handed: Ledger,
 }
 
 /// What a token shall say.
@@ -72,7 +74,17 @@ impl LocalIssuer {
         }
         let time = IssuerTime::starting_at(deny.time_floor(), clock.clone());
         let (stage, form) = (Stage::default(), ClaimForm::default());
-        Self { name: name.to_owned(), ring, deny, time, clock, stage, form, certificate: None }
+        Self {
+            name: name.to_owned(),
+            ring,
+            deny,
+            time,
+            clock,
+            stage,
+            form,
+            certificate: None,
+            handed: Ledger::default(),
+        }
     }
 
     /// The same issuer for another stage; its name and key should be that stage's alone.
@@ -107,6 +119,21 @@ impl LocalIssuer {
     /// # Errors
     /// [`KeyError`] when there is no randomness or the signature fails.
     pub fn mint(&self, wanted: Mint) -> Result<String, KeyError> {
+        self.make(wanted).map(|(token, _)| token)
+    }
+
+    /// The same for a client of the endpoints: it is noted for the audit log.
+    ///
+    /// # Errors
+    /// As [`Self::mint`].
+    pub(crate) fn hand_out(&self, wanted: Mint) -> Result<String, KeyError> {
+        let (token, claims) = self.make(wanted)?;
+        let life = Duration::from_secs(claims.exp.saturating_sub(claims.iat));
+        self.note(claims.client_id, claims.sub, Deed::Issued { jti: claims.jti, life });
+        Ok(token)
+    }
+
+    fn make(&self, wanted: Mint) -> Result<(String, Claims), KeyError> {
         let mut id = [0_u8; 16];
         getrandom::fill(&mut id).map_err(KeyError::Random)?;
         // Seconds are coarse: a token made in the second of a revocation must be told from the revoked ones.
@@ -131,15 +158,35 @@ impl LocalIssuer {
             cnf: wanted.certificate.map(Thumbprint::into),
             act: None,
         };
-        self.ring.sign("at+jwt", &Signed::new(&claims, self.form), life, now)
+        let token = self.ring.sign("at+jwt", &Signed::new(&claims, self.form), life, now)?;
+        Ok((token, claims))
+    }
+
+    fn note(&self, client: String, subject: String, what: Deed) {
+        self.handed.note(Handed { client, subject, at: self.clock.boot(), what });
+    }
+
+    /// What clients of the endpoints were given and had taken back since the last call, and how much there was no room for.
+    pub(crate) fn take_handed(&self) -> (Vec<Handed>, u64) {
+        self.handed.take()
     }
 
     /// Denies everything that `client` was given for `subject` until now, durably.
     ///
     /// # Errors
-    /// [`super::DenyError`] when it could not be kept.
-    pub(crate) fn deny_subject(&self, client: &str, subject: &str) -> Result<(), super::DenyError> {
+    /// [`DenyError`] when it could not be kept.
+    pub(crate) fn deny_subject(&self, client: &str, subject: &str) -> Result<(), DenyError> {
         self.deny.deny_subject(client, subject, self.time.now(), MAX_LIFE)
+    }
+
+    /// The same where a client of the endpoints asks for it: it is noted for the audit log.
+    ///
+    /// # Errors
+    /// As [`Self::deny_subject`].
+    pub(crate) fn take_back(&self, client: &str, subject: &str) -> Result<(), DenyError> {
+        self.deny_subject(client, subject)?;
+        self.note(client.to_owned(), subject.to_owned(), Deed::Revoked);
+        Ok(())
     }
 
     /// Who it says it is.
@@ -342,5 +389,29 @@ mod tests {
         let clock = Clock::manual(Duration::from_secs(1_000_000));
         let asked = TokenRequest { life: Duration::from_secs(1 << 40), ..request() };
         assert_eq!(issuer(&clock).issue(&asked).await.unwrap().life(), MAX_LIFE);
+    }
+
+    #[test]
+    fn what_a_client_of_the_endpoints_is_given_and_has_taken_back_is_noted() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let issuer = issuer(&clock);
+        let wanted = Mint {
+            sub: "dash".to_owned(),
+            client_id: "dash".to_owned(),
+            audience: "broker".to_owned(),
+            scope: scope::TELEMETRY_READ.to_owned(),
+            topics: Topics::new(Vec::new()),
+            life: Duration::from_secs(60),
+            limits: Limits::default(),
+            certificate: None,
+        };
+        issuer.mint(wanted.clone()).unwrap();
+        let token = issuer.clone().hand_out(wanted).unwrap();
+        let claims = issuer.verifier("broker").unwrap().verify(token.as_bytes()).unwrap();
+        issuer.take_back("dash", "dash").unwrap();
+        let (notes, unkept) = issuer.take_handed();
+        let what: Vec<_> = notes.into_iter().map(|note| (note.client, note.what)).collect();
+        let given = Deed::Issued { jti: claims.jti, life: Duration::from_secs(60) };
+        assert_eq!((what, unkept), (vec![("dash".to_owned(), given), ("dash".to_owned(), Deed::Revoked)], 0));
     }
 }

@@ -1,6 +1,7 @@
 //! The issuer that lives here: standalone mode and `clawgate issuer serve`.
 
 mod deny;
+mod handed;
 mod issuer;
 mod key_file;
 mod public_file;
@@ -8,6 +9,7 @@ mod ring;
 mod time;
 
 pub use deny::{DenyError, DenyList};
+pub(crate) use handed::{Deed, Handed};
 pub use issuer::{LocalIssuer, Mint};
 pub use key_file::{KeyFile, KeyFileError};
 pub use public_file::PublicFile;
