@@ -51,8 +51,11 @@ impl Site {
         }
         let own = folder.path().join("daemon");
         std::fs::create_dir(&own).unwrap();
-        let daemon = Daemon::start(&own, &config);
-        let broker = RabbitMq::start_on(broker, &[key_of(issuer), key_pem(&other)]);
+        // It makes the key that the broker must know, and waits until somebody listens to what it says first.
+        let mut daemon = Daemon::start(&own, &config);
+        let key = key_of(issuer);
+        assert!(daemon.stop());
+        let broker = RabbitMq::start_on(broker, &[key, key_pem(&other)]);
         let issuer = LocalIssuer::new("urn:others", other, DenyList::in_memory(), Clock::system())
             .with_claims(ClaimForm::of(BrokerProfile::Rabbitmq));
         Self { folder, broker, issuer, ops, daemon }
@@ -191,6 +194,7 @@ async fn at_rabbitmq_the_gateway_says_how_it_is_and_obeys_signed_commands() {
     let mut sensors = [sensor(folder.path(), "a"), sensor(folder.path(), "b")];
     let mut site = Site::start(&[("p1", &sensors[0]), ("p2", &sensors[1])]);
     let ear = Ear::listen(&site).await;
+    site.daemon.resume();
     it_says_how_it_is(&site, &ear);
     site.daemon.pair("p1", &mut sensors[0], "pump-3");
     site.daemon.pair("p2", &mut sensors[1], "pump-4");
