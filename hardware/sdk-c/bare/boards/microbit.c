@@ -89,8 +89,12 @@ void board_interrupt(void)
 {
     if (TIMER_REACHED1) {
         TIMER_REACHED1 = 0;
-        TIMER_CAPTURE0 = 1;
-        TIMER_AT1 = TIMER_AT0 + TICK_US;
+        /* Set too late, it would be reached after 71 minutes, and nothing else wakes a unit that nobody talks to. */
+        do {
+            TIMER_CAPTURE0 = 1;
+            TIMER_AT1 = TIMER_AT0 + TICK_US;
+            TIMER_CAPTURE0 = 1;
+        } while (TIMER_AT1 - TIMER_AT0 - 1 >= TICK_US);
     }
     line_interrupt();
 }
