@@ -10,6 +10,7 @@ pub mod azure;
 mod binding;
 mod handle;
 mod issuer;
+mod journal;
 pub mod keeper;
 pub mod key;
 mod limits;

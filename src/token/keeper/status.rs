@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Became, Journal};
+use super::journal::{Became, Journal, Note};
 use crate::clock::Clock;
 use crate::ids::DeviceId;
 use crate::token::{AccessToken, TokenState};
@@ -140,7 +140,7 @@ impl SharedStatus {
 
     /// For the audit log.
     pub(super) fn note(&self, clock: &Clock, what: Became) {
-        self.with(|facts| facts.journal.note(&facts.device, clock.boot(), what));
+        self.with(|facts| facts.journal.note(Note { device: facts.device.clone(), at: clock.boot(), what }));
     }
 
     /// A request failed.
